@@ -1,0 +1,41 @@
+"""When to stop, grow and prune: pure functions of histories and weights."""
+
+from collections.abc import Sequence
+
+
+def improves(error: float, best: float, min_gain: float) -> bool:
+    """Whether `error` is below `best` by more than the fraction `min_gain` of it."""
+    return error < best * (1 - min_gain) if best != float("inf") else error < best
+
+
+def epochs_since_gain(errors: Sequence[float], min_gain: float) -> int:
+    """Epochs since the last one that improved on the best before it; 0 for an empty history."""
+    best, since = float("inf"), 0
+    for error in errors:
+        if improves(error, best, min_gain):
+            best, since = error, 0
+        else:
+            since += 1
+    return since
+
+
+def stage_is_over(errors: Sequence[float], patience: int, min_gain: float) -> bool:
+    """First level of early stopping: no validation gain for `patience` epochs of the stage [JG criteria]."""
+    return epochs_since_gain(errors, min_gain) >= patience
+
+
+def growing_helps(stage_errors: Sequence[float], min_gain: float) -> bool:
+    """Second level: whether the last stage improved on every stage before it [JG criteria]."""
+    *before, last = stage_errors
+    return improves(last, min(before, default=float("inf")), min_gain)
+
+
+def operations_to_prune(weights: Sequence[float], prune_below: float, keep_all_above: float) -> list[int]:
+    """Operations with a weight below `prune_below`, while no weight surpasses `keep_all_above` [JG pruning].
+
+    The strongest operation always stays.
+    """
+    strongest = max(range(len(weights)), key=weights.__getitem__)
+    if weights[strongest] >= keep_all_above:
+        return []
+    return [i for i, weight in enumerate(weights) if weight < prune_below and i != strongest]

@@ -1,0 +1,167 @@
+"""A time-series run from configuration to record; every method goes through here, with one budget."""
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from growdarts import records
+from growdarts.cells.baselines import RECURRENT, HistoricalMean, VectorAutoregression
+from growdarts.checkpoints import Checkpoint
+from growdarts.config import RunConfig, TimeSeriesConfig
+from growdarts.series import Series, load_series
+from growdarts.genotype import Genotype
+from growdarts.networks import derived_forecaster, recurrent_forecaster, two_input_forecaster
+from growdarts.search import Search, SearchResult
+from growdarts.training import Fit, ForecastTask, fit
+
+FORECAST_DAYS = 60  # first test days whose forecasts a record keeps, for the figure
+
+
+def run_all(config: TimeSeriesConfig) -> list[dict[str, Any]]:
+    """Run every method at every origin; records there already are read, not made again."""
+    runs = config.runs()
+    made = []
+    with tqdm(runs, desc="runs", disable=None if not config.progress else False) as bar:
+        for run_config in bar:
+            bar.set_postfix(method=run_config.method, origin=run_config.origin)
+            made.append(_recorded(run_config, config.tier, config.progress) if config.keep_records
+                        else run(run_config, progress=config.progress))
+    return made
+
+
+def _recorded(config: RunConfig, tier: str, progress: bool) -> dict[str, Any]:
+    """The stored record of a run, made first if it is missing; resumes from checkpoints if it was killed."""
+    file = records.path(config, tier)
+    if file.exists():
+        return records.load(file)
+    checkpoints = records.CHECKPOINTS / config.hash()
+    record = run(config, checkpoints=checkpoints, progress=progress)
+    records.write(record, file)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return record
+
+
+def run(config: RunConfig, *, checkpoints: Path | None = None, progress: bool = False) -> dict[str, Any]:
+    """Fit `config.method`, test it once, return the record.
+
+    Searching methods first find a cell, at most `search_epochs` epochs. Then a found cell, and a rival of
+    torch.nn alike, is trained from scratch at every size of `config.sizes`, and the size with the lowest
+    validation error is tested. Mean and VAR(1) have closed forms.
+    """
+    torch.set_num_threads(1)  # matrices this small only wait for each other's threads
+    series = load_series(config.dataset, config.window, config.origin)
+    task = ForecastTask(series, config.batch_size)
+    with torch.random.fork_rng(devices=[]):
+        found = _search(config, task, checkpoints, progress)
+        genotype = found.genotype if isinstance(found, SearchResult) else found
+        network, training = _train(config, task, genotype, checkpoints, progress)
+    return _record(config, series, task, network, training, genotype,
+                   found if isinstance(found, SearchResult) else None)
+
+
+def _search(config: RunConfig, task: ForecastTask, checkpoints: Path | None,
+            progress: bool) -> SearchResult | Genotype | None:
+    """The search of a searching method, the draw of `random`, None for the rest."""
+    _seed(config, "search")
+    if config.method == "random":
+        return random_genotype(config)
+    if config.method not in ("grow", "grow_fresh", "fixed"):
+        return None
+    nodes = config.max_nodes if config.method == "fixed" else config.initial_nodes
+    network = two_input_forecaster(len(task.series.features), config.hidden, config.n_layers, nodes,
+                                   config.operations)
+    return Search(network, task, config, morphism=config.method != "grow_fresh", progress=progress,
+                  checkpoint=_checkpoint(config, "search", checkpoints)).run()
+
+
+def random_genotype(config: RunConfig) -> Genotype:
+    """Uniform draw from the search space: number of nodes, then an operation for every node."""
+    n_nodes = int(torch.randint(1, config.max_nodes + 1, ()))
+    return Genotype(tuple(
+        tuple((config.operations[int(torch.randint(len(config.operations), ()))],) for _ in range(n_nodes))
+        for _ in range(config.n_layers)))
+
+
+def _train(config: RunConfig, task: ForecastTask, genotype: Genotype | None, checkpoints: Path | None,
+           progress: bool) -> tuple[nn.Module, dict[str, Any]]:
+    """The fitted network and how its size was chosen."""
+    series, features = task.series, len(task.series.features)
+    if config.method == "mean":
+        return HistoricalMean(series.train.y), {"hidden": None, "fits": {}}
+    if config.method == "var1":
+        return VectorAutoregression(series.train.x, series.train.y), {"hidden": None, "fits": {}}
+    build: Callable[[int], nn.Module]
+    if config.method in RECURRENT:
+        build = lambda hidden: recurrent_forecaster(config.method, features, hidden, config.n_layers)  # noqa: E731
+    else:
+        build = lambda hidden: derived_forecaster(genotype, features, hidden)  # noqa: E731
+    fits: dict[int, Fit] = {}
+    best = None
+    for hidden in config.sizes:
+        _seed(config, f"train {hidden}")
+        network = build(hidden)
+        fits[hidden] = fit(network, theta_parameters(network), task, config,
+                           _checkpoint(config, f"train-{hidden}", checkpoints),
+                           label=f"{config.method} H={hidden}", progress=progress)
+        if best is None or fits[hidden].validation_error < fits[best[0]].validation_error:
+            best = (hidden, network)
+    return best[1], {"hidden": best[0], "fits": fits}
+
+
+def theta_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """The weights of any network, without architecture logits."""
+    searchable = hasattr(network, "theta_parameters")
+    return network.theta_parameters() if searchable else list(network.parameters())
+
+
+def _record(config: RunConfig, series: Series, task: ForecastTask, network: nn.Module,
+            training: dict[str, Any], genotype: Genotype | None,
+            search: SearchResult | None) -> dict[str, Any]:
+    """Test once and put everything into one record."""
+    started = time.perf_counter()
+    errors = task.squared_errors(network, "test")  # (n, F)
+    with torch.no_grad():
+        forecast = network(series.test.x[:, :FORECAST_DAYS])
+    fits: dict[int, Fit] = training["fits"]
+    if config.method == "var1":
+        parameters = network.A.numel() + network.c.numel()
+    else:
+        parameters = sum(p.numel() for p in theta_parameters(network)) or len(series.features)
+    return {
+        "config": config.model_dump(), "config_hash": config.hash(),
+        "provenance": records.provenance(series.hashes),
+        "cost": {"search_seconds": search.seconds if search else 0.0,
+                 "search_flops": search.flops if search else 0.0,
+                 "search_epochs": search.epochs if search else 0,
+                 "train_seconds": sum(f.seconds for f in fits.values()),
+                 "test_seconds": time.perf_counter() - started,
+                 "peak_memory_mib": records.peak_memory_mib()},
+        "result": {
+            "test_error": errors.mean().item(), "validation_error": task.evaluate(network, "validation"),
+            "floor": series.floor, "features": list(series.features),
+            "feature_errors": errors.mean(0).tolist(), "parameters": parameters,
+            "hidden": training["hidden"], "genotype": genotype.to_dict() if genotype else None,
+            "days": [series.test.dates[0], series.test.dates[-1], len(series.test.dates)],
+            "daily_loss": records.significant(errors.mean(1).tolist(), 5),
+            "forecast": records.significant(forecast.tolist(), 3)},
+        "training": {str(hidden): records.significant(f.errors, 5) for hidden, f in fits.items()},
+        "search": None if search is None else records.significant(
+            {"validation_error": search.validation_error, "stage_errors": search.stage_errors,
+             "events": search.events, "history": search.history}, 4)}
+
+
+def _seed(config: RunConfig, phase: str) -> None:
+    """Seed torch for one phase, so that a resumed run need not repeat the phases before it."""
+    digest = hashlib.sha256(f"{config.seed}/{phase}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:4], "big"))
+
+
+def _checkpoint(config: RunConfig, phase: str, folder: Path | None) -> Checkpoint:
+    return Checkpoint(folder / f"{phase}.pt" if folder else None, config.hash())

@@ -1,0 +1,146 @@
+"""Records -> matplotlib axes; cells -> SVG. Figures read records, nothing here trains."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pygraphviz
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from growdarts.primitives import TWO_INPUT
+
+# Okabe & Ito's colours; methods and operations differ in marker or dash as well, for grey prints.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F"]
+LABELS = {"mean": "historical mean", "var1": "VAR(1)", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM",
+          "random": "random cell", "fixed": "fixed backbone", "grow": "growing (morphism)",
+          "grow_fresh": "growing (fresh weights)"}
+DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (6, 2, 2, 2))]
+EVENTS = {"grow_node": ("grow", COLOURS[1], "--"), "prune": ("prune", COLOURS[2], ":")}
+
+
+def use_style() -> None:
+    """Set the look of all figures of the book."""
+    sns.set_theme(style="ticks", rc={
+        "figure.dpi": 110, "savefig.bbox": "tight", "font.size": 11, "axes.titlesize": 11,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": plt.cycler(color=COLOURS),
+        "legend.frameon": False, "figure.constrained_layout.use": True})
+
+
+def loss_curves(ax: Axes, record: dict[str, Any]) -> None:
+    """Training and validation error by epoch, with every growth and pruning marked."""
+    history = record["search"]["history"]
+    epochs = [row["epoch"] for row in history]
+    ax.plot(epochs, [row["train_loss"] for row in history], color=COLOURS[0], ls="--", label="training")
+    ax.plot(epochs, [row["validation_error"] for row in history], color=COLOURS[0], marker="o", ms=3,
+            label="validation")
+    named = set()
+    for event in record["search"]["events"]:
+        if event["kind"] in EVENTS and event["what"]:
+            name, colour, dash = EVENTS[event["kind"]]
+            ax.axvline(event["epoch"] + 0.5, color=colour, ls=dash, lw=1.5,
+                       label=name if name not in named else None)
+            named.add(name)
+    ax.set(xlabel="epoch", ylabel="mean squared error\n(standardised)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(ncols=2)
+
+
+def mixture_weights(record: dict[str, Any]) -> Figure:
+    """Weights of every node's operations by epoch, one panel a node, over the epochs the node existed."""
+    history = record["search"]["history"]
+    n_nodes = max(len(row["weights"]) for row in history)
+    figure, axes = plt.subplots(1, n_nodes, figsize=(2.2 + 2.6 * n_nodes, 3.2), sharey=True, sharex=True,
+                                squeeze=False)
+    lines = {}
+    for node, ax in enumerate(axes[0]):
+        for position, name in enumerate(record["config"]["operations"]):
+            points = [(row["epoch"], row["weights"][node][name]) for row in history
+                      if node < len(row["weights"]) and name in row["weights"][node]]
+            if points:
+                (lines[name],) = ax.plot(*zip(*points, strict=True), color=COLOURS[position % len(COLOURS)],
+                                         ls=DASHES[position % len(DASHES)], lw=1.8, label=name)
+        ax.set(title=f"node {node + 1}", xlabel="epoch", ylim=(0, None))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    axes[0][0].set_ylabel("mixture weight")
+    figure.legend(lines.values(), lines.keys(), loc="outside right center", fontsize=10)
+    return figure
+
+
+def forecasts(record: dict[str, Any], truth: Any, features: Sequence[int] = (0, 1)) -> Figure:
+    """One-day-ahead forecasts of the first test days against what happened.
+
+    truth : (n, F) standardised test targets.
+    """
+    forecast = np.asarray(record["result"]["forecast"])
+    truth = np.asarray(truth)[:len(forecast)]
+    figure, axes = plt.subplots(len(features), 1, figsize=(8, 1.9 * len(features)), sharex=True, squeeze=False)
+    for feature, ax in zip(features, axes[:, 0], strict=True):
+        ax.plot(truth[:, feature], color=COLOURS[7], lw=1.2, marker=".", ms=4, label="truth")
+        ax.plot(forecast[:, feature], color=COLOURS[1], lw=2, label="forecast")
+        ax.set_ylabel(record["result"]["features"][feature])
+    axes[0][0].legend(ncols=2, loc="upper right")
+    axes[-1][0].set_xlabel("day of the test part")
+    return figure
+
+
+def search_cell(weights: list[dict[str, float]]) -> str:
+    """A searched cell as an SVG graph: per node every operation with its mixture weight, darker is more."""
+    return _cell_svg([_mixture_label(node, mixture) for node, mixture in enumerate(weights)])
+
+
+def fixed_cell(nodes: Sequence[Sequence[str]]) -> str:
+    """A derived cell as an SVG graph: per node its operation."""
+    return _cell_svg([_label(node, [(name, None) for name in names]) for node, names in enumerate(nodes)])
+
+
+def _mixture_label(node: int, mixture: dict[str, float]) -> str:
+    return _label(node, sorted(mixture.items(), key=lambda item: -item[1]))
+
+
+def _label(node: int, rows: list[tuple[str, float | None]]) -> str:
+    """Graphviz HTML table: a header and a row per operation, shaded by weight."""
+    cells = []
+    for name, weight in rows:
+        shade = 0.15 if weight is None else min(1.0, weight)
+        red, green, blue = (round(255 * (1 - shade * (1 - part))) for part in (0.0, 0.447, 0.698))
+        ink = "white" if shade > 0.55 else "black"
+        text = f'<TD ALIGN="LEFT"><FONT COLOR="{ink}">{name}</FONT></TD>'
+        if weight is not None:
+            text += f'<TD ALIGN="RIGHT"><FONT COLOR="{ink}">{weight:.2f}</FONT></TD>'
+        cells.append(f'<TR><TD BGCOLOR="#{red:02x}{green:02x}{blue:02x}" BORDER="0"><TABLE BORDER="0" '
+                     f'CELLBORDER="0" CELLSPACING="0">{f"<TR>{text}</TR>"}</TABLE></TD></TR>')
+    return (f'<<TABLE BORDER="1" CELLBORDER="0" CELLSPACING="2" COLOR="#444444" STYLE="ROUNDED">'
+            f'<TR><TD><B>s<SUB>{node + 1}</SUB></B></TD></TR>{"".join(cells)}</TABLE>>')
+
+
+def _cell_svg(labels: list[str]) -> str:
+    graph = pygraphviz.AGraph(directed=True, rankdir="LR", nodesep="0.25", ranksep="0.45",
+                              bgcolor="white")
+    graph.node_attr.update(fontname="Helvetica,Arial,sans-serif", fontsize="11", shape="plain")
+    graph.edge_attr.update(color="#444444", arrowsize="0.7")
+    ends = dict(shape="ellipse", style="filled", fillcolor="#eeeeee", color="#444444", margin="0.08,0.04")
+    graph.add_node("h_prev", label="<h<SUB>t-1</SUB> = s<SUB>0</SUB>>", **ends)
+    graph.add_node("x", label="<x<SUB>t</SUB>>", **ends)
+    graph.add_node("h", label="<h<SUB>t</SUB>>", **ends)
+    before = "h_prev"
+    for position, label in enumerate(labels):
+        graph.add_node(position, label=label)
+        graph.add_edge(before, position, penwidth="1.6")
+        graph.add_edge("x", position, style="dashed")
+        before = position
+    graph.add_edge(before, "h", penwidth="1.6")
+    return graph.draw(format="svg", prog="dot").decode()
+
+
+def operation_counts(genotypes: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """How often each operation was chosen over all layers and nodes of `genotypes`."""
+    counts = dict.fromkeys(TWO_INPUT, 0)
+    for genotype in genotypes:
+        for layer in genotype["layers"]:
+            for node in layer:
+                counts[node[0]] += 1
+    return {name: count for name, count in counts.items() if count}

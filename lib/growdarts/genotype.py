@@ -1,0 +1,71 @@
+"""The discrete architecture that is left when every mixture has decided; stored as JSON."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from growdarts.primitives import TWO_INPUT
+
+
+class GenotypeError(ValueError):
+    """The text or structure is not a genotype of the space it names."""
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """A two-input architecture: for every layer, for every node, the operations it sums.
+
+    A node usually holds one operation; a duplicated one is listed as often as it was copied.
+
+    Raises
+    ------
+    GenotypeError
+        unknown space, empty layer or node, unknown operation.
+    """
+
+    layers: tuple[tuple[tuple[str, ...], ...], ...]
+    space: str = "two_input"
+
+    def __post_init__(self) -> None:
+        if self.space != "two_input":
+            raise GenotypeError(f"space {self.space!r}: allowed is 'two_input'")
+        if not self.layers or not all(self.layers) or not all(all(layer) for layer in self.layers):
+            raise GenotypeError(f"every layer needs a node and every node an operation: {self.layers}")
+        unknown = {name for layer in self.layers for node in layer for name in node} - set(TWO_INPUT)
+        if unknown:
+            raise GenotypeError(f"unknown operations {sorted(unknown)}: allowed are {', '.join(TWO_INPUT)}")
+
+    @property
+    def n_nodes(self) -> int:
+        """Nodes of the deepest layer."""
+        return max(len(layer) for layer in self.layers)
+
+    def to_dict(self) -> dict:
+        """Plain lists, ready for JSON."""
+        return {"space": self.space, "layers": [[list(node) for node in layer] for layer in self.layers]}
+
+    @classmethod
+    def from_dict(cls, data: dict) -> "Genotype":
+        """Inverse of `to_dict`."""
+        try:
+            layers = tuple(tuple(tuple(node) for node in layer) for layer in data["layers"])
+            return cls(layers, data["space"])
+        except (KeyError, TypeError) as error:
+            raise GenotypeError(f"not a genotype: {data!r:.200} ({error})") from None
+
+    def to_json(self) -> str:
+        """JSON text."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> "Genotype":
+        """Inverse of `to_json`."""
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise GenotypeError(f"not a genotype: {text!r:.200} ({error})") from None
+
+    @classmethod
+    def load(cls, path: Path) -> "Genotype":
+        """Read a JSON file."""
+        return cls.from_json(Path(path).read_text())

@@ -1,0 +1,238 @@
+"""Growing architecture search [JG Alg. 2]: train, prune, tune, evaluate, grow, stop.
+
+Nothing here knows which search space is grown or what it is trained for: a network is a
+`growdarts.cells.SearchSpace`, a task has batches, a loss and an evaluation.
+"""
+
+import copy
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from growdarts.bilevel import alpha_gradient
+from growdarts.cells import SearchSpace
+from growdarts.checkpoints import Checkpoint
+from growdarts.config import SearchSettings
+from growdarts.criteria import growing_helps, stage_is_over
+from growdarts.genotype import Genotype
+from growdarts.morphisms import grow_node
+from growdarts.pruning import prune
+from growdarts.training import (DivergenceError, ForecastTask, theta_epoch, theta_optimizer, theta_step)
+
+# Forward-sized passes of one pair of alpha and weight step: a backward pass costs two forward ones.
+PASSES = {1: 3 + 3, 2: 3 + 3 + 3 + 2 * 3}
+
+
+@dataclass
+class Progress:
+    """What a search knows besides the network: counters, histories, best states. Plain, so that it is stored."""
+
+    epoch: int = 0
+    seconds: float = 0.0
+    flops: float = 0.0
+    epoch_errors: list[float] = field(default_factory=list)  # validation, of the stage under way
+    stage_errors: list[float] = field(default_factory=list)  # Algorithm 2's eva, one a stage
+    history: list[dict[str, Any]] = field(default_factory=list)  # one row an epoch
+    events: list[dict[str, Any]] = field(default_factory=list)  # every growth, pruning, end of a stage
+    stage_best: dict[str, Any] = field(default_factory=dict)  # snapshot
+    best: dict[str, Any] = field(default_factory=dict)  # snapshot
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The derived architecture and how it came about."""
+
+    genotype: Genotype
+    validation_error: float
+    epochs: int
+    seconds: float
+    flops: float
+    stage_errors: list[float]
+    history: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+
+
+class Search:
+    """One search over one network.
+
+    Parameters
+    ----------
+    network, task : what is grown, and on which data.
+    settings : every number of the search.
+    morphism : new nodes preserve the function (C4 compares with fresh random weights).
+    checkpoint : stored after every epoch; a search that finds one goes on from there, bit for bit.
+    """
+
+    def __init__(self, network: SearchSpace, task: ForecastTask, settings: SearchSettings, *,
+                 morphism: bool, checkpoint: Checkpoint, progress: bool) -> None:
+        self.network, self.task, self.settings = network, task, settings
+        self.morphism, self.checkpoint, self.show = morphism, checkpoint, progress
+        self.state = Progress()
+        self._new_optimizers()
+
+    def run(self) -> SearchResult:
+        """Algorithm 2 [JG Alg. 2]; its line numbers are given beside the steps."""
+        self._resume()
+        settings, state = self.settings, self.state
+        while True:
+            self._train_backbone()  # line 4
+            if settings.prune == "stage":
+                self._prune()  # 6
+                self._tune()  # 7
+            with self._event("stage") as event:
+                state.stage_errors.append(self.task.evaluate(self.network, settings.select_on))  # 9
+                helped = growing_helps(state.stage_errors, settings.min_gain)  # 10
+                event["what"] = ["gain" if helped else "no gain"]
+            if not helped:
+                break  # 15
+            state.best = self._snapshot()  # 11, 13
+            if self.network.n_nodes() >= settings.max_nodes or state.epoch >= settings.search_epochs:
+                break
+            self._grow()  # 12
+        self._restore(state.best)
+        if settings.prune == "end":
+            self._prune()  # 19
+        return SearchResult(self.network.genotype(), self._validation_error(), state.epoch, state.seconds,
+                            state.flops, state.stage_errors, state.history, state.events)
+
+    def _train_backbone(self) -> None:
+        """Alternate alpha and theta steps until the stage brings no more gain; leaves its best weights."""
+        settings, state = self.settings, self.state
+        with tqdm(total=settings.search_epochs, initial=state.epoch, desc="search", leave=False,
+                  disable=None if not self.show else False) as bar:
+            while state.epoch < settings.search_epochs and not stage_is_over(
+                    state.epoch_errors, settings.patience, settings.min_gain):
+                started = time.perf_counter()
+                loss, error = self._search_epoch(), self._validation_error()
+                if not math.isfinite(loss + error):
+                    raise DivergenceError(state.epoch + 1, loss, self.checkpoint)
+                if error < min(state.epoch_errors, default=math.inf):
+                    state.stage_best = self._snapshot()
+                state.epoch += 1
+                state.epoch_errors.append(error)
+                state.flops += PASSES[settings.order] * self.network.flops() * self.task.forward_samples()
+                state.seconds += time.perf_counter() - started
+                state.history.append(self._row(loss, error))
+                self.checkpoint.save({"progress": asdict(state), "now": self._snapshot()})
+                bar.update()
+                bar.set_postfix(validation=f"{error:.4f}", nodes=self.network.n_nodes())
+        self._restore(state.stage_best)
+        state.epoch_errors, state.stage_best = [], {}
+
+    def _search_epoch(self) -> float:
+        """One pass over the training data: an alpha step on validation data before every theta step."""
+        settings, total, count = self.settings, 0.0, 0
+        alphas = self.network.alpha_parameters()
+        for train_batch, validation_batch in self.task.search_batches():
+            gradient = alpha_gradient(self.network, self.task.loss, train_batch, validation_batch,
+                                      order=settings.order, xi=settings.learning_rate,
+                                      weight_decay=settings.weight_decay)
+            for alpha, g in zip(alphas, gradient, strict=True):
+                alpha.grad = g
+            self.alpha_optimizer.step()
+            loss = theta_step(self.network, self.task, self.theta_optimizer, train_batch, settings.grad_clip)
+            if not math.isfinite(loss):
+                return loss
+            total, count = total + loss * len(train_batch[1]), count + len(train_batch[1])
+        return total / count
+
+    def _grow(self) -> None:
+        """Add a node to every cell and note what it did to the validation error."""
+        settings = self.settings
+        with self._event("grow_node") as event:
+            grow_node(self.network, self.theta_optimizer, self.alpha_optimizer, morphism=self.morphism,
+                      epsilon=settings.epsilon, noise=settings.noise)
+            event["what"] = [f"node {self.network.n_nodes()}"]
+
+    def _prune(self) -> None:
+        """Drop weak operations from every mixture."""
+        with self._event("prune") as event:
+            event["what"] = prune(self.network, self.theta_optimizer, self.alpha_optimizer,
+                                  prune_below=self.settings.prune_below,
+                                  keep_all_above=self.settings.keep_all_above)
+
+    def _tune(self) -> None:
+        """Theta-only epochs after a pruning that dropped something; kept if they lower the validation error."""
+        if not self.state.events[-1]["what"]:
+            return
+        with self._event("tune") as event:
+            started, best = time.perf_counter(), (self._validation_error(), self._snapshot())
+            for _ in range(self.settings.tune_epochs):
+                loss = theta_epoch(self.network, self.task, self.theta_optimizer, self.settings.grad_clip)
+                if not math.isfinite(loss):
+                    raise DivergenceError(self.state.epoch, loss, self.checkpoint)
+                best = min(best, (self._validation_error(), self._snapshot()), key=lambda pair: pair[0])
+                self.state.flops += 3 * self.network.flops() * self.task.forward_samples()
+            self._restore(best[1])
+            self.state.seconds += time.perf_counter() - started
+            event["what"] = [f"{self.settings.tune_epochs} epochs"]
+
+    def _event(self, kind: str) -> "_Event":
+        return _Event(self, kind)
+
+    def _validation_error(self) -> float:
+        return self.task.evaluate(self.network, "validation")
+
+    def _row(self, loss: float, error: float) -> dict[str, Any]:
+        """One row of the history."""
+        return {"epoch": self.state.epoch, "stage": len(self.state.stage_errors) + 1, "train_loss": loss,
+                "validation_error": error, "nodes": self.network.n_nodes(),
+                "weights": [mixture.named_weights() for mixture in self.network.mixtures()]}
+
+    def _new_optimizers(self) -> None:
+        settings = self.settings
+        self.theta_optimizer = theta_optimizer(self.network.theta_parameters(), settings)
+        # DARTS' betas for alpha: a shorter memory of the gradient, which changes with theta.
+        self.alpha_optimizer = torch.optim.Adam(
+            self.network.alpha_parameters(), lr=settings.alpha_learning_rate, betas=(0.5, 0.999),
+            weight_decay=settings.alpha_weight_decay)
+
+    def _snapshot(self) -> dict[str, Any]:
+        """Structure, weights and optimiser states, detached from the running search."""
+        return copy.deepcopy({"structure": self.network.structure(), "network": self.network.state_dict(),
+                              "theta_optimizer": self.theta_optimizer.state_dict(),
+                              "alpha_optimizer": self.alpha_optimizer.state_dict()})
+
+    def _restore(self, snapshot: dict[str, Any]) -> None:
+        """Back to a snapshot, whatever has been grown or pruned since."""
+        if snapshot["structure"] != self.network.structure():
+            random = torch.get_rng_state()  # the fresh weights are overwritten: they must not cost draws
+            self.network.restructure(snapshot["structure"])
+            torch.set_rng_state(random)
+        self.network.load_state_dict(snapshot["network"])
+        self._new_optimizers()
+        self.theta_optimizer.load_state_dict(copy.deepcopy(snapshot["theta_optimizer"]))
+        self.alpha_optimizer.load_state_dict(copy.deepcopy(snapshot["alpha_optimizer"]))
+
+    def _resume(self) -> None:
+        stored = self.checkpoint.load()
+        if stored is not None:
+            random = torch.get_rng_state()
+            self.state = Progress(**stored["progress"])
+            self._restore(stored["now"])
+            torch.set_rng_state(random)
+
+
+class _Event:
+    """Context that notes one change of the architecture: what, when, at what cost, with what effect."""
+
+    def __init__(self, search: Search, kind: str) -> None:
+        self.search, self.kind = search, kind
+
+    def __enter__(self) -> dict[str, Any]:
+        self.entry = {"kind": self.kind, "epoch": self.search.state.epoch, "what": [],
+                      "validation_before": self.search._validation_error()}
+        return self.entry
+
+    def __exit__(self, exception_type: type | None, *_: object) -> None:
+        if exception_type is None:
+            search = self.search
+            self.entry |= {"validation_after": search._validation_error(), "nodes": search.network.n_nodes(),
+                           "weights": [m.named_weights() for m in search.network.mixtures()],
+                           "parameters": sum(p.numel() for p in search.network.theta_parameters()),
+                           "flops_spent": search.state.flops, "seconds_spent": search.state.seconds}
+            search.state.events.append(self.entry)
