@@ -1,0 +1,37 @@
+"""Shared fixtures: a small configuration and a small task."""
+
+import pytest
+import torch
+
+from growdarts.config import RunConfig
+from growdarts.primitives import DEFAULT_TWO_INPUT
+from growdarts.series import load_series
+from growdarts.training import ForecastTask
+
+
+@pytest.fixture
+def settings():
+    """Toy values of every field; tests change what they are about."""
+    return dict(
+        dataset="synthetic_var", seed=3, window=3, batch_size=128, hidden=6, sizes=[4, 6], n_layers=1,
+        operations=list(DEFAULT_TWO_INPUT), initial_nodes=1, max_nodes=3, order=1, search_epochs=12,
+        patience=1, min_gain=0.01, epsilon=1e-3, noise=0.1, prune="stage", prune_below=0.1,
+        keep_all_above=0.5, tune_epochs=1, select_on="validation", train_epochs=4, learning_rate=0.03,
+        weight_decay=1e-3, alpha_learning_rate=0.05, alpha_weight_decay=1e-3, grad_clip=1.0,
+        method="grow", origin=None)  # fmt: skip
+
+
+@pytest.fixture
+def config(settings):
+    return RunConfig.of(settings)
+
+
+@pytest.fixture
+def task():
+    return ForecastTask(load_series("synthetic_var", 3), batch_size=128)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,100 @@
+"""Criteria on hand-made histories; pruning leaves what stays untouched."""
+
+import copy
+
+import pytest
+import torch
+
+from growdarts.criteria import epochs_since_gain, improves, operations_to_prune, stage_is_over
+from growdarts.mixture import Mixture
+from growdarts.networks import two_input_forecaster
+from growdarts.primitives import DEFAULT_TWO_INPUT
+from growdarts.pruning import prune
+
+
+@pytest.mark.parametrize("errors, since", [
+    ([], 0), ([1.0], 0), ([1.0, 0.9], 0), ([1.0, 1.1, 1.2], 2), ([1.0, 0.9, 0.95, 0.91], 2),
+    ([1.0, 0.9995, 0.999], 2), ([1.0, 0.9995, 0.9989], 0)])  # small steps count once they add up
+def test_epochs_since_gain(errors, since):
+    assert epochs_since_gain(errors, 0.001) == since
+
+
+def test_stage_is_over_after_patience():
+    assert not stage_is_over([1.0, 1.1], 2, 0.0)
+    assert stage_is_over([1.0, 1.1, 1.0], 2, 0.0)
+    assert not stage_is_over([], 1, 0.0)
+
+
+def test_improves_needs_the_whole_gain():
+    assert improves(0.5, float("inf"), 0.1)
+    assert improves(0.89, 1.0, 0.1) and not improves(0.9, 1.0, 0.1)
+
+
+@pytest.mark.parametrize("weights, pruned", [
+    ([0.4, 0.3, 0.26, 0.04], [3]), ([0.6, 0.3, 0.06, 0.04], []), ([0.02, 0.03, 0.04], [0, 1]), ([1.0], [])])
+def test_operations_to_prune(weights, pruned):
+    """Only while no weight surpasses keep_all_above = 0.5, and never the strongest."""
+    assert operations_to_prune(weights, 0.05, 0.5) == pruned
+
+
+def trained():
+    network = two_input_forecaster(3, 4, 1, 2, DEFAULT_TWO_INPUT)
+    theta = torch.optim.Adam(network.theta_parameters(), lr=0.01)
+    alpha = torch.optim.Adam(network.alpha_parameters(), lr=0.3)
+    for _ in range(3):
+        loss = network(torch.randn(4, 8, 3)).square().sum()
+        theta.zero_grad()
+        alpha.zero_grad()
+        loss.backward()
+        theta.step()
+        alpha.step()
+    return network, theta, alpha
+
+
+def test_pruning_reallocates_and_keeps_the_rest():
+    network, theta, alpha = trained()
+    with torch.no_grad():
+        node = network.cells[0].nodes[0]
+        node.mixture.alpha.copy_(torch.tensor([0.0, -9.0, 0.1, 0.2, 0.0, -8.0, 0.0, 0.0]))
+    before = node.mixture.named_weights()
+    parameters = {name: p.detach().clone() for name, p in network.named_parameters()}
+    moments = copy.deepcopy(alpha.state[node.mixture.alpha])
+    assert prune(network, theta, alpha, prune_below=0.01, keep_all_above=0.9) == ["0/add_sigmoid", "0/gate"]
+    keep = [0, 2, 3, 4, 6, 7]
+    after = node.mixture.named_weights()
+    assert list(after) == [DEFAULT_TWO_INPUT[i] for i in keep]
+    assert sum(after.values()) == pytest.approx(1)
+    for name in after:  # the others keep their ratios
+        assert after[name] / after["carry"] == pytest.approx(before[name] / before["carry"], rel=1e-5)
+    new = alpha.state[node.mixture.alpha]
+    assert torch.equal(new["exp_avg"], moments["exp_avg"][keep]) and torch.equal(new["step"], moments["step"])
+    for name, p in network.named_parameters():
+        if name != "cells.0.nodes.0.mixture.alpha":
+            assert torch.equal(p, parameters[name])
+    assert len(theta.state) == len(network.theta_parameters()) == len(theta.param_groups[0]["params"])
+
+
+def test_pruning_nothing_changes_nothing():
+    network, theta, alpha = trained()
+    x = torch.randn(4, 8, 3)
+    before = network(x)
+    assert prune(network, theta, alpha, prune_below=0.0, keep_all_above=0.9) == []
+    assert torch.equal(network(x), before)
+
+
+def test_pruned_network_trains_on():
+    network, theta, alpha = trained()
+    prune(network, theta, alpha, prune_below=0.125, keep_all_above=1.0)
+    assert sum(len(m.keys) for m in network.mixtures()) < 16
+    network(torch.randn(4, 8, 3)).square().sum().backward()
+    theta.step()
+    alpha.step()
+
+
+def test_mixture_refuses_nothing_and_twins():
+    with pytest.raises(ValueError, match="at least one operation and unique names"):
+        Mixture([])
+    with pytest.raises(ValueError, match="unique"):
+        Mixture(["gate", "gate"])
+    with pytest.raises(ValueError, match="must keep at least one"):
+        Mixture(["gate"]).keep([])

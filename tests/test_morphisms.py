@@ -1,0 +1,163 @@
+"""Growth leaves the function, the inherited parameters and the optimisers' memory alone."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from growdarts.cells.two_input import TwoInputCell, TwoInputNode
+from growdarts.morphisms import carry_moments, follow, grow_node, net2deeper, net2wider
+from growdarts.networks import two_input_forecaster
+from growdarts.primitives import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
+
+F, H = 5, 8
+
+
+def trained(operations=DEFAULT_TWO_INPUT, n_layers=1, steps=30, hidden=H):
+    """A float64 network and its optimisers in the middle of a training."""
+    network = two_input_forecaster(F, hidden, n_layers, 1, operations).double()
+    theta = torch.optim.Adam(network.theta_parameters(), lr=0.01)
+    alpha = torch.optim.Adam(network.alpha_parameters(), lr=0.05)
+    x, y = torch.randn(6, 64, F, dtype=torch.float64), torch.randn(64, F, dtype=torch.float64)
+    for _ in range(steps):
+        loss = nn.functional.mse_loss(network(x), y)
+        theta.zero_grad()
+        alpha.zero_grad()
+        loss.backward()
+        theta.step()
+        alpha.step()
+    return network, theta, alpha, x, y
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("epsilon", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("operations", [
+    DEFAULT_TWO_INPUT, ("carry", "add_tanh", "add_sigmoid"), ("add_identity", "hadamard"), ("carry",)])
+def test_output_unchanged(operations, epsilon, mode, n_layers):
+    network, theta, alpha, x, _ = trained(operations, n_layers)
+    getattr(network, mode)()
+    before = network(x)
+    for _ in range(3):  # growing again and again stays within epsilon each time
+        grow_node(network, theta, alpha, morphism=True, epsilon=epsilon, noise=0.5)
+        after = network(x)
+        assert (after - before).norm() <= epsilon * before.norm()
+        before = after
+    assert network.n_nodes() == 4
+
+
+def test_without_noise_the_default_node_is_exact():
+    network, theta, alpha, x, _ = trained()
+    before = network(x)
+    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.0)
+    torch.testing.assert_close(network(x), before, rtol=0, atol=1e-13)
+
+
+def test_change_is_proportional_to_epsilon_and_to_noise():
+    network, theta, alpha, x, _ = trained()
+    before = network(x)
+
+    def change(epsilon, noise):
+        grown = copy.deepcopy(network)
+        torch.manual_seed(5)
+        grown.grow_node(morphism=True, epsilon=epsilon, noise=noise)
+        return (grown(x) - before).norm().item()
+
+    assert change(1e-5, 0.1) == pytest.approx(change(1e-6, 0.1) * 10, rel=1e-3)
+    assert change(1e-6, 0.4) == pytest.approx(change(1e-6, 0.1) * 4, rel=1e-3)
+
+
+def test_fresh_weights_change_the_output():
+    network, theta, alpha, x, _ = trained()
+    before = network(x)
+    grow_node(network, theta, alpha, morphism=False, epsilon=1e-3, noise=0.1)
+    assert (network(x) - before).norm() > 0.1 * before.norm()
+
+
+def test_identity_for_any_alpha():
+    node = TwoInputNode(F, H, DEFAULT_TWO_INPUT).double()
+    nn.init.normal_(node.mixture.alpha, std=2.0)
+    node.become_identity(epsilon=1e-3, noise=0.0)
+    s = torch.randn(7, H, dtype=torch.float64)
+    wx = node.project_inputs(torch.randn(7, F, dtype=torch.float64))
+    torch.testing.assert_close(node.mix(wx, s @ node.state_weights().t(), s, node.mixture.weights()), s)
+
+
+def test_an_operation_that_is_not_affine_at_zero_enters_with_little_weight():
+    @two_input(blocks=1)
+    def squared(wx, us, s):
+        return (wx + us) + s * s
+
+    try:
+        network, theta, alpha, x, _ = trained()
+        network.cells[0].operations.append("squared")
+        before = network(x)
+        grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
+        assert (network(x) - before).norm() <= 1e-3 * before.norm()
+        weights = list(network.mixtures())[-1].named_weights()
+        assert weights["squared"] == pytest.approx(1e-4, rel=1e-6)
+    finally:
+        del TWO_INPUT["squared"]
+
+
+def test_a_node_that_cannot_keep_the_state_is_refused():
+    cell = TwoInputCell(F, H, [["add_tanh", "gate"]])
+    with pytest.raises(ValueError, match="add_tanh.*needs one of add_identity, carry"):
+        cell.grow_node(morphism=True, epsilon=1e-3, noise=0.1)
+
+
+def test_gradient_reaches_every_new_parameter():
+    network, theta, alpha, x, y = trained()
+    old = {id(p) for p in network.parameters()}
+    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
+    new = [p for p in network.parameters() if id(p) not in old]
+    gradients = torch.autograd.grad(nn.functional.mse_loss(network(x), y), new)
+    assert len(new) == 3 * 7 + 1  # W, U, b of seven operations with weights, one alpha
+    assert all(g.abs().max() > 0 for g in gradients)
+    assert all((p != 0).all() for p in new)
+
+
+def test_inherited_parameters_and_moments_are_bit_identical():
+    network, theta, alpha, _, _ = trained()
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    moments = {name: copy.deepcopy(optimizer.state[p]) for optimizer in (theta, alpha)
+               for name, p in network.named_parameters() if p in optimizer.state}
+    assert set(moments) == set(before)
+    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
+    now = dict(network.named_parameters())
+    for name, value in before.items():
+        assert torch.equal(now[name], value)
+        state = (theta if now[name] in theta.state else alpha).state[now[name]]
+        assert all(torch.equal(state[key], moments[name][key]) for key in moments[name])
+    trained_now = {id(p) for optimizer in (theta, alpha) for p in optimizer.param_groups[0]["params"]}
+    assert trained_now == {id(p) for p in network.parameters()}
+
+
+def test_carried_moments_are_those_of_the_kept_entries():
+    old = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+    optimizer = torch.optim.Adam([old])
+    old.grad = torch.tensor([1.0, 10.0, 100.0])
+    optimizer.step()
+    new = nn.Parameter(old.detach()[[0, 2]])
+    carry_moments(optimizer, old, new, [0, 2])
+    follow(optimizer, [new])
+    assert optimizer.state[new]["exp_avg"].tolist() == pytest.approx([0.1, 10.0])
+    assert optimizer.state[new]["step"].item() == 1
+    assert list(optimizer.state) == [new]
+
+
+@pytest.mark.parametrize("activation", [torch.tanh, torch.relu, torch.sigmoid])
+def test_net2wider_keeps_the_function(activation):
+    first, second = nn.Linear(4, 6).double(), nn.Linear(6, 3).double()
+    x = torch.randn(9, 4, dtype=torch.float64)
+    wide_first, wide_second = net2wider(first, second, 15)
+    assert wide_first.out_features == 15
+    torch.testing.assert_close(wide_second(activation(wide_first(x))), second(activation(first(x))))
+    with pytest.raises(ValueError, match="width = 5.*at least the present 6"):
+        net2wider(first, second, 5)
+
+
+def test_net2deeper_keeps_the_function_after_relu():
+    x = torch.relu(torch.randn(9, 6))
+    assert torch.equal(torch.relu(net2deeper(6, x)(x)), x)

@@ -1,0 +1,210 @@
+"""Algorithm 2 at toy size: grows, prunes, stops, resumes, repeats."""
+
+import copy
+import math
+import shutil
+
+import pytest
+import torch
+
+from growdarts import experiment, records, search as search_module
+from growdarts.checkpoints import Checkpoint, CheckpointError
+from growdarts.config import RunConfig
+from growdarts.criteria import growing_helps
+from growdarts.networks import two_input_forecaster
+from growdarts.search import Search
+from growdarts.training import DivergenceError, ForecastTask
+
+
+def new_search(task, config, path=None, nodes=None, morphism=True):
+    torch.manual_seed(config.seed)
+    network = two_input_forecaster(len(task.series.features), config.hidden, config.n_layers,
+                                   nodes or config.initial_nodes, config.operations)
+    return Search(network, task, config, morphism=morphism, checkpoint=Checkpoint(path, config.hash()),
+                  progress=False)
+
+
+@pytest.mark.parametrize("prune", ["stage", "end", "none"])
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("morphism", [True, False])
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_every_mode_runs_and_its_history_is_consistent(task, settings, prune, order, morphism, n_layers):
+    config = RunConfig.of(settings | dict(prune=prune, order=order, n_layers=n_layers, search_epochs=5, patience=1,
+                                          keep_all_above=1.0, prune_below=0.12))
+    result = new_search(task, config, morphism=morphism).run()
+    kinds = [event["kind"] for event in result.events]
+    assert kinds.count("stage") == len(result.stage_errors)
+    assert ("prune" in kinds) == (prune != "none")
+    grown = kinds.count("grow_node")
+    assert grown == len(result.stage_errors) - 1
+    assert [row["epoch"] for row in result.history] == list(range(1, result.epochs + 1))
+    assert all(len(row["weights"]) == n_layers * row["nodes"] for row in result.history)
+    assert all(sum(weights.values()) == pytest.approx(1) for row in result.history for weights in row["weights"])
+    # the selected architecture is that of the best stage, not of the last
+    stages = [event for event in result.events if event["kind"] == "stage"]
+    best = min(range(len(stages)), key=lambda i: result.stage_errors[i])
+    assert result.genotype.n_nodes == stages[best]["nodes"]
+    assert len(result.genotype.layers) == n_layers
+
+
+def test_growth_by_morphism_keeps_the_validation_error_and_fresh_weights_do_not(task, config):
+    def jumps(morphism):
+        result = new_search(task, config, morphism=morphism).run()
+        return [abs(e["validation_after"] / e["validation_before"] - 1) for e in result.events
+                if e["kind"] == "grow_node"]
+
+    assert jumps(True) and max(jumps(True)) < config.epsilon
+    assert min(jumps(False)) > 0.01
+
+
+def test_growing_stops_at_the_limit_of_nodes_and_of_epochs(task, settings):
+    tight = RunConfig.of(settings | dict(max_nodes=2, search_epochs=40, min_gain=0.0))
+    assert max(row["nodes"] for row in new_search(task, tight).run().history) == 2
+    short = RunConfig.of(settings | dict(search_epochs=3))
+    assert new_search(task, short).run().epochs == 3
+
+
+def test_a_stage_without_gain_ends_the_search_and_the_best_is_kept(task, settings, monkeypatch):
+    monkeypatch.setattr(search_module, "growing_helps", lambda errors, gain: len(errors) == 1)
+    result = new_search(task, RunConfig.of(settings)).run()
+    assert [e["what"] for e in result.events if e["kind"] == "stage"] == [["gain"], ["no gain"]]
+    assert result.genotype.n_nodes == 1
+
+
+def test_select_on_test_follows_the_letter_of_the_paper(task, settings):
+    def first_error(select_on):
+        config = RunConfig.of(settings | dict(select_on=select_on, prune="none"))
+        search = new_search(task, config)
+        return search.run().stage_errors[0]
+
+    assert first_error("test") != first_error("validation")
+
+
+def test_a_killed_search_goes_on_bit_for_bit(task, config, tmp_path):
+    whole = new_search(task, config).run()
+    assert [e["kind"] for e in whole.events].count("grow_node") >= 1
+    for stop in range(1, whole.epochs):
+        file = tmp_path / f"{stop}.pt"
+        killed = new_search(task, config, file)
+        train = killed._search_epoch
+        killed._search_epoch = lambda train=train, killed=killed: (
+            train() if killed.state.epoch < stop else (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            killed.run()
+        torch.manual_seed(999)  # nothing may depend on what another process drew
+        resumed = new_search(task, config, file)
+        torch.manual_seed(998)
+        result = resumed.run()
+        assert result.genotype == whole.genotype
+        for part in ("history", "events", "stage_errors", "flops", "epochs", "validation_error"):
+            assert records.without_timing(getattr(result, part)) == records.without_timing(getattr(whole, part))
+
+
+def test_divergence_names_the_epoch_and_keeps_the_last_good_checkpoint(task, config, tmp_path):
+    search = new_search(task, config, tmp_path / "search.pt")
+    train = search._search_epoch
+    search._search_epoch = lambda: train() if search.state.epoch < 2 else math.nan
+    with pytest.raises(DivergenceError, match=r"epoch 3: loss = nan; the last good checkpoint is .*search\.pt"):
+        search.run()
+    assert torch.load(tmp_path / "search.pt", weights_only=True)["progress"]["epoch"] == 2
+
+
+def test_a_real_divergence_is_noticed(task, settings):
+    config = RunConfig.of(settings | dict(learning_rate=1e30, grad_clip=1e30))
+    with pytest.raises(DivergenceError, match="epoch 1"):
+        new_search(task, config).run()
+
+
+def test_checkpoint_of_another_configuration_is_refused(task, settings, tmp_path):
+    file = tmp_path / "search.pt"
+    new_search(task, RunConfig.of(settings), file).run()
+    with pytest.raises(CheckpointError, match="written by configuration"):
+        new_search(task, RunConfig.of(settings | dict(noise=0.2)), file).run()
+
+
+def test_damaged_checkpoint_is_one_clear_error(task, config, tmp_path):
+    file = tmp_path / "search.pt"
+    file.write_bytes(b"half a file")
+    with pytest.raises(CheckpointError, match="cannot be read .*; delete it"):
+        new_search(task, config, file).run()
+
+
+def test_checkpoints_are_not_unpickled(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("code ran",))
+
+    file = tmp_path / "evil.pt"
+    torch.save({"owner": "x", "state": Evil()}, file)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Checkpoint(file, "x").load()
+
+
+@pytest.mark.parametrize("method", ["grow", "grow_fresh", "fixed", "random", "lstm", "var1", "mean"])
+def test_same_seed_twice_gives_the_same_record(settings, method):
+    config = RunConfig.of(settings | dict(method=method, search_epochs=4, patience=1))
+    first = experiment.run(config)
+    torch.randn(7)  # the state of the global generator must not matter, nor be changed
+    state = torch.get_rng_state()
+    second = experiment.run(config)
+    assert torch.equal(state, torch.get_rng_state())
+    assert records.without_timing(first) == records.without_timing(second)
+    if method in ("grow", "lstm"):
+        other = experiment.run(RunConfig.of(settings | dict(method=method, search_epochs=4, patience=1, seed=4)))
+        assert other["result"]["test_error"] != first["result"]["test_error"]
+
+
+def test_a_killed_run_ends_with_the_same_record(settings, tmp_path, monkeypatch):
+    """Killed in the search, then in the middle of training from scratch; both times it goes on."""
+    config = RunConfig.of(settings)
+    whole = experiment.run(config)
+    copies = copy.deepcopy(records.without_timing(whole))
+    saves = Checkpoint.save
+    for stop in (3, whole["cost"]["search_epochs"] + 2):
+        counter = iter(range(1, 100))
+
+        def save(self, state):
+            saves(self, state)
+            if next(counter) == stop:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Checkpoint, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(config, checkpoints=tmp_path)
+        assert any(tmp_path.iterdir())
+        monkeypatch.setattr(Checkpoint, "save", saves)
+        assert records.without_timing(experiment.run(config, checkpoints=tmp_path)) == copies
+        shutil.rmtree(tmp_path)
+        tmp_path.mkdir()
+
+
+def test_growing_comes_close_to_the_known_floor(settings):
+    """Two thirds of the way from the mean's error to the best possible one, or the search is broken."""
+    config = RunConfig.of(settings | dict(search_epochs=20, train_epochs=40, patience=5, sizes=[12],
+                                          learning_rate=0.01))
+    result = experiment.run(config)["result"]
+    mean = experiment.run(RunConfig.of(settings | dict(method="mean")))["result"]["test_error"]
+    assert result["floor"] * 0.9 < result["test_error"] < result["floor"] + (mean - result["floor"]) / 3
+
+
+def test_batches_cover_the_training_days_once(task):
+    targets = torch.cat([y for _, y in task.train_batches()])
+    assert sorted(targets[:, 0].tolist()) == sorted(task.series.train.y[:, 0].tolist())
+    pairs = list(task.search_batches())
+    assert len(pairs) == len(list(task.train_batches()))
+    validation = {tuple(row) for row in task.series.validation.y.tolist()}
+    assert all(tuple(row) in validation for _, (_, y) in pairs for row in y.tolist())
+
+
+def test_evaluation_is_the_mean_over_days_and_features(task):
+    mean = torch.nn.Module()
+    mean.forward = lambda x: torch.zeros(x.shape[1], len(task.series.features))
+    by_hand = sum(value**2 for row in task.series.test.y.tolist() for value in row) / task.series.test.y.numel()
+    assert ForecastTask(task.series, 7).evaluate(mean, "test") == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_growing_helps_compares_with_the_best_stage():
+    assert growing_helps([1.0], 0.0)
+    assert growing_helps([1.0, 0.9], 0.05)
+    assert not growing_helps([1.0, 0.96], 0.05)
+    assert not growing_helps([1.0, 0.5, 0.6], 0.0)
