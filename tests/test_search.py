@@ -39,7 +39,7 @@ def test_every_mode_runs_and_its_history_is_consistent(task, settings, prune, or
     assert grown == len(result.stage_errors) - 1
     assert [row["epoch"] for row in result.history] == list(range(1, result.epochs + 1))
     assert all(len(row["weights"]) == n_layers * row["nodes"] for row in result.history)
-    assert all(sum(weights.values()) == pytest.approx(1) for row in result.history for weights in row["weights"])
+    assert all(sum(weights.values()) == pytest.approx(1, abs=0.01) for row in result.history for weights in row["weights"])
     # the selected architecture is that of the best stage, not of the last
     stages = [event for event in result.events if event["kind"] == "stage"]
     best = min(range(len(stages)), key=lambda i: result.stage_errors[i])

@@ -43,7 +43,7 @@ def _recorded(config: RunConfig, tier: str, progress: bool) -> dict[str, Any]:
         return records.load(file)
     checkpoints = records.CHECKPOINTS / config.hash()
     record = run(config, checkpoints=checkpoints, progress=progress)
-    records.write(record, file)
+    records.write({"tier": tier, **record}, file)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return record
 

@@ -181,7 +181,8 @@ class Search:
         """One row of the history."""
         return {"epoch": self.state.epoch, "stage": len(self.state.stage_errors) + 1, "train_loss": loss,
                 "validation_error": error, "nodes": self.network.n_nodes(),
-                "weights": [mixture.named_weights() for mixture in self.network.mixtures()]}
+                "weights": [{key: round(weight, 3) for key, weight in mixture.named_weights().items()}
+                            for mixture in self.network.mixtures()]}
 
     def _new_optimizers(self) -> None:
         settings = self.settings

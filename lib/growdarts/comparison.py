@@ -1,0 +1,148 @@
+"""Records -> evidence: skills, paired differences, intervals, Diebold-Mariano tests, verdicts.
+
+Two sources of chance are kept apart: the seed of a run and the year it is tested on. An interval over
+*seeds* averages every seed over the origins, one over *origins* every origin over the seeds; a difference
+counts only if it is told from zero by both, and by a test over days.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import statsmodels.api as sm
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its confidence interval (Student's t) over `n` values."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        if self.n < 2:
+            return f"{self.mean:+.2f}"
+        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+
+    def sign(self) -> int:
+        """-1 or +1 where the interval lies on one side of zero, else 0."""
+        return int(self.low > 0) - int(self.high < 0) if self.n > 1 else 0
+
+
+def interval(values: Iterable[float]) -> Interval:
+    """Mean and 95 % interval of independent values; no interval for a single one."""
+    values = np.asarray(list(values), dtype=float)
+    mean, n = values.mean(), len(values)
+    if n < 2:
+        return Interval(mean, np.nan, np.nan, n)
+    half = stats.t.ppf(0.5 + LEVEL / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    return Interval(mean, mean - half, mean + half, n)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Relative difference of test errors in percent, method minus rival: negative is better."""
+
+    method: str
+    rival: str
+    over_origins: Interval
+    over_seeds: Interval
+    statistic: float
+    p_value: float
+
+    def decided(self) -> int:
+        """-1: the method is better beyond chance, +1: worse, 0: not told apart.
+
+        Both intervals must lie on the same side of zero (a method without random draws has no interval
+        over seeds) and the test over days must agree at 5 %.
+        """
+        signs = {i.sign() for i in (self.over_origins, self.over_seeds) if i.n > 1}
+        return signs.pop() if len(signs) == 1 and self.p_value < 1 - LEVEL else 0
+
+
+def errors(runs: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Test errors of `method`, seeds by origins."""
+    chosen = runs[runs.method == method]
+    if chosen.empty:
+        raise ValueError(f"no run of method {method!r}: there are {', '.join(runs.method.unique())}")
+    return chosen.pivot(index="seed", columns="origin", values="test")
+
+
+def relative_difference(runs: pd.DataFrame, method: str, rival: str) -> pd.DataFrame:
+    """100 * (method / rival - 1), seeds by origins, paired where both have the seed.
+
+    A method without random draws has one seed, which is compared with every seed of the other.
+    """
+    ours, theirs = errors(runs, method), errors(runs, rival)
+    if len(theirs) == 1:
+        return 100 * (ours / theirs.iloc[0] - 1)
+    if len(ours) == 1:
+        return 100 * (ours.iloc[0] / theirs - 1)
+    return (100 * (ours / theirs - 1)).dropna(how="all")
+
+
+def daily_losses(records: Iterable[dict[str, Any]], method: str) -> np.ndarray:
+    """Loss of every test day, averaged over the seeds, origins one after the other."""
+    by_origin: dict[int, list[list[float]]] = {}
+    for record in records:
+        if record["config"]["method"] == method:
+            by_origin.setdefault(record["config"]["origin"], []).append(record["result"]["daily_loss"])
+    return np.concatenate([np.mean(by_origin[origin], axis=0) for origin in sorted(by_origin)])
+
+
+def diebold_mariano(loss: Sequence[float], rival: Sequence[float]) -> tuple[float, float]:
+    """Test that two forecasts are equally good, from their losses day by day [Diebold & Mariano 1995].
+
+    The variance of the mean difference is Newey and West's with `floor(4 (n / 100)^(2/9))` lags, since calm
+    and wild weeks cluster; Student's t with n - 1 degrees [Harvey, Leybourne & Newbold 1997].
+
+    Returns
+    -------
+    statistic (negative: the first is better) and two-sided p-value.
+    """
+    difference = np.asarray(loss, dtype=float) - np.asarray(rival, dtype=float)
+    n = len(difference)
+    if not difference.any():
+        return 0.0, 1.0
+    lags = int(4 * (n / 100) ** (2 / 9))
+    fitted = sm.OLS(difference, np.ones(n)).fit(cov_type="HAC", cov_kwds={"maxlags": lags, "use_correction": True},
+                                                use_t=True)
+    return float(fitted.tvalues[0]), float(fitted.pvalues[0])
+
+
+def compare(records: Sequence[dict[str, Any]], runs: pd.DataFrame, method: str, rival: str) -> Difference:
+    """Everything about one pair."""
+    difference = relative_difference(runs, method, rival)
+    statistic, p_value = diebold_mariano(daily_losses(records, method), daily_losses(records, rival))
+    return Difference(method, rival, interval(difference.mean(axis=0)), interval(difference.mean(axis=1)),
+                      statistic, p_value)
+
+
+def compare_all(records: Sequence[dict[str, Any]], runs: pd.DataFrame, rival: str) -> list[Difference]:
+    """Every other method against `rival`; p-values adjusted for their number [Holm 1979]."""
+    found = [compare(records, runs, method, rival) for method in runs.method.unique() if method != rival]
+    adjusted = multipletests([difference.p_value for difference in found], method="holm")[1]
+    return [Difference(d.method, d.rival, d.over_origins, d.over_seeds, d.statistic, float(p))
+            for d, p in zip(found, adjusted, strict=True)]
+
+
+def feature_skill(records: Iterable[dict[str, Any]], method: str) -> pd.DataFrame:
+    """Percent of the historical mean's error that `method` saves, origins (averaged over seeds) by features."""
+    sums: dict[str, dict[int, list[list[float]]]] = {}
+    features: list[str] = []
+    for record in records:
+        name, origin = record["config"]["method"], record["config"]["origin"]
+        if name in (method, "mean"):
+            sums.setdefault(name, {}).setdefault(origin, []).append(record["result"]["feature_errors"])
+            features = record["result"]["features"]
+    table = {origin: 100 * (1 - np.mean(values, axis=0) / np.mean(sums["mean"][origin], axis=0))
+             for origin, values in sums[method].items()}
+    return pd.DataFrame(table, index=features).T.sort_index()

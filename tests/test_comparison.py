@@ -1,0 +1,86 @@
+"""Statistics against scipy, formulas written out and made-up records."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from growdarts.comparison import (Difference, Interval, compare_all, diebold_mariano, errors, feature_skill,
+                                  interval, relative_difference)
+
+
+def test_interval_is_that_of_scipy():
+    values = [1.0, 2.5, 3.0, 7.0]
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    found = interval(values)
+    assert (found.mean, found.low, found.high, found.n) == pytest.approx((3.375, low, high, 4))
+    assert found.sign() == 0 and interval([1.0, 1.1, 1.2]).sign() == 1 and interval([-1.0, -1.1]).sign() == -1
+    assert interval([2.0]).sign() == 0 and str(interval([2.0])) == "+2.00"
+
+
+def test_diebold_mariano_is_the_formula_written_out():
+    rng = np.random.default_rng(0)
+    a, b = rng.gamma(2, size=300), rng.gamma(2, size=300)
+    d = a - b
+    n, lags = len(d), 5  # 4 * 3 ** (2 / 9) = 5.1
+    centred = d - d.mean()
+    variance = centred @ centred / n
+    for lag in range(1, lags + 1):
+        variance += 2 * (1 - lag / (lags + 1)) * (centred[lag:] @ centred[:-lag]) / n
+    statistic = d.mean() / np.sqrt(variance / (n - 1))
+    found = diebold_mariano(a, b)
+    assert found[0] == pytest.approx(statistic)
+    assert found[1] == pytest.approx(2 * stats.t.sf(abs(statistic), n - 1))
+    assert diebold_mariano(b, a)[0] == pytest.approx(-statistic)
+    assert diebold_mariano(a, a) == (0.0, 1.0)
+
+
+def test_diebold_mariano_holds_its_size_and_has_power():
+    rng = np.random.default_rng(1)
+    loss = rng.gamma(2, size=(400, 2, 250))
+    equal = np.mean([diebold_mariano(a, b)[1] < 0.05 for a, b in loss])
+    better = np.mean([diebold_mariano(a, b + 0.5)[1] < 0.05 for a, b in loss])
+    assert equal < 0.1
+    assert better > 0.9
+
+
+def record(method, seed, origin, features):
+    return {"config": {"method": method, "seed": seed, "origin": origin},
+            "result": {"daily_loss": list(np.linspace(0.9, 1.1, 30) * np.mean(features)), "features": ["A", "B"],
+                       "feature_errors": features, "test_error": float(np.mean(features))}}
+
+
+@pytest.fixture
+def made_up():
+    """`good` saves 10 % on A and nothing on B, in both years, with little noise between seeds."""
+    records = [record("mean", 0, origin, [2.0, 1.0]) for origin in (2020, 2021)]
+    records += [record("good", seed, origin, [1.8 + 0.01 * seed, 1.0]) for seed in range(3) for origin in (2020, 2021)]
+    runs = pd.DataFrame([{**r["config"], "test": r["result"]["test_error"]} for r in records])
+    return records, runs
+
+
+def test_relative_difference_pairs_seeds_and_origins(made_up):
+    _, runs = made_up
+    assert errors(runs, "good").shape == (3, 2)
+    difference = relative_difference(runs, "good", "mean")
+    assert difference.loc[0, 2020] == pytest.approx(100 * (1.4 / 1.5 - 1))
+    assert relative_difference(runs, "mean", "good").loc[2, 2021] == pytest.approx(100 * (1.5 / 1.41 - 1))
+    with pytest.raises(ValueError, match="no run of method 'lstm': there are mean, good"):
+        errors(runs, "lstm")
+
+
+def test_compare_all_and_skill(made_up):
+    records, runs = made_up
+    (difference,) = compare_all(records, runs, "mean")
+    assert difference.over_origins.mean == pytest.approx(100 * (1.405 / 1.5 - 1))
+    assert difference.over_seeds.n == 3 and difference.over_origins.n == 2
+    skill = feature_skill(records, "good")
+    assert skill.loc[2020, "A"] == pytest.approx(100 * (1 - 1.81 / 2)) and skill.loc[2021, "B"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("origins, seeds, p, decided", [
+    ((-2, -1), (-3, -1), 0.01, -1), ((1, 2), (1, 3), 0.01, 1), ((-2, 1), (-3, -1), 0.01, 0),
+    ((-2, -1), (1, 2), 0.01, 0), ((-2, -1), (-3, -1), 0.2, 0)])
+def test_a_difference_counts_only_if_everything_agrees(origins, seeds, p, decided):
+    intervals = [Interval(sum(pair) / 2, *pair, 5) for pair in (origins, seeds)]
+    assert Difference("a", "b", *intervals, statistic=0.0, p_value=p).decided() == decided
