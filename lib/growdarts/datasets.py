@@ -7,9 +7,12 @@ or downloads one of them and never hands out bytes whose hash is wrong.
 import hashlib
 import logging
 import os
+import warnings
 from pathlib import Path
 
-import pooch
+with warnings.catch_warnings():  # its progress bar would like notebook widgets, which we do not install
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    import pooch
 from requests.exceptions import RequestException
 
 logger = logging.getLogger(__name__)

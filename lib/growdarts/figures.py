@@ -144,3 +144,36 @@ def operation_counts(genotypes: Sequence[dict[str, Any]]) -> dict[str, int]:
             for node in layer:
                 counts[node[0]] += 1
     return {name: count for name, count in counts.items() if count}
+
+
+def responses(axes: Sequence[Axes], table: Any, pairs: Sequence[tuple[str, str]]) -> None:
+    """Output against input before (grey, wide) and after (dashed) a transformation, one panel a pair of columns."""
+    for ax, (before, after) in zip(axes, pairs, strict=True):
+        ax.plot(table["input"], table[before], color="#BBBBBB", lw=5, label="before")
+        ax.plot(table["input"], table[after], color=COLOURS[0], ls="--", lw=1.8, label="after")
+        ax.set(title=after, xlabel="input")
+    axes[0].set_ylabel("output")
+    axes[0].legend()
+
+
+def change_against_epsilon(ax: Axes, changes: Any, fresh_change: float) -> None:
+    """Relative change of the output by one growth, against its bound, for every level of the noise."""
+    for position, (noise, group) in enumerate(changes.groupby("noise")):
+        ax.loglog(group.epsilon, group.change, ls="", marker="osv^D"[position % 5], ms=5, alpha=0.7,
+                  color=COLOURS[position % len(COLOURS)], label=f"noise {noise:g}")
+    bound = sorted(changes.epsilon.unique())
+    ax.loglog(bound, bound, color="black", lw=1, label="bound: epsilon")
+    ax.axhline(fresh_change, color=COLOURS[1], ls="--", label="fresh random weights")
+    ax.set(xlabel="epsilon", ylabel="relative change\nof the output")
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
+def growth_errors(ax: Axes, errors: Any, grown_after: int) -> None:
+    """Validation error by epoch, growing by morphism and with fresh weights."""
+    epochs = [*range(1, grown_after + 1), *range(grown_after, len(errors))]
+    ax.plot(epochs, errors["fresh"], color=COLOURS[1], ls="--", marker="s", ms=4, label="fresh random weights")
+    ax.plot(epochs, errors["morphism"], color=COLOURS[0], marker="o", ms=4, label="morphism")
+    ax.axvline(grown_after, color=COLOURS[7], ls=":", label="a node is added")
+    ax.set(xlabel="epoch", ylabel="validation error")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend()
