@@ -12,6 +12,7 @@ from growdarts.checkpoints import Checkpoint, CheckpointError
 from growdarts.config import RunConfig
 from growdarts.criteria import growing_helps
 from growdarts.networks import two_input_forecaster
+from growdarts.primitives import TWO_INPUT
 from growdarts.search import Search
 from growdarts.training import DivergenceError, ForecastTask
 
@@ -176,6 +177,14 @@ def test_a_killed_run_ends_with_the_same_record(settings, tmp_path, monkeypatch)
         assert records.without_timing(experiment.run(config, checkpoints=tmp_path)) == copies
         shutil.rmtree(tmp_path)
         tmp_path.mkdir()
+
+
+def test_random_draws_cover_the_space_and_are_alive(settings):
+    torch.manual_seed(0)
+    drawn = [experiment.random_genotype(RunConfig.of(settings | dict(method="random", n_layers=2))) for _ in range(300)]
+    assert {genotype.n_nodes for genotype in drawn} == {1, 2, 3}
+    assert {name for g in drawn for layer in g.layers for node in layer for name in node} == set(TWO_INPUT)
+    assert all(any(TWO_INPUT[node[0]].admits_input() for node in layer) for g in drawn for layer in g.layers)
 
 
 def test_growing_comes_close_to_the_known_floor(settings):

@@ -132,6 +132,25 @@ def test_derive_takes_the_strongest_operation_with_all_its_copies():
     assert fixed_cell(I, H, cell.derive()).structure() == [["gate", "gate#2"], ["add_relu"]]
 
 
+def test_what_admits_input_is_what_moves_a_zero_state():
+    for name, operation in TWO_INPUT.items():
+        moved = bool(fixed_cell(I, H, [[name]])(torch.randn(T, B, I)).any())
+        assert operation.admits_input() == moved, name
+
+
+def test_a_derived_cell_is_never_dead():
+    """gate and carry outweigh everything, but from the zero state they lead nowhere."""
+    cell = TwoInputCell(I, H, [["carry", "add_tanh", "gate"], ["gate", "add_relu", "hadamard"]])
+    with torch.no_grad():
+        cell.nodes[0].mixture.alpha.copy_(torch.tensor([3.0, 1.0, 0.0]))
+        cell.nodes[1].mixture.alpha.copy_(torch.tensor([3.0, 2.0, 0.0]))
+    assert cell.derive() == (("carry",), ("add_relu",))  # add_relu has more weight than add_tanh
+    with torch.no_grad():
+        cell.nodes[0].mixture.alpha.copy_(torch.tensor([0.0, 1.0, 0.0]))
+    assert cell.derive() == (("add_tanh",), ("gate",))  # alive already: the strongest stay
+    assert TwoInputCell(I, H, [["carry", "gate"]]).derive() in [(("carry",),), (("gate",),)]
+
+
 def test_parameter_count_is_that_of_the_blocks():
     node = TwoInputNode(I, H, DEFAULT_TWO_INPUT)
     blocks = 6 * 1 + 2  # six single operations, one of two blocks, carry has none

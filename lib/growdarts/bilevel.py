@@ -23,10 +23,10 @@ def alpha_gradient(network: SearchSpace, loss: Loss, train_batch: Any, validatio
     """
     if order == 1:
         return list(torch.autograd.grad(loss(network, validation_batch), network.alpha_parameters()))
-    return _second_order(network, loss, train_batch, validation_batch, xi, weight_decay)
+    return second_order(network, loss, train_batch, validation_batch, xi, weight_decay)
 
 
-def _second_order(network: SearchSpace, loss: Loss, train_batch: Any, validation_batch: Any,
+def second_order(network: SearchSpace, loss: Loss, train_batch: Any, validation_batch: Any,
                   xi: float, weight_decay: float) -> list[Tensor]:
     r"""$\nabla_\alpha L_{val}(\theta', \alpha) - \xi\, \nabla^2_{\alpha,\theta} L_{train}\, \nabla_{\theta'} L_{val}$
     with $\theta' = \theta - \xi (\nabla_\theta L_{train} + \lambda \theta)$ [DARTS Eq. 7]."""

@@ -57,6 +57,10 @@ class Settings(BaseModel):
         name and runs on with the default; here such a name is unknown and raises `ConfigError`.
         """
         names = {name for source in namespace["In"] for name in _assigned_literals(source)}
+        if not names:  # nbval keeps no history of inputs: there, nothing but the parameters is bound yet
+            plain = (bool, int, float, str, list, dict, type(None))
+            names = {name for name, value in namespace.items() if isinstance(value, plain)
+                     and not name.startswith("_") and name not in ("In", "Out")}
         return cls.of({name: namespace[name] for name in sorted(names)})
 
     def hash(self) -> str:

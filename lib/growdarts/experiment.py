@@ -18,6 +18,7 @@ from growdarts.config import RunConfig, TimeSeriesConfig
 from growdarts.series import Series, load_series
 from growdarts.genotype import Genotype
 from growdarts.networks import derived_forecaster, recurrent_forecaster, two_input_forecaster
+from growdarts.primitives import TWO_INPUT
 from growdarts.search import Search, SearchResult
 from growdarts.training import Fit, ForecastTask, fit
 
@@ -42,8 +43,8 @@ def _recorded(config: RunConfig, tier: str, progress: bool) -> dict[str, Any]:
     if file.exists():
         return records.load(file)
     checkpoints = records.CHECKPOINTS / config.hash()
-    record = run(config, checkpoints=checkpoints, progress=progress)
-    records.write({"tier": tier, **record}, file)
+    record = {"tier": tier, **run(config, checkpoints=checkpoints, progress=progress)}
+    records.write(record, file)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return record
 
@@ -59,34 +60,45 @@ def run(config: RunConfig, *, checkpoints: Path | None = None, progress: bool = 
     series = load_series(config.dataset, config.window, config.origin)
     task = ForecastTask(series, config.batch_size)
     with torch.random.fork_rng(devices=[]):
-        found = _search(config, task, checkpoints, progress)
-        genotype = found.genotype if isinstance(found, SearchResult) else found
+        _seed(config, "search")
+        search, as_searched = _search(config, task, checkpoints, progress), None
+        if search is not None:
+            result = search.run()
+            genotype, as_searched = result.genotype, (result, task.evaluate(search.network, "test"))
+        else:
+            genotype = random_genotype(config) if config.method == "random" else None
         network, training = _train(config, task, genotype, checkpoints, progress)
-    return _record(config, series, task, network, training, genotype,
-                   found if isinstance(found, SearchResult) else None)
+    return _record(config, series, task, network, training, genotype, as_searched)
 
 
-def _search(config: RunConfig, task: ForecastTask, checkpoints: Path | None,
-            progress: bool) -> SearchResult | Genotype | None:
-    """The search of a searching method, the draw of `random`, None for the rest."""
-    _seed(config, "search")
-    if config.method == "random":
-        return random_genotype(config)
+def _search(config: RunConfig, task: ForecastTask, checkpoints: Path | None, progress: bool) -> Search | None:
+    """The search of a searching method, None for the rest."""
     if config.method not in ("grow", "grow_fresh", "fixed"):
         return None
     nodes = config.max_nodes if config.method == "fixed" else config.initial_nodes
     network = two_input_forecaster(len(task.series.features), config.hidden, config.n_layers, nodes,
                                    config.operations)
     return Search(network, task, config, morphism=config.method != "grow_fresh", progress=progress,
-                  checkpoint=_checkpoint(config, "search", checkpoints)).run()
+                  checkpoint=_checkpoint(config, "search", checkpoints))
 
 
 def random_genotype(config: RunConfig) -> Genotype:
-    """Uniform draw from the search space: number of nodes, then an operation for every node."""
+    """Uniform draw from the search space: number of nodes, then an operation for every node.
+
+    A layer that would never leave the zero state is drawn again, as none is ever derived (Deviation D13).
+    """
     n_nodes = int(torch.randint(1, config.max_nodes + 1, ()))
-    return Genotype(tuple(
-        tuple((config.operations[int(torch.randint(len(config.operations), ()))],) for _ in range(n_nodes))
-        for _ in range(config.n_layers)))
+
+    def layer() -> list[str]:
+        return [config.operations[int(torch.randint(len(config.operations), ()))] for _ in range(n_nodes)]
+
+    layers = []
+    possible = any(TWO_INPUT[name].admits_input() for name in config.operations)
+    while len(layers) < config.n_layers:
+        drawn = layer()
+        if not possible or any(TWO_INPUT[name].admits_input() for name in drawn):
+            layers.append(tuple((name,) for name in drawn))
+    return Genotype(tuple(layers))
 
 
 def _train(config: RunConfig, task: ForecastTask, genotype: Genotype | None, checkpoints: Path | None,
@@ -123,8 +135,13 @@ def theta_parameters(network: nn.Module) -> list[nn.Parameter]:
 
 def _record(config: RunConfig, series: Series, task: ForecastTask, network: nn.Module,
             training: dict[str, Any], genotype: Genotype | None,
-            search: SearchResult | None) -> dict[str, Any]:
-    """Test once and put everything into one record."""
+            as_searched: tuple[SearchResult, float] | None) -> dict[str, Any]:
+    """Test once and put everything into one record.
+
+    `as_searched` is the search and the test error of its network as it stood at the end, all operations
+    mixed: it decides nothing, it shows what deriving and training from scratch cost.
+    """
+    search, search_test_error = as_searched or (None, None)
     started = time.perf_counter()
     errors = task.squared_errors(network, "test")  # (n, F)
     with torch.no_grad():
@@ -152,9 +169,10 @@ def _record(config: RunConfig, series: Series, task: ForecastTask, network: nn.M
             "daily_loss": records.significant(errors.mean(1).tolist(), 5),
             "forecast": records.significant(forecast.tolist(), 3)},
         "training": {str(hidden): records.significant(f.errors, 5) for hidden, f in fits.items()},
-        "search": None if search is None else records.significant(
-            {"validation_error": search.validation_error, "stage_errors": search.stage_errors,
-             "events": search.events, "history": search.history}, 4)}
+        "search": None if search is None else {
+            "validation_error": search.validation_error, "test_error": search_test_error,
+            **records.significant({"stage_errors": search.stage_errors, "events": search.events,
+                                   "history": search.history}, 4)}}
 
 
 def _seed(config: RunConfig, phase: str) -> None:

@@ -19,6 +19,7 @@ LABELS = {"mean": "historical mean", "var1": "VAR(1)", "rnn": "RNN", "gru": "GRU
           "random": "random cell", "fixed": "fixed backbone", "grow": "growing (morphism)",
           "grow_fresh": "growing (fresh weights)"}
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (6, 2, 2, 2))]
+FONT = "Helvetica,Arial,sans-serif"
 EVENTS = {"grow_node": ("grow", COLOURS[1], "--"), "prune": ("prune", COLOURS[2], ":")}
 
 
@@ -89,16 +90,25 @@ def forecasts(record: dict[str, Any], truth: Any, features: Sequence[int] = (0, 
 
 def search_cell(weights: list[dict[str, float]]) -> str:
     """A searched cell as an SVG graph: per node every operation with its mixture weight, darker is more."""
-    return _cell_svg([_mixture_label(node, mixture) for node, mixture in enumerate(weights)])
+    return _svg([("", _mixture_labels(weights))])
 
 
 def fixed_cell(nodes: Sequence[Sequence[str]]) -> str:
     """A derived cell as an SVG graph: per node its operation."""
-    return _cell_svg([_label(node, [(name, None) for name in names]) for node, names in enumerate(nodes)])
+    return _svg([("", [_label(node, [(name, None) for name in names]) for node, names in enumerate(nodes)])])
 
 
-def _mixture_label(node: int, mixture: dict[str, float]) -> str:
-    return _label(node, sorted(mixture.items(), key=lambda item: -item[1]))
+def growth(record: dict[str, Any]) -> str:
+    """The cell at the end of every stage of a search, one below the other, as SVG."""
+    stages = [event for event in record["search"]["events"] if event["kind"] == "stage"]
+    titles = [f"stage {number}, epoch {event['epoch']}: validation error {event['validation_after']:.4f}"
+              for number, event in enumerate(stages, start=1)]
+    return _svg([(title, _mixture_labels(event["weights"]))
+                 for title, event in reversed(list(zip(titles, stages, strict=True)))])  # dot stacks upwards
+
+
+def _mixture_labels(weights: list[dict[str, float]]) -> list[str]:
+    return [_label(node, sorted(mixture.items(), key=lambda item: -item[1])) for node, mixture in enumerate(weights)]
 
 
 def _label(node: int, rows: list[tuple[str, float | None]]) -> str:
@@ -117,22 +127,26 @@ def _label(node: int, rows: list[tuple[str, float | None]]) -> str:
             f'<TR><TD><B>s<SUB>{node + 1}</SUB></B></TD></TR>{"".join(cells)}</TABLE>>')
 
 
-def _cell_svg(labels: list[str]) -> str:
-    graph = pygraphviz.AGraph(directed=True, rankdir="LR", nodesep="0.25", ranksep="0.45",
-                              bgcolor="white")
-    graph.node_attr.update(fontname="Helvetica,Arial,sans-serif", fontsize="11", shape="plain")
+def _svg(cells: list[tuple[str, list[str]]]) -> str:
+    """Cells, each a title and its nodes' labels, as one drawing."""
+    graph = pygraphviz.AGraph(directed=True, rankdir="LR", nodesep="0.25", ranksep="0.45", bgcolor="white",
+                              fontname=FONT, fontsize="12", labeljust="l")
+    graph.node_attr.update(fontname=FONT, fontsize="11", shape="plain")
     graph.edge_attr.update(color="#444444", arrowsize="0.7")
     ends = dict(shape="ellipse", style="filled", fillcolor="#eeeeee", color="#444444", margin="0.08,0.04")
-    graph.add_node("h_prev", label="<h<SUB>t-1</SUB> = s<SUB>0</SUB>>", **ends)
-    graph.add_node("x", label="<x<SUB>t</SUB>>", **ends)
-    graph.add_node("h", label="<h<SUB>t</SUB>>", **ends)
-    before = "h_prev"
-    for position, label in enumerate(labels):
-        graph.add_node(position, label=label)
-        graph.add_edge(before, position, penwidth="1.6")
-        graph.add_edge("x", position, style="dashed")
-        before = position
-    graph.add_edge(before, "h", penwidth="1.6")
+    for number, (title, labels) in enumerate(cells):
+        part = graph.add_subgraph(name=f"cluster{number}", label=title, pencolor="white")
+        for name, label in (("first", "h<SUB>t-1</SUB> = s<SUB>0</SUB>"), ("x", "x<SUB>t</SUB>"),
+                            ("last", "h<SUB>t</SUB>")):
+            part.add_node(f"{name} {number}", label=f"<{label}>", **ends)
+        before = f"first {number}"
+        for position, label in enumerate(labels):
+            node = f"{position} {number}"
+            part.add_node(node, label=label)
+            part.add_edge(before, node, penwidth="1.6")
+            part.add_edge(f"x {number}", node, style="dashed")
+            before = node
+        part.add_edge(before, f"last {number}", penwidth="1.6")
     return graph.draw(format="svg", prog="dot").decode()
 
 

@@ -28,12 +28,12 @@ class Mixture(nn.Module):
         """softmax(alpha), shape (K,)."""
         return torch.softmax(self.alpha, dim=0)
 
-    def strongest(self) -> str:
-        """Operation with the largest weight, the copies of a duplicated one added up."""
+    def operation_weights(self) -> dict[str, float]:
+        """Mixture weights by operation, the copies of a duplicated one added up."""
         total: dict[str, float] = {}
         for key, weight in self.named_weights().items():
             total[operation_name(key)] = total.get(operation_name(key), 0.0) + weight
-        return max(total, key=total.__getitem__)
+        return total
 
     def named_weights(self) -> dict[str, float]:
         """Mixture weights by key, as floats."""

@@ -23,6 +23,15 @@ class TwoInputOperation:
     blocks: int
     function: Callable[[Tensor, Tensor, Tensor], Tensor]
 
+    def admits_input(self) -> bool:
+        """Whether the input gets through to the output while the state is zero, as it is at first.
+
+        `carry`, `gate` and `hadamard` return zero then: a cell of nothing else never leaves the zero state.
+        """
+        zero = torch.zeros(1, 1)
+        inputs = torch.ones(1, max(1, self.blocks))
+        return bool(self.function(inputs, 0 * inputs, zero).any())
+
 
 TWO_INPUT: dict[str, TwoInputOperation] = {}
 

@@ -87,33 +87,6 @@ def config_of(record: dict[str, Any]) -> RunConfig:
     return RunConfig.of(record["config"])
 
 
-def rivals_table(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """Test error of every method against the historical mean's and, where known, the floor; rounded."""
-    records = list(records)
-    runs = table(records)
-    mean = runs[runs.method == "mean"].set_index("origin").test
-    out = pd.DataFrame({"method": runs.method, "origin": runs.origin, "test error": runs.test.round(3)})
-    if len(mean):
-        base = [mean.get(origin, float("nan")) for origin in runs.origin]
-        out["of the mean's"] = (runs.test / base).round(3)
-    out["weights"], out["nodes"] = runs.parameters, runs.nodes.astype("Int64")
-    out["search s"], out["training s"] = runs.search_seconds.round(1), runs.train_seconds.round(1)
-    floors = [record["result"]["floor"] for record in records]
-    if None not in floors:
-        out["above the floor"] = [f"{error / floor - 1:+.1%}" for error, floor in zip(runs.test, floors, strict=True)]
-    return out.dropna(axis="columns", how="all").set_index("method")
-
-
-def event_table(record: dict[str, Any]) -> pd.DataFrame:
-    """Every growth, pruning, tuning and end of a stage of one search; rounded."""
-    return pd.DataFrame([{
-        "event": event["kind"], "after epoch": event["epoch"], "what": ", ".join(event["what"]) or "nothing",
-        "validation before": round(event["validation_before"], 4),
-        "after": round(event["validation_after"], 4), "nodes": event["nodes"], "weights": event["parameters"],
-        "GFLOP spent": round(event["flops_spent"] / 1e9, 2), "seconds spent": round(event["seconds_spent"], 1),
-    } for event in record["search"]["events"]])
-
-
 def without_timing(value: Any) -> Any:
     """`value` without seconds, provenance and cost: what must be equal for equal configurations."""
     if isinstance(value, dict):

@@ -187,12 +187,21 @@ class TwoInputCell(nn.Module):
         return sum(2 * p.numel() for p in self.theta_parameters() if p.ndim == 2)
 
     def derive(self) -> tuple[tuple[str, ...], ...]:
-        """Per node its strongest operation, as often as it is held."""
-        names = []
-        for node in self.nodes:
-            best = node.mixture.strongest()
-            names.append(tuple(best for key in node.mixture.keys if operation_name(key) == best))
-        return tuple(names)
+        """Per node its strongest operation, as often as it is held.
+
+        If no node's strongest operation lets the input into a zero state, the cell would output zero for
+        ever. As DARTS passes over `none`, the node that gives such an operation the most weight then takes
+        it in place of its strongest one (Deviation D13).
+        """
+        weights = [node.mixture.operation_weights() for node in self.nodes]
+        chosen = [max(w, key=w.__getitem__) for w in weights]
+        if not any(TWO_INPUT[name].admits_input() for name in chosen):
+            inlets = [(weight, j, name) for j, w in enumerate(weights) for name, weight in w.items()
+                      if TWO_INPUT[name].admits_input()]
+            if inlets:  # else the cell holds none, and is what it is
+                _, j, chosen[j] = max(inlets)
+        return tuple(tuple(name for key in node.mixture.keys if operation_name(key) == name)
+                     for node, name in zip(self.nodes, chosen, strict=True))
 
 
 def fixed_cell(inputs: int, hidden: int, nodes: Sequence[Sequence[str]]) -> TwoInputCell:

@@ -1,0 +1,134 @@
+"""Records -> tables for reading, rounded; the exact numbers are in the records."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from growdarts.comparison import Difference, interval, relative_difference
+from growdarts.figures import LABELS
+from growdarts.records import table
+from growdarts.verdicts import p_text
+
+
+def rivals(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Test error of every run against the historical mean's and, where known, the floor."""
+    runs = table(records)
+    mean = runs[runs.method == "mean"].set_index("origin").test
+    out = pd.DataFrame({"method": _labels(runs.method), "year": runs.origin, "test error": runs.test.round(3)})
+    if len(mean):
+        base = [mean.get(origin, float("nan")) for origin in runs.origin]
+        out["of the mean's"] = (runs.test / base).round(3)
+    floors = [record["result"]["floor"] for record in records]
+    if None not in floors:
+        out["above the floor"] = [f"{error / floor - 1:+.1%}" for error, floor in zip(runs.test, floors, strict=True)]
+    out["weights"], out["nodes"] = runs.parameters, _or_dash(runs.nodes)
+    out["search, s"], out["training, s"] = runs.search_seconds.round(1), runs.train_seconds.round(1)
+    return out.dropna(axis="columns", how="all").set_index("method")
+
+
+def events(record: dict[str, Any]) -> pd.DataFrame:
+    """Every growth, pruning, tuning and end of a stage of one search."""
+    return pd.DataFrame([{
+        "after epoch": event["epoch"], "event": event["kind"].replace("_", " "),
+        "what": ", ".join(event["what"]) or "nothing", "validation before": round(event["validation_before"], 4),
+        "after": round(event["validation_after"], 4), "nodes": event["nodes"], "weights": event["parameters"],
+        "GFLOP spent": round(event["flops_spent"] / 1e9, 2), "seconds spent": round(event["seconds_spent"], 1),
+    } for event in record["search"]["events"]]).set_index("after epoch")
+
+
+def provenance(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """What all records have in common, and where they differ, how much."""
+
+    def values(*keys: str) -> str:
+        seen = set()
+        for record in records:
+            value: Any = record
+            for key in keys:
+                value = value[key]
+            seen.add(str(value))
+        return ", ".join(sorted(seen))
+
+    records = list(records)
+    made = sorted(record["provenance"]["made"] for record in records)
+    rows = {
+        "runs": str(len(records)), "made": f"{made[0]} to {made[-1]}",
+        "commit": ", ".join(c[:12] for c in values("provenance", "commit").split(", ")),
+        "library modified": values("provenance", "modified"),
+        "Python": values("provenance", "python"),
+        "packages": ", ".join(f"{name} {values('provenance', 'packages', name)}"
+                              for name in records[0]["provenance"]["packages"]),
+        "processor": values("provenance", "hardware", "processor"),
+        "cores, threads a run": f"{values('provenance', 'hardware', 'cores')}, "
+                                f"{values('provenance', 'hardware', 'threads')}",
+        "hours of computing": str(total_hours(records)),
+        "peak memory of a process, MiB": str(round(max(r["cost"]["peak_memory_mib"] for r in records))),
+        "data files": str(len(records[0]["provenance"]["data_sha256"])) + ", SHA-256 in every record"}
+    return pd.DataFrame({"": rows})
+
+
+def total_hours(records: Iterable[dict[str, Any]]) -> float:
+    """Hours of searching and training, all runs added up."""
+    cost = [record["cost"] for record in records]
+    return round(sum(c["search_seconds"] + c["train_seconds"] + c["test_seconds"] for c in cost) / 3600, 1)
+
+
+def budget(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """What every method may spend, read off the configurations, and what it did spend on average."""
+    runs, out = table(records), {}
+    for method in _present(runs):
+        own = runs[runs.method == method]
+        config = next(r["config"] for r in records if r["config"]["method"] == method)
+        trained = method not in ("mean", "var1")
+        searching = own.search_epochs.gt(0).any()
+        out[LABELS[method]] = {
+            "runs": len(own), "search epochs allowed": config["search_epochs"] if searching else "-",
+            "used": f"{own.search_epochs.mean():.0f}" if searching else "-",
+            "training epochs allowed": f"{len(config['sizes'])} x {config['train_epochs']}" if trained else "-",
+            "sizes": ", ".join(map(str, config["sizes"])) if trained else "-",
+            "search, s": f"{own.search_seconds.mean():.1f}" if searching else "-",
+            "training, s": f"{own.train_seconds.mean():.1f}" if trained else "-"}
+    return pd.DataFrame(out).T
+
+
+def summary(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Per method: error, relative difference to the mean's with both intervals, size of what was tested."""
+    runs, out = table(records), {}
+    for method in _present(runs):
+        own, row = runs[runs.method == method], {}
+        row["runs"], row["test error"] = len(own), f"{own.test.mean():.4f}"
+        if method == "mean":
+            row |= dict.fromkeys(["against the mean, %", "interval over years", "interval over seeds"], "-")
+        else:
+            difference = relative_difference(runs, method, "mean")
+            years, seeds = interval(difference.mean(axis=0)), interval(difference.mean(axis=1))
+            row["against the mean, %"] = f"{years.mean:+.2f}"
+            row["interval over years"] = f"{years.low:+.2f} to {years.high:+.2f}"
+            row["interval over seeds"] = f"{seeds.low:+.2f} to {seeds.high:+.2f}" if seeds.n > 1 else "-"
+        row["weights (median)"] = f"{own.parameters.median():.0f}"
+        row["nodes (mean)"] = "-" if own.nodes.isna().all() else f"{own.nodes.astype(float).mean():.1f}"
+        out[LABELS[method]] = row
+    return pd.DataFrame(out).T
+
+
+def differences(found: Sequence[Difference]) -> pd.DataFrame:
+    """Paired differences in percent, with both intervals and the Diebold-Mariano test (p after Holm)."""
+    rows = {LABELS[d.method]: {
+        f"against {LABELS[d.rival]}, %": f"{d.over_origins.mean:+.2f}",
+        "interval over years": f"{d.over_origins.low:+.2f} to {d.over_origins.high:+.2f}",
+        "interval over seeds": "-" if d.over_seeds.n < 2 else f"{d.over_seeds.low:+.2f} to {d.over_seeds.high:+.2f}",
+        "Diebold-Mariano": f"{d.statistic:+.2f}", "p": p_text(d.p_value),
+        "told from chance": {-1: "better", 0: "no", 1: "worse"}[d.decided()]} for d in found}
+    return pd.DataFrame(rows).T
+
+
+def _present(runs: pd.DataFrame) -> list[str]:
+    return [name for name in LABELS if name in set(runs.method)]
+
+
+def _labels(methods: pd.Series) -> list[str]:
+    return [LABELS[name] for name in methods]
+
+
+def _or_dash(values: pd.Series) -> list[str]:
+    return ["-" if pd.isna(value) else f"{value:.0f}" for value in values]

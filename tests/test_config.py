@@ -1,0 +1,122 @@
+"""Every parameter is checked, also one that papermill injects; the grid file fits the notebook."""
+
+from pathlib import Path
+
+import papermill
+import pytest
+import yaml
+
+from growdarts import grids
+from growdarts.config import ConfigError, MorphismConfig, ReportConfig, RunConfig, SearchSettings, TimeSeriesConfig
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"sead": 3}, r"unknown parameter 'sead' = 3: allowed are alpha_learning_rate, .*window"),
+    ({"seed": "3"}, r"parameter 'seed' = '3': .*valid integer"),
+    ({"seed": True}, r"parameter 'seed' = True: .*valid integer"),
+    ({"seed": -1}, r"parameter 'seed' = -1: .*greater than or equal to 0"),
+    ({"window": 0}, r"parameter 'window' = 0: .*greater than or equal to 1"),
+    ({"epsilon": 1.0}, r"parameter 'epsilon' = 1.0: .*less than 1"),
+    ({"learning_rate": float("nan")}, r"parameter 'learning_rate' = nan: .*finite"),
+    ({"prune": "sometimes"}, r"parameter 'prune' = 'sometimes': .*'stage', 'end' or 'none'"),
+    ({"method": "magic"}, r"parameter 'method' = 'magic': .*'mean'.*'grow_fresh'"),
+    ({"dataset": "nasdaq"}, r"parameter 'dataset' = 'nasdaq': .*g7_brics"),
+    ({"operations": ["add_tan"]}, r"parameter 'operations' = \['add_tan'\]: allowed are add_tanh"),
+    ({"operations": ["add_tanh"]}, r"'add_identity' or 'carry' is among them"),
+    ({"initial_nodes": 9}, r"parameter 'initial_nodes' = 9: allowed is at most max_nodes = 3"),
+    ({"sizes": [8, 0]}, r"parameter 'sizes' = \[8, 0\]: every size must be at least 1"),
+    ({"sizes": []}, r"parameter 'sizes' = \[\]: .*at least 1 item")])
+def test_bad_values_name_the_parameter_the_value_and_what_is_allowed(settings, change, message):
+    with pytest.raises(ConfigError, match=message):
+        RunConfig.of(settings | change)
+
+
+def test_a_missing_parameter_is_named(settings):
+    del settings["hidden"]
+    with pytest.raises(ConfigError, match="parameter 'hidden' is missing"):
+        RunConfig.of(settings)
+
+
+def test_several_problems_are_all_told(settings):
+    with pytest.raises(ConfigError, match=r"(?s)'seed'.*'window'"):
+        RunConfig.of(settings | {"seed": -1, "window": 0})
+
+
+def test_every_field_says_what_it_is():
+    for config in (RunConfig, TimeSeriesConfig, MorphismConfig, ReportConfig):
+        assert all(field.description for field in config.model_fields.values())
+
+
+def test_hash_changes_with_every_field(settings):
+    config = RunConfig.of(settings)
+    assert config.hash() == RunConfig.of(dict(reversed(settings.items()))).hash()
+    others = {RunConfig.of(settings | {"seed": 4}).hash(), RunConfig.of(settings | {"noise": 0.2}).hash(), config.hash()}
+    assert len(others) == 3
+
+
+def test_from_notebook_reads_cells_of_literals_only():
+    source = "epsilons = [0.1, 0.2]\nseed: int = 4  # a comment\nx = -1.5"
+    namespace = {"In": ["", source, "import os\nnot_mine = 3", "y = len('abc')", "%matplotlib inline", "z: int"],
+                 "epsilons": [0.1, 0.2], "seed": 4, "x": -1.5, "not_mine": 3, "y": 3}
+    with pytest.raises(ConfigError) as error:
+        MorphismConfig.from_notebook(namespace)
+    assert "unknown parameter 'x' = -1.5" in str(error.value)
+    assert "not_mine" not in str(error.value) and "'y'" not in str(error.value)
+
+
+def test_from_notebook_without_history_takes_the_plain_values(settings):
+    namespace = settings | {"In": [], "Out": {}, "_dh": ["x"], "quit": print, "sead": 3}
+    with pytest.raises(ConfigError, match="unknown parameter 'sead' = 3"):
+        RunConfig.from_notebook(namespace)
+    del namespace["sead"]
+    assert RunConfig.from_notebook(namespace) == RunConfig.of(settings)
+
+
+@pytest.mark.parametrize("injected, message", [
+    ({"sead": 3}, "unknown parameter 'sead' = 3"),
+    ({"progress": "false"}, "parameter 'progress' = 'false': Input should be a valid boolean"),
+    ({"window": -2}, "parameter 'window' = -2")])
+def test_papermill_cannot_inject_nonsense(tmp_path, injected, message):
+    with pytest.raises(papermill.PapermillExecutionError) as error:
+        papermill.execute_notebook(NOTEBOOKS / "02_time_series.ipynb", tmp_path / "out.ipynb", injected,
+                                   cwd=NOTEBOOKS, progress_bar=False)
+    assert "ConfigError" in str(error.value) and message in str(error.value)
+
+
+@pytest.mark.parametrize("tier", ["reduced", "full"])
+def test_every_tier_of_the_grid_is_valid(tier):
+    jobs = grids.jobs("time_series", tier)
+    grid = yaml.safe_load(grids.GRIDS.read_text())["time_series"][tier]
+    random_methods = len(grid["methods"]) - len(grid["deterministic"])
+    assert len(jobs) == len({job.name for job in jobs})
+    assert len(jobs) == len(grid["deterministic"]) + random_methods * len(grid["seeds"])
+    assert all(set(grid["parameters"]["origins"]) == {run.origin for run in job.config.runs()} for job in jobs)
+
+
+def test_the_reduced_tier_is_what_the_book_says():
+    grid = yaml.safe_load(grids.GRIDS.read_text())["time_series"]["reduced"]
+    assert len(grid["seeds"]) == 10 and grid["parameters"]["origins"] == [2017, 2018, 2019, 2020, 2021]
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"sead": 1}, "unknown parameter 'sead' = 1"), ({"window": 0}, "parameter 'window' = 0")])
+def test_bad_grid_is_refused(tmp_path, change, message):
+    grid = yaml.safe_load(grids.GRIDS.read_text())
+    grid["time_series"]["reduced"]["parameters"] |= change
+    (tmp_path / "grid.yml").write_text(yaml.safe_dump(grid))
+    with pytest.raises(ConfigError, match=message):
+        grids.jobs("time_series", "reduced", tmp_path / "grid.yml")
+    with pytest.raises(ConfigError, match="tier 'huge': allowed are reduced, full"):
+        grids.jobs("time_series", "huge")
+    with pytest.raises(ConfigError, match="experiment 'tea': allowed are time_series"):
+        grids.jobs("tea", "reduced")
+
+
+def test_runs_are_the_product_of_methods_and_origins(settings):
+    shared = {name: value for name, value in settings.items() if name in SearchSettings.model_fields}
+    config = TimeSeriesConfig.of(shared | dict(methods=["mean", "grow"], origins=[2019, 2020], tier="smoke",
+                                               progress=False, keep_records=False))
+    assert [(run.method, run.origin) for run in config.runs()] == [
+        ("mean", 2019), ("grow", 2019), ("mean", 2020), ("grow", 2020)]
