@@ -14,6 +14,7 @@ from growdarts.series import (
     VAR_MATRIX,
     load_closes,
     load_series,
+    series_from_returns,
     series_names,
 )
 
@@ -381,3 +382,19 @@ def test_least_squares_comes_close_to_the_floor(synthetic):
     error = (synthetic.test.x[-1] @ fitted - synthetic.test.y).square().mean().item()
     slack = 3 * standard_error([INNOVATIONS], synthetic.std.numpy(), len(synthetic.test.dates))
     assert synthetic.floor - slack < error < synthetic.floor + slack
+
+
+def test_own_returns():
+    """Your own matrix goes the same way, and what is wrong with it is named."""
+    returns = np.random.default_rng(0).normal(size=(50, 2))
+    own = series_from_returns(returns, 3, (30, 40, 50))
+    assert own.features == ("z1", "z2") and own.floor is None
+    assert [len(part.y) for part in (own.train, own.validation, own.test)] == [27, 10, 10]
+    mean, std = returns[:30].mean(0), returns[:30].std(0)
+    assert torch.allclose(own.test.x[:, 0], torch.tensor((returns[37:40] - mean) / std, dtype=torch.float32))
+    for bad, cuts, message in [
+        (returns[:, 0], (30, 40, 50), r"shape \(50,\)"), (np.where(returns > 2, np.nan, returns), (30, 40, 50), "finite"),
+        (returns * [1, 0], (30, 40, 50), "feature 1 never changes"), (returns, (40, 30, 50), r"cuts=\(40, 30, 50\)"),
+        (returns, (30, 40, 51), "for 50 days"), (returns, (3, 40, 50), "window=3")]:  # fmt: skip
+        with pytest.raises(DataError, match=message):
+            series_from_returns(bad, 3, cuts)

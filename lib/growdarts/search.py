@@ -68,7 +68,8 @@ class Search:
     """
 
     def __init__(self, network: SearchSpace, task: ForecastTask, settings: SearchSettings, *,
-                 morphism: bool, checkpoint: Checkpoint, progress: bool) -> None:
+                 morphism: bool = True, checkpoint: Checkpoint = Checkpoint(None, ""),
+                 progress: bool = False) -> None:
         self.network, self.task, self.settings = network, task, settings
         self.morphism, self.checkpoint, self.show = morphism, checkpoint, progress
         self.state = Progress()

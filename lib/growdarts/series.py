@@ -4,7 +4,8 @@ Shapes: T days in a window, n windows, F features (indices of stock exchanges).
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -221,21 +222,47 @@ def load_series(
         returns = np.ascontiguousarray(np.diff(np.log(closes.to_numpy()), axis=0))
         labels, features = list(closes.index[1:]), tuple(closes.columns)
 
-    validation, test, end = split_days(name, labels, window, origin)
+    cuts = split_days(name, labels, window, origin)
+    series = series_from_returns(returns, window, cuts, features, labels, name=name, hashes=hashes, dtype=dtype)
+    if name != "synthetic_var":
+        return series
+    std = returns[: cuts[0]].std(axis=0)
+    return replace(series, floor=float(((VAR_FACTOR**2).sum(axis=1) / std**2).mean()))
+
+
+def series_from_returns(
+    returns: np.ndarray, window: int, cuts: tuple[int, int, int], features: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None, *, name: str = "own", hashes: dict[str, str] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Series:  # fmt: skip
+    """Your own series: ``(n, F)`` returns, oldest first, cut in time order and standardised.
+
+    cuts: index of the first validation day, of the first test day, and of the day after the last test day.
+
+    Raises
+    ------
+    DataError
+        Not a matrix of finite numbers, a feature that never changes, or cuts out of order.
+    """
+    returns = np.asarray(returns, dtype=float)
+    if returns.ndim != 2 or not np.isfinite(returns).all():
+        raise DataError(f"returns of shape {returns.shape} are not possible: allowed is a finite (days, features) matrix")
+    validation, test, end = cuts
+    if not window < validation < test < end <= len(returns):
+        raise DataError(f"cuts={cuts} with window={window} are not possible for {len(returns)} days: allowed are "
+                        "window < first validation day < first test day < end <= number of days")
     mean, std = returns[:validation].mean(axis=0), returns[:validation].std(axis=0)
+    if not std.all():
+        raise DataError(f"feature {int(np.argmin(std))} never changes in the training part: leave it out")
     z = torch.tensor((returns - mean) / std, dtype=dtype)  # (days, F)
+    labels = labels or [str(day) for day in range(len(returns))]
 
     def windows(first: int, last: int) -> Windows:  # target days first .. last - 1
-        # (n, F, T), each ends the day before its target
-        past = z[first - window : last - 1].unfold(0, window, 1)
-        x = past.permute(2, 0, 1).contiguous()
-        return Windows(x, z[first:last].clone(), tuple(labels[first:last]))
+        past = z[first - window : last - 1].unfold(0, window, 1)  # (n, F, T), ends the day before its target
+        return Windows(past.permute(2, 0, 1).contiguous(), z[first:last].clone(), tuple(labels[first:last]))
 
-    floor = None
-    if name == "synthetic_var":
-        innovations = (VAR_FACTOR**2).sum(axis=1)  # their variances: nothing predicts them
-        floor = float((innovations / std**2).mean())
     return Series(
-        name, features, windows(window, validation), windows(validation, test), windows(test, end),
-        torch.tensor(mean, dtype=dtype), torch.tensor(std, dtype=dtype), floor, hashes,
+        name, tuple(features or (f"z{i + 1}" for i in range(returns.shape[1]))), windows(window, validation),
+        windows(validation, test), windows(test, end), torch.tensor(mean, dtype=dtype),
+        torch.tensor(std, dtype=dtype), None, hashes or {},
     )  # fmt: skip

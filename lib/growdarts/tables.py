@@ -111,13 +111,33 @@ def summary(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(out).T
 
 
+def discretising(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Searching methods as searched (all operations mixed) and as derived, both against the mean, in percent."""
+    runs, rows = table(records), {}
+    for method in ("fixed", "grow", "grow_fresh"):
+        own = [record for record in records if record["config"]["method"] == method]
+        if not own:
+            continue
+        searched = pd.DataFrame([{"method": method, "seed": r["config"]["seed"], "origin": r["config"]["origin"],
+                                  "test": r["search"]["test_error"]} for r in own])
+        both = {"as searched": pd.concat([searched, runs[runs.method == "mean"]]), "derived and retrained": runs}
+        row = {}
+        for name, source in both.items():
+            difference = relative_difference(source, method, "mean")
+            years = interval(difference.mean(axis=0))
+            row[f"{name}, %"] = f"{years.mean:+.2f}"
+            row[f"{name}: years"] = f"{years.low:+.2f} to {years.high:+.2f}"
+        rows[LABELS[method]] = row
+    return pd.DataFrame(rows).T
+
+
 def differences(found: Sequence[Difference]) -> pd.DataFrame:
     """Paired differences in percent, with both intervals and the Diebold-Mariano test (p after Holm)."""
     rows = {LABELS[d.method]: {
         f"against {LABELS[d.rival]}, %": f"{d.over_origins.mean:+.2f}",
         "interval over years": f"{d.over_origins.low:+.2f} to {d.over_origins.high:+.2f}",
         "interval over seeds": "-" if d.over_seeds.n < 2 else f"{d.over_seeds.low:+.2f} to {d.over_seeds.high:+.2f}",
-        "Diebold-Mariano": f"{d.statistic:+.2f}", "p": p_text(d.p_value),
+        "Diebold-Mariano": f"{d.statistic:+.2f}", "p": p_text(d.p_value).removeprefix("= "),
         "told from chance": {-1: "better", 0: "no", 1: "worse"}[d.decided()]} for d in found}
     return pd.DataFrame(rows).T
 

@@ -16,13 +16,13 @@ def describe(difference: Difference) -> str:
     more = "more" if over.mean > 0 else "less"
     seeds = f", over seeds {_range(difference.over_seeds)}" if difference.over_seeds.n > 1 else ""
     told = "told from chance" if difference.decided() else "not told from chance"
-    return (f"{LABELS[difference.method]} errs {abs(over.mean):.2f} % {more} than {LABELS[difference.rival]} "
-            f"(95 % interval over years {_range(over)}{seeds}; Diebold-Mariano p = {p_text(difference.p_value)}): {told}")
+    return (f"{LABELS[difference.method]} errs {abs(over.mean):.2f} % {more} than {LABELS[difference.rival]} (95 % "
+            f"interval over years {_range(over)}{seeds}; Diebold-Mariano p {p_text(difference.p_value)}): {told}")
 
 
 def p_text(p_value: float) -> str:
-    """p-value for reading, never "0.000"."""
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+    """p-value for reading, never "= 0.000"."""
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
 
 
 def _range(values: Interval) -> str:
@@ -71,7 +71,7 @@ def claim_c3(records: Sequence[dict[str, Any]], runs: pd.DataFrame) -> tuple[str
 
 
 def cost_ratio(runs: pd.DataFrame) -> Interval:
-    """Floating-point operations of the growing search over the fixed one's, geometric mean and interval over origins."""
+    """Operations of the growing search over the fixed one's, geometric mean and interval over origins."""
     flops = {name: runs[runs.method == name].pivot(index="seed", columns="origin", values="search_flops")
              for name in ("grow", "fixed")}
     logs = interval(np.log(flops["grow"] / flops["fixed"]).mean(axis=0))

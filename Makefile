@@ -1,0 +1,86 @@
+# growdarts: the environment, the book, the tests, the batch of runs. `make` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help env book test unit nbval outputs batch clean distclean
+
+PYTHON ?= $(or $(shell command -v python3.11),python3)
+TIER   ?= reduced
+CORES  ?= 2
+
+# The tools come from .venv; one thread each, so that numbers do not depend on the number of cores.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export OMP_NUM_THREADS := 1
+
+# The book is built from a staged copy, in which the notebooks are the freshly executed ones.
+SITE      := _build/site
+HTML      := $(SITE)/_build/html
+ENV       := .venv/.installed
+NOTEBOOKS := $(wildcard notebooks/[0-9]*.ipynb)
+EXECUTED  := $(NOTEBOOKS:%=$(SITE)/%)
+PAGES     := _config.yml _toc.yml $(shell find book -type f -not -name '.*')
+STAGED    := $(PAGES:%=$(SITE)/%)
+LIBRARY   := $(shell find lib/growdarts -name '*.py')
+EMBEDDED  := $(wildcard data/registry.txt data/embedded/*)
+RECORDS   := $(wildcard notebooks/*.yml) $(shell find data/results 2>/dev/null)
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(ENV)  ## make .venv with the pinned packages and growdarts itself (editable)
+
+$(ENV): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info[:2] == (3, 11) or sys.exit(f"growdarts needs Python 3.11 and found {v} at {sys.executable}: install python3.11, or name it: make PYTHON=/path/to/python3.11")'
+	@echo "Installing the packages of requirements.lock into .venv: a few minutes the first time."
+	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --requirement requirements.lock
+	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+book: $(HTML)/.complete  ## run the notebooks (smoke tier), build the book, print the page to open
+	@echo "Open $(CURDIR)/$(HTML)/index.html"
+
+# Sphinx does not repeat the warnings of pages it need not read again: after a failure start afresh.
+$(HTML)/.complete: $(EXECUTED) $(STAGED)
+	jupyter-book build -W -n --keep-going $(SITE) || { rm -rf $(SITE)/_build/.doctrees; exit 1; }
+	touch $@
+
+# papermill writes its output even when a cell fails (kept in _build/run, to look at): only a
+# finished run moves on. Pages that quote the notebook ({glue}) have to be read again with it.
+$(EXECUTED): $(SITE)/%: % $(LIBRARY) $(EMBEDDED) $(ENV)
+	@mkdir -p $(@D) _build/run
+	papermill $< _build/run/$(@F) --cwd notebooks --no-progress-bar
+	mv _build/run/$(@F) $@
+	@{ grep -rlsF '$(@F)' $(SITE)/book --include='*.md' || true; } | xargs -r touch
+
+$(SITE)/notebooks/06_report.ipynb: $(RECORDS)
+
+$(STAGED): $(SITE)/%: %
+	@mkdir -p $(@D)
+	@cp $< $@
+
+test: unit nbval book  ## everything that CI runs: unit tests, notebooks, strict build, built pages
+	BOOK_HTML=$(HTML) pytest tests/test_book.py
+
+unit: $(ENV)  ## the unit tests
+	pytest -n 2 --dist loadfile
+
+nbval: $(ENV)  ## run the notebooks and compare with their stored outputs
+	pytest --nbval -n 2 --dist loadfile notebooks
+
+# Without papermill's and the kernel's notes of the time and the place of the run.
+outputs: $(EXECUTED)  ## store the outputs of the executed notebooks in notebooks/, for committing
+	for name in $(NOTEBOOKS); do cp $(SITE)/$$name $$name; done
+	nbstripout --keep-output --keep-count --keep-id \
+	  --extra-keys 'metadata.papermill cell.metadata.papermill cell.metadata.execution' $(NOTEBOOKS)
+	touch $(EXECUTED)
+
+batch: $(ENV)  ## every missing or outdated run of a tier: make batch TIER=reduced CORES=2
+	snakemake -s Snakefile --cores $(CORES) --keep-going --config tier=$(TIER)
+
+clean:  ## remove the built book (checkpoints and executed batch runs stay in _build)
+	rm -rf _build/site _build/run _build/html _build/.doctrees _build/jupyter_execute
+
+distclean:  ## remove all of _build and the environment
+	rm -rf _build .venv
