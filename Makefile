@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env book test unit nbval outputs batch clean distclean
+.PHONY: help env book test unit nbval outputs picture batch clean distclean
 
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 TIER   ?= reduced
@@ -52,7 +52,7 @@ $(EXECUTED): $(SITE)/%: % $(LIBRARY) $(EMBEDDED) $(ENV)
 	@mkdir -p $(@D) _build/run
 	papermill $< _build/run/$(@F) --cwd notebooks --no-progress-bar
 	mv _build/run/$(@F) $@
-	@{ grep -rlsF '$(@F)' $(SITE)/book --include='*.md' || true; } | xargs -r touch
+	@for page in $$(grep -rlF '$(@F)' book --include='*.md'); do mkdir -p $(SITE)/book && cp --parents $$page $(SITE); done
 
 $(SITE)/notebooks/06_report.ipynb: $(RECORDS)
 
@@ -76,8 +76,14 @@ outputs: $(EXECUTED)  ## store the outputs of the executed notebooks in notebook
 	  --extra-keys 'metadata.papermill cell.metadata.papermill cell.metadata.execution' $(NOTEBOOKS)
 	touch $(EXECUTED)
 
+# Of the README and of the book's first page; a test compares it with the records.
+picture: $(ENV)  ## draw the growing cell anew from the records
+	python -c 'from growdarts import figures, grids, records; \
+	  print(figures.growth(records.longest_search(grids.load_records("time_series", "reduced"), "grow")))' \
+	  > book/_static/growing_cell.svg
+
 batch: $(ENV)  ## every missing or outdated run of a tier: make batch TIER=reduced CORES=2
-	snakemake -s Snakefile --cores $(CORES) --keep-going --config tier=$(TIER)
+	snakemake --cores $(CORES) --config tier=$(TIER)
 
 clean:  ## remove the built book (checkpoints and executed batch runs stay in _build)
 	rm -rf _build/site _build/run _build/html _build/.doctrees _build/jupyter_execute

@@ -1,38 +1,31 @@
 # The batch: every job of a tier through papermill. `make batch TIER=reduced`, or on a cluster
 # `snakemake --profile profiles/slurm --config tier=full`.
 #
-# A job is one method and one seed, at all origins. Jobs whose records are all there are not planned, so
-# that a rerun makes only what is missing or changed (a record's name holds the hash of its configuration),
-# also in a fresh clone. A job that was killed goes on from its checkpoints in _build/checkpoints.
-from pathlib import Path
-
+# A job is one method and one seed, at all origins. Only jobs that lack a record are asked for: a record's
+# name holds the hash of its configuration, so a rerun makes what is missing or changed, also in a fresh
+# clone. A job that was killed goes on from its checkpoints in _build/checkpoints. Executed notebooks and
+# logs stay in _build/batch to be looked at; what Snakemake waits for are temporary flags beside them.
 from growdarts.grids import jobs
 
 TIER = config.get("tier", "reduced")
-JOBS = {job.name: job for job in jobs("time_series", TIER) if not job.is_done()}
-EXECUTED = Path("_build/batch") / TIER
-
-for name in JOBS:  # an executed notebook without its records is no result
-    (EXECUTED / f"{name}.ipynb").unlink(missing_ok=True)
+JOBS = {job.name: job for job in jobs("time_series", TIER)}
+EXECUTED = f"_build/batch/{TIER}"
 
 
 rule all:
     input:
-        [str(EXECUTED / f"{name}.ipynb") for name in JOBS],
+        [f"{EXECUTED}/{name}.done" for name, job in JOBS.items() if not job.is_done()],
 
 
 rule run:
     output:
-        str(EXECUTED / "{name}.ipynb"),
+        temp(touch(EXECUTED + "/{name}.done")),
     log:
-        str(EXECUTED / "{name}.log"),
+        EXECUTED + "/{name}.log",
     params:
         notebook="notebooks/02_time_series.ipynb",
-        values=lambda wildcards: JOBS[wildcards.name].parameters_json(),
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=60,
+        executed=EXECUTED + "/{name}.ipynb",
+        values=lambda wildcards: JOBS[wildcards.name].parameters_yaml(),
     shell:
-        "OMP_NUM_THREADS=1 papermill {params.notebook} {output} --cwd notebooks --log-output"
+        "OMP_NUM_THREADS=1 papermill {params.notebook} {params.executed} --cwd notebooks --log-output"
         " --no-progress-bar -y {params.values:q} > {log} 2>&1"

@@ -6,6 +6,7 @@ import papermill
 import pytest
 import yaml
 
+from growdarts import config as config_module
 from growdarts import grids
 from growdarts.config import ConfigError, MorphismConfig, ReportConfig, RunConfig, SearchSettings, TimeSeriesConfig
 
@@ -26,7 +27,13 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
     ({"operations": ["add_tan"]}, r"parameter 'operations' = \['add_tan'\]: allowed are add_tanh"),
     ({"operations": ["add_tanh"]}, r"'add_identity' or 'carry' is among them"),
     ({"initial_nodes": 9}, r"parameter 'initial_nodes' = 9: allowed is at most max_nodes = 3"),
-    ({"sizes": [8, 0]}, r"parameter 'sizes' = \[8, 0\]: every size must be at least 1"),
+    ({"sizes": [8, 0]}, r"parameter 'sizes' = \[8, 0\]: every size must be from 1 to 4096"),
+    ({"sizes": [8, 5000]}, r"every size must be from 1 to 4096"),
+    ({"sizes": [8, 8]}, r"parameter 'sizes' = \[8, 8\]: no value may stand twice"),
+    ({"operations": ["carry", "gate"]}, r"never leaves the zero state; one of add_tanh, .* must be among them"),
+    ({"operations": ["carry", "carry"]}, r"parameter 'operations' = .*no value may stand twice"),
+    ({"noise": 0.0}, r"parameter 'noise' = 0.0: .*greater than 0"),
+    ({"epsilon": 1e-7}, r"parameter 'epsilon' = 1e-07: .*greater than or equal to 0.00001"),
     ({"sizes": []}, r"parameter 'sizes' = \[\]: .*at least 1 item")])
 def test_bad_values_name_the_parameter_the_value_and_what_is_allowed(settings, change, message):
     with pytest.raises(ConfigError, match=message):
@@ -52,8 +59,17 @@ def test_every_field_says_what_it_is():
 def test_hash_changes_with_every_field(settings):
     config = RunConfig.of(settings)
     assert config.hash() == RunConfig.of(dict(reversed(settings.items()))).hash()
-    others = {RunConfig.of(settings | {"seed": 4}).hash(), RunConfig.of(settings | {"noise": 0.2}).hash(), config.hash()}
-    assert len(others) == 3
+    changed = {"dataset": "g7_brics", "operations": ["carry", "add_tanh"], "sizes": [4], "prune": "end", "select_on": "test",
+               "method": "fixed", "origin": 2020, "order": 2, "keep_all_above": 0.6}
+    for name, value in settings.items():
+        new = changed.get(name, value * 2 if isinstance(value, int | float) else None)
+        assert RunConfig.of(settings | {name: new}).hash() != config.hash(), name
+
+
+def test_hash_changes_with_the_version_of_the_results(config, monkeypatch):
+    before = config.hash()
+    monkeypatch.setattr(config_module, "RESULTS_VERSION", config_module.RESULTS_VERSION + 1)
+    assert config.hash() != before
 
 
 def test_from_notebook_reads_cells_of_literals_only():
@@ -120,3 +136,19 @@ def test_runs_are_the_product_of_methods_and_origins(settings):
                                                progress=False, keep_records=False))
     assert [(run.method, run.origin) for run in config.runs()] == [
         ("mean", 2019), ("grow", 2019), ("mean", 2020), ("grow", 2020)]
+    with pytest.raises(ConfigError, match="'methods' = .*no value may stand twice"):
+        TimeSeriesConfig.of(config.model_dump() | dict(methods=["mean", "mean"]))
+
+
+def test_what_a_job_injects_is_read_back_as_it_was():
+    """YAML reads 1e-05, as JSON writes it, as a string."""
+    job = grids.jobs("time_series", "reduced")[3]
+    job = grids.Job(job.config, job.overrides | {"epsilon": 1e-5, "learning_rate": 3e-07})
+    assert yaml.safe_load(job.parameters_yaml()) == job.overrides and "\n" not in job.parameters_yaml()
+
+
+def test_corrected_parameters_replace_what_was_there(settings):
+    source = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
+    namespace = settings | {"sead": 3, "In": ["", "sead = 3\n" + source, "RunConfig.from_notebook(globals())", source,
+                                              "seed = 3", "RunConfig.from_notebook(globals())"]}
+    assert RunConfig.from_notebook(namespace) == RunConfig.of(settings)

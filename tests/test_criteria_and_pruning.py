@@ -59,7 +59,7 @@ def test_pruning_reallocates_and_keeps_the_rest():
     before = node.mixture.named_weights()
     parameters = {name: p.detach().clone() for name, p in network.named_parameters()}
     moments = copy.deepcopy(alpha.state[node.mixture.alpha])
-    assert prune(network, theta, alpha, prune_below=0.01, keep_all_above=0.9) == ["0/add_sigmoid", "0/gate"]
+    assert prune(network, theta, alpha, prune_below=0.01, keep_all_above=0.9) == ["layer 1, node 1: add_sigmoid", "layer 1, node 1: gate"]
     keep = [0, 2, 3, 4, 6, 7]
     after = node.mixture.named_weights()
     assert list(after) == [DEFAULT_TWO_INPUT[i] for i in keep]

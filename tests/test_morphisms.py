@@ -47,6 +47,19 @@ def test_output_unchanged(operations, epsilon, mode, n_layers):
     assert network.n_nodes() == 4
 
 
+@pytest.mark.parametrize("operations, n_layers, n_steps", [
+    (("add_identity",), 3, 6), (("add_identity", "hadamard"), 4, 6), (DEFAULT_TWO_INPUT, 8, 6), (("add_identity",), 1, 250)])
+def test_layers_time_and_linear_nodes_do_not_add_up_beyond_epsilon(operations, n_layers, n_steps):
+    network, theta, alpha, _, _ = trained(operations, n_layers, hidden=4)
+    x = torch.randn(n_steps, 64, F, dtype=torch.float64)
+    before = network(x)
+    for seed in range(5):
+        grown = copy.deepcopy(network)
+        torch.manual_seed(seed)
+        grown.grow_node(morphism=True, epsilon=1e-3, noise=0.5)
+        assert (grown(x) - before).norm() <= 1e-3 * before.norm()
+
+
 def test_without_noise_the_default_node_is_exact():
     network, theta, alpha, x, _ = trained()
     before = network(x)
@@ -114,8 +127,14 @@ def test_gradient_reaches_every_new_parameter():
     new = [p for p in network.parameters() if id(p) not in old]
     gradients = torch.autograd.grad(nn.functional.mse_loss(network(x), y), new)
     assert len(new) == 3 * 7 + 1  # W, U, b of seven operations with weights, one alpha
-    assert all(g.abs().max() > 0 for g in gradients)
+    assert all((g != 0).all() for g in gradients)
     assert all((p != 0).all() for p in new)
+    # full strength in at least one weight of every operation: none starts at a saddle or beyond a kink
+    node = network.cells[0].nodes[-1]
+    size = {id(p): g.abs().mean() for p, g in zip(new, gradients, strict=True)}
+    scale = size[id(node.W["add_tanh"])]
+    for key in node.W:
+        assert max(size[id(part[key])] for part in (node.W, node.U, node.b)) > 0.1 * scale, key
 
 
 def test_inherited_parameters_and_moments_are_bit_identical():

@@ -36,7 +36,7 @@ def test_row(source, what, function, test, shown):
     assert f"[{source}]" in resolve(function.strip("`")).__doc__
     module, name = test.strip("`").split("::")
     assert re.search(rf"^def {name}\(", (ROOT / "tests" / f"{module}.py").read_text(), re.MULTILINE)
-    page = re.search(r"{doc}`(.+)`", shown).group(1)
+    page = re.search(r"{doc}`.+<(.+)>`", shown).group(1)
     assert list((ROOT / "book").glob(f"{page}.*")) or list((ROOT / "book" / page).parent.resolve().glob(
         f"{Path(page).name}.*"))
 

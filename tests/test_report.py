@@ -36,7 +36,7 @@ def test_tables_hold_the_records_numbers(made):
     assert float(summary.loc["LSTM", "test error"]) == pytest.approx(runs[runs.method == "lstm"].test.mean(), abs=1e-4)
     rivals = tables.rivals(made)
     assert (rivals.loc["historical mean", "of the mean's"] == 1).all() and "above the floor" not in rivals
-    assert tables.budget(made).loc["LSTM", "training epochs allowed"] == "1 x 2"
+    assert tables.budget(made).loc["LSTM", "training epochs"] == "at most 1 x 2"
     assert tables.provenance(made).loc["runs", ""] == str(len(made))
     found = tables.differences(compare_all(made, runs, "mean"))
     assert set(found["told from chance"]) <= {"better", "worse", "no"} and len(found) == 6
@@ -111,3 +111,11 @@ def test_cost_ratio_is_the_geometric_mean(made):
         for origin in (1996, 1997):
             product *= flops["grow", seed, origin] / flops["fixed", seed, origin]
     assert verdicts.cost_ratio(runs).mean == pytest.approx(product ** (1 / 4))
+
+
+def test_the_picture_of_the_first_page_is_that_of_the_records():
+    """Words and numbers of the drawing; their places depend on the machine's fonts."""
+    shown = (records.ROOT / "book" / "_static" / "growing_cell.svg").read_text()
+    drawn = figures.growth(records.longest_search(records.load_tier("reduced", "g7_brics"), "grow"))
+    texts = [re.findall(r">([^<>]+)</text>", svg) for svg in (shown, drawn)]
+    assert len(texts[0]) > 20 and texts[0] == texts[1]

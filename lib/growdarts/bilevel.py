@@ -22,7 +22,7 @@ def alpha_gradient(network: SearchSpace, loss: Loss, train_batch: Any, validatio
     xi, weight_decay : step and L2 factor of the virtual step (order 2 only).
     """
     if order == 1:
-        return list(torch.autograd.grad(loss(network, validation_batch), network.alpha_parameters()))
+        return _gradient(loss(network, validation_batch), network.alpha_parameters())
     return second_order(network, loss, train_batch, validation_batch, xi, weight_decay)
 
 
@@ -32,12 +32,12 @@ def second_order(network: SearchSpace, loss: Loss, train_batch: Any, validation_
     with $\theta' = \theta - \xi (\nabla_\theta L_{train} + \lambda \theta)$ [DARTS Eq. 7]."""
     theta, alpha = network.theta_parameters(), network.alpha_parameters()
     saved = [p.detach().clone() for p in theta]
-    gradient = torch.autograd.grad(loss(network, train_batch), theta)
+    gradient = _gradient(loss(network, train_batch), theta)
     with torch.no_grad():
         for p, g in zip(theta, gradient, strict=True):
             p.sub_(xi * (g + weight_decay * p))
     try:
-        grads = torch.autograd.grad(loss(network, validation_batch), alpha + theta)
+        grads = _gradient(loss(network, validation_batch), alpha + theta)
     finally:
         _assign(theta, saved)
     alpha_grad, theta_grad = grads[:len(alpha)], grads[len(alpha):]
@@ -59,10 +59,15 @@ def hessian_vector_product(network: SearchSpace, loss: Loss, batch: Any, vector:
     try:
         for sign in (1, -1):
             _assign(theta, [p + sign * epsilon * v for p, v in zip(saved, vector, strict=True)])
-            sides.append(torch.autograd.grad(loss(network, batch), alpha))
+            sides.append(_gradient(loss(network, batch), alpha))
     finally:
         _assign(theta, saved)  # bit for bit: adding and subtracting would leave rounding behind
     return [(plus - minus) / (2 * epsilon) for plus, minus in zip(*sides, strict=True)]
+
+
+def _gradient(loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Gradient by `parameters`; zero where the loss does not depend on one, as on a decided node's alpha."""
+    return list(torch.autograd.grad(loss, parameters, materialize_grads=True))
 
 
 @torch.no_grad()

@@ -62,10 +62,14 @@ class Difference:
         """-1: the method is better beyond chance, +1: worse, 0: not told apart.
 
         Both intervals must lie on the same side of zero (a method without random draws has no interval
-        over seeds) and the test over days must agree at 5 %.
+        over seeds) and the test over days must reject equality at 5 %, on that side.
         """
-        signs = {i.sign() for i in (self.over_origins, self.over_seeds) if i.n > 1}
+        signs = {i.sign() for i in (self.over_origins, self.over_seeds) if i.n > 1} | {int(np.sign(self.statistic))}
         return signs.pop() if len(signs) == 1 and self.p_value < 1 - LEVEL else 0
+
+    def at_most(self, margin: float) -> bool:
+        """Whether the method is worse than its rival by less than `margin` percent, by both intervals."""
+        return all(i.high < margin for i in (self.over_origins, self.over_seeds) if i.n > 1)
 
 
 def errors(runs: pd.DataFrame, method: str) -> pd.DataFrame:
@@ -89,12 +93,12 @@ def relative_difference(runs: pd.DataFrame, method: str, rival: str) -> pd.DataF
     return (100 * (ours / theirs - 1)).dropna(how="all")
 
 
-def daily_losses(records: Iterable[dict[str, Any]], method: str) -> np.ndarray:
-    """Loss of every test day, averaged over the seeds, origins one after the other."""
-    by_origin: dict[int, list[list[float]]] = {}
+def daily_errors(records: Iterable[dict[str, Any]], method: str) -> np.ndarray:
+    """(days, F) squared errors of every test day, averaged over the seeds, origins one after the other."""
+    by_origin: dict[int, list[list[list[float]]]] = {}
     for record in records:
         if record["config"]["method"] == method:
-            by_origin.setdefault(record["config"]["origin"], []).append(record["result"]["daily_loss"])
+            by_origin.setdefault(record["config"]["origin"], []).append(record["result"]["daily_errors"])
     return np.concatenate([np.mean(by_origin[origin], axis=0) for origin in sorted(by_origin)])
 
 
@@ -121,7 +125,8 @@ def diebold_mariano(loss: Sequence[float], rival: Sequence[float]) -> tuple[floa
 def compare(records: Sequence[dict[str, Any]], runs: pd.DataFrame, method: str, rival: str) -> Difference:
     """Everything about one pair."""
     difference = relative_difference(runs, method, rival)
-    statistic, p_value = diebold_mariano(daily_losses(records, method), daily_losses(records, rival))
+    statistic, p_value = diebold_mariano(
+        daily_errors(records, method).mean(axis=1), daily_errors(records, rival).mean(axis=1))
     return Difference(method, rival, interval(difference.mean(axis=0)), interval(difference.mean(axis=1)),
                       statistic, p_value)
 
@@ -134,15 +139,27 @@ def compare_all(records: Sequence[dict[str, Any]], runs: pd.DataFrame, rival: st
             for d, p in zip(found, adjusted, strict=True)]
 
 
-def feature_skill(records: Iterable[dict[str, Any]], method: str) -> pd.DataFrame:
-    """Percent of the historical mean's error that `method` saves, origins (averaged over seeds) by features."""
-    sums: dict[str, dict[int, list[list[float]]]] = {}
+def feature_tests(records: Sequence[dict[str, Any]], method: str, rival: str) -> dict[str, tuple[float, float]]:
+    """Per feature the Diebold-Mariano statistic and its p-value, adjusted for the number of features [Holm 1979]."""
+    features = records[0]["result"]["features"]
+    ours, theirs = daily_errors(records, method), daily_errors(records, rival)
+    found = [diebold_mariano(ours[:, i], theirs[:, i]) for i in range(len(features))]
+    adjusted = multipletests([p for _, p in found], method="holm")[1]
+    return {name: (statistic, float(p)) for name, (statistic, _), p in zip(features, found, adjusted, strict=True)}
+
+
+def feature_errors(records: Iterable[dict[str, Any]], method: str) -> pd.DataFrame:
+    """Test errors of `method`, origins (averaged over seeds) by features."""
+    by_origin: dict[int, list[list[float]]] = {}
     features: list[str] = []
     for record in records:
-        name, origin = record["config"]["method"], record["config"]["origin"]
-        if name in (method, "mean"):
-            sums.setdefault(name, {}).setdefault(origin, []).append(record["result"]["feature_errors"])
+        if record["config"]["method"] == method:
+            by_origin.setdefault(record["config"]["origin"], []).append(record["result"]["feature_errors"])
             features = record["result"]["features"]
-    table = {origin: 100 * (1 - np.mean(values, axis=0) / np.mean(sums["mean"][origin], axis=0))
-             for origin, values in sums[method].items()}
-    return pd.DataFrame(table, index=features).T.sort_index()
+    return pd.DataFrame({origin: np.mean(values, axis=0) for origin, values in by_origin.items()},
+                        index=features).T.sort_index()
+
+
+def feature_skill(records: Sequence[dict[str, Any]], method: str) -> pd.DataFrame:
+    """Percent of the historical mean's error that `method` saves, origins by features."""
+    return 100 * (1 - feature_errors(records, method) / feature_errors(records, "mean"))

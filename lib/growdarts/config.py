@@ -17,6 +17,11 @@ Method = Literal["mean", "var1", "rnn", "gru", "lstm", "random", "fixed", "grow"
 Dataset = Literal["synthetic_var", "eu_stock_markets", "g7_brics"]
 
 
+# Part of every configuration's hash: raised whenever a change of the code changes the numbers of a run, so
+# that records and checkpoints made before are not taken for those of the new code.
+RESULTS_VERSION = 2
+
+
 class ConfigError(ValueError):
     """A parameter is unknown, missing, of the wrong type or out of range."""
 
@@ -56,7 +61,12 @@ class Settings(BaseModel):
         `parameters` and the one papermill injects after it. papermill only warns about a misspelled
         name and runs on with the default; here such a name is unknown and raises `ConfigError`.
         """
-        names = {name for source in namespace["In"] for name in _assigned_literals(source)}
+        names: set[str] = set()
+        for source in reversed(namespace["In"]):  # the last run of cells of literals: corrected ones are history
+            found = _assigned_literals(source)
+            if not found and names:
+                break
+            names |= found
         if not names:  # nbval keeps no history of inputs: there, nothing but the parameters is bound yet
             plain = (bool, int, float, str, list, dict, type(None))
             names = {name for name, value in namespace.items() if isinstance(value, plain)
@@ -64,8 +74,8 @@ class Settings(BaseModel):
         return cls.of({name: namespace[name] for name in sorted(names)})
 
     def hash(self) -> str:
-        """First 12 hex digits of the SHA-256 of the sorted JSON: equal if and only if all fields are."""
-        text = json.dumps(self.model_dump(), sort_keys=True)
+        """First 12 hex digits of the SHA-256 of the sorted JSON and the version of the results."""
+        text = json.dumps({**self.model_dump(), "results_version": RESULTS_VERSION}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -111,8 +121,9 @@ class SearchSettings(Settings):
     search_epochs: int = Field(ge=1, description="most passes over the training data in a search")
     patience: int = Field(ge=1, description="epochs without validation gain that end a stage")
     min_gain: float = Field(ge=0, description="relative validation gain that counts as one")
-    epsilon: float = Field(gt=0, lt=1, description="most relative change of the output by a growth")
-    noise: float = Field(ge=0, le=0.5, description="deviation of the noise on new weights, in epsilon")
+    epsilon: float = Field(ge=1e-5, lt=1, description="most relative change of the output by a growth; "
+                           "below 1e-5 float32 rounds as much")
+    noise: float = Field(gt=0, le=0.5, description="deviation of the noise on new weights, in epsilon")
     prune: Literal["stage", "end", "none"] = Field(description="when operations are pruned")
     prune_below: float = Field(ge=0, lt=1, description="mixture weight below which one is pruned ...")
     keep_all_above: float = Field(gt=0, le=1, description="... while the node's largest is below this")
@@ -129,17 +140,25 @@ class SearchSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        for name in ("operations", "sizes", "methods", "origins"):
+            values = getattr(self, name, [])
+            if len(set(values)) < len(values):
+                raise ValueError(f"parameter {name!r} = {values}: no value may stand twice")
         unknown = [name for name in self.operations if name not in TWO_INPUT]
         if unknown:
             raise ValueError(f"parameter 'operations' = {unknown}: allowed are {', '.join(TWO_INPUT)}")
         if not {"add_identity", "carry"} & set(self.operations):
             raise ValueError(f"parameter 'operations' = {self.operations}: a node can only be grown "
                              "by morphism if 'add_identity' or 'carry' is among them")
+        if not any(TWO_INPUT[name].admits_input() for name in self.operations):
+            raise ValueError(f"parameter 'operations' = {self.operations}: a cell of these never leaves the zero "
+                             f"state; one of {', '.join(n for n, o in TWO_INPUT.items() if o.admits_input())} must "
+                             "be among them")
         if self.initial_nodes > self.max_nodes:
             raise ValueError(f"parameter 'initial_nodes' = {self.initial_nodes}: allowed is at most "
                              f"max_nodes = {self.max_nodes}")
-        if min(self.sizes) < 1:
-            raise ValueError(f"parameter 'sizes' = {self.sizes}: every size must be at least 1")
+        if not 1 <= min(self.sizes) <= max(self.sizes) <= 4096:
+            raise ValueError(f"parameter 'sizes' = {self.sizes}: every size must be from 1 to 4096")
         return self
 
 
@@ -194,5 +213,4 @@ class MorphismConfig(Settings):
 class ReportConfig(Settings):
     """Parameters of notebook `06_report`: whose records it reads."""
 
-    tier: Literal["smoke", "reduced", "full"] = Field(description="tier of the records")
-    dataset: Dataset = Field(description="series of the records")
+    tier: Literal["reduced", "full"] = Field(description="tier of the grid file whose records are read")

@@ -1,6 +1,6 @@
 """When to stop, grow and prune: pure functions of histories and weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def improves(error: float, best: float, min_gain: float) -> bool:
@@ -39,3 +39,28 @@ def operations_to_prune(weights: Sequence[float], prune_below: float, keep_all_a
     if weights[strongest] >= keep_all_above:
         return []
     return [i for i, weight in enumerate(weights) if weight < prune_below and i != strongest]
+
+
+Operation = tuple[int, str]  # position of its mixture, key
+
+
+def operation_to_duplicate(weights: Mapping[Operation, float], threshold: float) -> Operation | None:
+    """The operation of the largest mixture weight, if that surpasses `threshold` [JG criteria].
+
+    Its two copies have half the weight each, so an operation is not duplicated again until it has gained.
+    """
+    if not weights:
+        return None
+    strongest = max(weights, key=weights.__getitem__)
+    return strongest if weights[strongest] > threshold else None
+
+
+def operation_to_split(eigenvalues: Mapping[Operation, Sequence[float]]) -> Operation | None:
+    """The operation with the most units whose lowest eigenvalue is negative, of equals the one with the smallest sum.
+
+    `eigenvalues` are the lowest of every unit's splitting matrix; the sum is over the negative ones. None if
+    no unit has one: then splitting lowers the loss nowhere [JG criteria].
+    """
+    negative = {operation: [value for value in values if value < 0] for operation, values in eigenvalues.items()}
+    best = min(negative, key=lambda operation: (-len(negative[operation]), sum(negative[operation])), default=None)
+    return best if best is not None and negative[best] else None

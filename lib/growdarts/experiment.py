@@ -22,19 +22,34 @@ from growdarts.primitives import TWO_INPUT
 from growdarts.search import Search, SearchResult
 from growdarts.training import Fit, ForecastTask, fit
 
-FORECAST_DAYS = 60  # first test days whose forecasts a record keeps, for the figure
+FORECAST_DAYS, FORECAST_FEATURES = 60, 2  # the first ones, whose forecasts a record keeps for a figure
 
 
 def run_all(config: TimeSeriesConfig) -> list[dict[str, Any]]:
-    """Run every method at every origin; records there already are read, not made again."""
-    runs = config.runs()
-    made = []
-    with tqdm(runs, desc="runs", disable=None if not config.progress else False) as bar:
+    """Run every method at every origin; records there already are read, not made again.
+
+    Raises
+    ------
+    RunsFailed
+        after all others are done, if some failed.
+    """
+    made, failed = [], {}
+    with tqdm(config.runs(), desc="runs", disable=None if not config.progress else False) as bar:
         for run_config in bar:
             bar.set_postfix(method=run_config.method, origin=run_config.origin)
-            made.append(_recorded(run_config, config.tier, config.progress) if config.keep_records
-                        else run(run_config, progress=config.progress))
+            try:
+                made.append(_recorded(run_config, config.tier, config.progress) if config.keep_records
+                            else run(run_config, progress=config.progress))
+            except Exception as error:  # one diverged run must not cost the others
+                failed[f"{run_config.method}, origin {run_config.origin}"] = error
+    if failed:
+        lines = "\n".join(f"{name}: {type(error).__name__}: {error}" for name, error in failed.items())
+        raise RunsFailed(f"{len(failed)} of {len(config.runs())} runs failed:\n{lines}") from [*failed.values()][0]
     return made
+
+
+class RunsFailed(RuntimeError):
+    """Some of several runs failed; the records of the others are kept."""
 
 
 def _recorded(config: RunConfig, tier: str, progress: bool) -> dict[str, Any]:
@@ -114,23 +129,18 @@ def _train(config: RunConfig, task: ForecastTask, genotype: Genotype | None, che
         build = lambda hidden: recurrent_forecaster(config.method, features, hidden, config.n_layers)  # noqa: E731
     else:
         build = lambda hidden: derived_forecaster(genotype, features, hidden)  # noqa: E731
+    nodes = f" N={genotype.n_nodes}" if genotype else ""
     fits: dict[int, Fit] = {}
     best = None
     for hidden in config.sizes:
         _seed(config, f"train {hidden}")
         network = build(hidden)
-        fits[hidden] = fit(network, theta_parameters(network), task, config,
+        fits[hidden] = fit(network, network.theta_parameters(), task, config,
                            _checkpoint(config, f"train-{hidden}", checkpoints),
-                           label=f"{config.method} H={hidden}", progress=progress)
+                           label=f"{config.method} H={hidden}{nodes}", progress=progress)
         if best is None or fits[hidden].validation_error < fits[best[0]].validation_error:
             best = (hidden, network)
     return best[1], {"hidden": best[0], "fits": fits}
-
-
-def theta_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """The weights of any network, without architecture logits."""
-    searchable = hasattr(network, "theta_parameters")
-    return network.theta_parameters() if searchable else list(network.parameters())
 
 
 def _record(config: RunConfig, series: Series, task: ForecastTask, network: nn.Module,
@@ -145,12 +155,10 @@ def _record(config: RunConfig, series: Series, task: ForecastTask, network: nn.M
     started = time.perf_counter()
     errors = task.squared_errors(network, "test")  # (n, F)
     with torch.no_grad():
-        forecast = network(series.test.x[:, :FORECAST_DAYS])
+        forecast = network(series.test.x[:, :FORECAST_DAYS])[:, :FORECAST_FEATURES]
     fits: dict[int, Fit] = training["fits"]
-    if config.method == "var1":
-        parameters = network.A.numel() + network.c.numel()
-    else:
-        parameters = sum(p.numel() for p in theta_parameters(network)) or len(series.features)
+    fitted = network.theta_parameters() if fits else network.buffers()  # of mean and VAR(1), solved for
+    parameters = sum(value.numel() for value in fitted)
     return {
         "config": config.model_dump(), "config_hash": config.hash(),
         "provenance": records.provenance(series.hashes),
@@ -166,13 +174,13 @@ def _record(config: RunConfig, series: Series, task: ForecastTask, network: nn.M
             "feature_errors": errors.mean(0).tolist(), "parameters": parameters,
             "hidden": training["hidden"], "genotype": genotype.to_dict() if genotype else None,
             "days": [series.test.dates[0], series.test.dates[-1], len(series.test.dates)],
-            "daily_loss": records.significant(errors.mean(1).tolist(), 5),
+            "daily_errors": records.significant(errors.tolist(), 3),
             "forecast": records.significant(forecast.tolist(), 3)},
         "training": {str(hidden): records.significant(f.errors, 5) for hidden, f in fits.items()},
         "search": None if search is None else {
             "validation_error": search.validation_error, "test_error": search_test_error,
-            **records.significant({"stage_errors": search.stage_errors, "events": search.events,
-                                   "history": search.history}, 4)}}
+            "stage_errors": search.stage_errors, "events": search.events,
+            "history": records.significant(search.history, 4)}}
 
 
 def _seed(config: RunConfig, phase: str) -> None:

@@ -51,22 +51,25 @@ def loss_curves(ax: Axes, record: dict[str, Any]) -> None:
 
 
 def mixture_weights(record: dict[str, Any]) -> Figure:
-    """Weights of every node's operations by epoch, one panel a node, over the epochs the node existed."""
+    """Weights of every node's operations by epoch, a row a layer, a panel a node, while the node existed."""
     history = record["search"]["history"]
-    n_nodes = max(len(row["weights"]) for row in history)
-    figure, axes = plt.subplots(1, n_nodes, figsize=(2.2 + 2.6 * n_nodes, 3.2), sharey=True, sharex=True,
-                                squeeze=False)
+    layers = _by_layer(max((row["weights"] for row in history), key=len))
+    n_nodes = max(len(nodes) for nodes in layers.values())
+    figure, axes = plt.subplots(len(layers), n_nodes, figsize=(2.2 + 2.6 * n_nodes, 0.6 + 2.6 * len(layers)),
+                                sharey=True, sharex=True, squeeze=False)
     lines = {}
-    for node, ax in enumerate(axes[0]):
-        for position, name in enumerate(record["config"]["operations"]):
-            points = [(row["epoch"], row["weights"][node][name]) for row in history
-                      if node < len(row["weights"]) and name in row["weights"][node]]
-            if points:
-                (lines[name],) = ax.plot(*zip(*points, strict=True), color=COLOURS[position % len(COLOURS)],
-                                         ls=DASHES[position % len(DASHES)], lw=1.8, label=name)
-        ax.set(title=f"node {node + 1}", xlabel="epoch", ylim=(0, None))
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-    axes[0][0].set_ylabel("mixture weight")
+    for row_of_axes, (layer, nodes) in zip(axes, layers.items(), strict=True):
+        for ax, node in zip(row_of_axes, nodes, strict=False):
+            weights = [(row["epoch"], row["weights"].get(f"{layer}, {node}", {})) for row in history]
+            for position, name in enumerate(record["config"]["operations"]):
+                points = [(epoch, mixture[name]) for epoch, mixture in weights if name in mixture]
+                if points:
+                    (lines[name],) = ax.plot(*zip(*points, strict=True), color=COLOURS[position % len(COLOURS)],
+                                             ls=DASHES[position % len(DASHES)], lw=1.8, label=name)
+            ax.set(title=node if len(layers) == 1 else f"{layer}, {node}", ylim=(0, None))
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        row_of_axes[0].set_ylabel("mixture weight")
+    figure.supxlabel("epoch", fontsize=11)
     figure.legend(lines.values(), lines.keys(), loc="outside right center", fontsize=10)
     return figure
 
@@ -88,14 +91,35 @@ def forecasts(record: dict[str, Any], truth: Any, features: Sequence[int] = (0, 
     return figure
 
 
-def search_cell(weights: list[dict[str, float]]) -> str:
-    """A searched cell as an SVG graph: per node every operation with its mixture weight, darker is more."""
-    return _svg([("", _mixture_labels(weights))])
+def _by_layer(weights: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """`{"layer 1, node 2": w}` -> `{"layer 1": {"node 2": w}}`, in the order of layers and nodes."""
+    layers: dict[str, dict[str, Any]] = {}
+    for name, mixture in weights.items():
+        layer, node = name.split(", ")
+        layers.setdefault(layer, {})[node] = mixture
+    return layers
 
 
-def fixed_cell(nodes: Sequence[Sequence[str]]) -> str:
-    """A derived cell as an SVG graph: per node its operation."""
-    return _svg([("", [_label(node, [(name, None) for name in names]) for node, names in enumerate(nodes)])])
+def search_cell(weights: dict[str, dict[str, float]]) -> str:
+    """Searched cells as an SVG graph: per node every operation with its mixture weight, darker is more.
+
+    weights : by name of the mixture, as in the events and the history of a record.
+    """
+    return _svg(_titled("", weights))
+
+
+def fixed_cell(layers: Sequence[Sequence[Sequence[str]]]) -> str:
+    """Derived cells as an SVG graph: layers of nodes of operations, as in a genotype."""
+    return _svg([(f"layer {layer}" if len(layers) > 1 else "",
+                  [_label(node, [(name, None) for name in names]) for node, names in enumerate(nodes)])
+                 for layer, nodes in reversed(list(enumerate(layers, start=1)))])
+
+
+def _titled(title: str, weights: dict[str, dict[str, float]]) -> list[tuple[str, list[str]]]:
+    """A titled cell for every layer, the last first: dot stacks upwards."""
+    layers = _by_layer(weights)
+    titles = {layer: title if len(layers) == 1 else ", ".join(filter(None, [title, layer])) for layer in layers}
+    return [(titles[layer], _mixture_labels(list(nodes.values()))) for layer, nodes in reversed(layers.items())]
 
 
 def growth(record: dict[str, Any]) -> str:
@@ -103,8 +127,8 @@ def growth(record: dict[str, Any]) -> str:
     stages = [event for event in record["search"]["events"] if event["kind"] == "stage"]
     titles = [f"stage {number}, epoch {event['epoch']}: validation error {event['validation_after']:.4f}"
               for number, event in enumerate(stages, start=1)]
-    return _svg([(title, _mixture_labels(event["weights"]))
-                 for title, event in reversed(list(zip(titles, stages, strict=True)))])  # dot stacks upwards
+    return _svg([cell for title, event in reversed(list(zip(titles, stages, strict=True)))
+                 for cell in _titled(title, event["weights"])])
 
 
 def _mixture_labels(weights: list[dict[str, float]]) -> list[str]:

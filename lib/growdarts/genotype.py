@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from growdarts.primitives import TWO_INPUT
 
@@ -11,8 +12,30 @@ class GenotypeError(ValueError):
     """The text or structure is not a genotype of the space it names."""
 
 
+class JsonForm:
+    """JSON text and files, for a class that has `to_dict` and `from_dict`."""
+
+    def to_json(self) -> str:
+        """JSON text."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Inverse of `to_json`."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise GenotypeError(f"not a genotype: {text!r:.200} ({error})") from None
+        return cls.from_dict(data)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a JSON file."""
+        return cls.from_json(Path(path).read_text())
+
+
 @dataclass(frozen=True)
-class Genotype:
+class Genotype(JsonForm):
     """A two-input architecture: for every layer, for every node, the operations it sums.
 
     A node usually holds one operation; a duplicated one is listed as often as it was copied.
@@ -40,32 +63,18 @@ class Genotype:
         """Nodes of the deepest layer."""
         return max(len(layer) for layer in self.layers)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Plain lists, ready for JSON."""
         return {"space": self.space, "layers": [[list(node) for node in layer] for layer in self.layers]}
 
     @classmethod
-    def from_dict(cls, data: dict) -> "Genotype":
+    def from_dict(cls, data: dict[str, Any]) -> Self:
         """Inverse of `to_dict`."""
+        space = data.get("space", cls.space) if isinstance(data, dict) else cls.space
+        if space != cls.space:
+            raise GenotypeError(f"a genotype of space {space!r}: expected {cls.space!r}")
         try:
             layers = tuple(tuple(tuple(node) for node in layer) for layer in data["layers"])
             return cls(layers, data["space"])
         except (KeyError, TypeError) as error:
             raise GenotypeError(f"not a genotype: {data!r:.200} ({error})") from None
-
-    def to_json(self) -> str:
-        """JSON text."""
-        return json.dumps(self.to_dict())
-
-    @classmethod
-    def from_json(cls, text: str) -> "Genotype":
-        """Inverse of `to_json`."""
-        try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise GenotypeError(f"not a genotype: {text!r:.200} ({error})") from None
-
-    @classmethod
-    def load(cls, path: Path) -> "Genotype":
-        """Read a JSON file."""
-        return cls.from_json(Path(path).read_text())

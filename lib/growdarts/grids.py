@@ -1,7 +1,6 @@
 """The grid file -> the jobs of a tier, checked against the notebook they run."""
 
 import ast
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,9 @@ class Job:
         """Whether every record of the job is there."""
         return all(records.path(run, self.config.tier).exists() for run in self.config.runs())
 
-    def parameters_json(self) -> str:
-        """What papermill injects, typed: as JSON, which papermill reads as YAML."""
-        return json.dumps(self.overrides, sort_keys=True)
+    def parameters_yaml(self) -> str:
+        """What papermill injects, as one line of YAML. (As JSON, 1e-05 would be read as a string.)"""
+        return yaml.safe_dump(self.overrides, default_flow_style=True, width=float("inf")).strip()
 
 
 def notebook_defaults(notebook: Path) -> dict[str, Any]:
@@ -70,3 +69,25 @@ def jobs(experiment: str, tier: str, grids: Path = GRIDS) -> list[Job]:
                                   f"allowed are {', '.join(sorted(defaults))}")
             made.append(Job(TimeSeriesConfig.of(defaults | overrides), overrides))
     return made
+
+
+def load_records(experiment: str, tier: str, grids: Path = GRIDS) -> list[dict[str, Any]]:
+    """The records of a tier, in the order of its jobs: all of them, and no others.
+
+    Raises
+    ------
+    RecordError
+        records are missing, or there are some that the grid does not ask for.
+    """
+    planned = jobs(experiment, tier, grids)
+    expected = [records.path(run, tier) for job in planned for run in job.config.runs()]
+    missing = [file for file in expected if not file.exists()]
+    if missing:
+        raise records.RecordError(f"{len(missing)} of {len(expected)} records are missing, the first is {missing[0]}; "
+                                  f"`make batch TIER={tier}` makes them")
+    extra = sorted({file for folder in {file.parent for file in expected} for file in folder.glob("*.json")}
+                   - set(expected))
+    if extra:
+        raise records.RecordError(f"{len(extra)} records are not of the present grid, the first is {extra[0]}; "
+                                  "delete them, they were made with another configuration or by hand")
+    return [records.load(file) for file in expected]

@@ -1,6 +1,8 @@
 """A softmax mixture over a list of operations that can grow and shrink."""
 
+import math
 from collections.abc import Sequence
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +52,32 @@ class Mixture(nn.Module):
         self.alpha = nn.Parameter(old.detach()[index].clone())
         self.keys = [self.keys[i] for i in index]
         return old, self.alpha
+
+    def append(self, key: str, logit: Tensor | float) -> tuple[nn.Parameter, nn.Parameter]:
+        """Add candidate `key` with architecture logit `logit`; the others' ratios stay.
+
+        Returns the old and the new `alpha`, as `keep` does.
+        """
+        if key in self.keys:
+            raise ValueError(f"the mixture of {self.keys} holds {key!r} already")
+        old = self.alpha
+        self.alpha = nn.Parameter(torch.cat([old.detach(), torch.as_tensor(logit).detach().to(old).reshape(1)]))
+        self.keys = [*self.keys, key]
+        return old, self.alpha
+
+    def duplicate(self, key: str) -> tuple[str, nn.Parameter, nn.Parameter]:
+        r"""Let a copy share the weight of `key`: both logits are $\alpha - \log 2$, both weights half [JG 3.2.2].
+
+        The sum of $e^\alpha$ stays, hence every other weight. Returns the copy's key, `"name#2"` or the next
+        that is free, and the old and the new `alpha`; the copy's logit is the last.
+        """
+        i, name = self.keys.index(key), operation_name(key)
+        copy = next(free for n in count(2) if (free := f"{name}#{n}") not in self.keys)
+        logit = self.alpha.detach()[i] - math.log(2)
+        old, new = self.append(copy, logit)
+        with torch.no_grad():
+            new[i] = logit
+        return copy, old, new
 
 
 def operation_name(key: str) -> str:

@@ -30,6 +30,10 @@ class Forecaster(nn.Module):
             x = cell(x)
         return self.head(x[-1])
 
+    def theta_parameters(self) -> list[nn.Parameter]:
+        """All weights."""
+        return list(self.parameters())
+
 
 class TwoInputForecaster(Forecaster):
     """A forecaster of two-input cells as a search space (`growdarts.cells.SearchSpace`)."""
@@ -71,9 +75,14 @@ class TwoInputForecaster(Forecaster):
         for cell, nodes in zip(self.cells, structure, strict=True):
             cell.restructure(nodes)
 
-    def flops(self) -> int:
-        """Of one time step and sample."""
-        return sum(cell.flops() for cell in self.cells) + 2 * self.head.weight.numel()
+    def mixture_names(self) -> list[str]:
+        """`layer l, node j` for every mixture."""
+        return [f"layer {layer}, node {node}" for layer, cell in enumerate(self.cells, start=1)
+                for node in range(1, len(cell.nodes) + 1)]
+
+    def flops(self, steps: int) -> int:
+        """Of one sample of `steps` time steps; the head is applied once."""
+        return steps * sum(cell.flops() for cell in self.cells) + 2 * self.head.weight.numel()
 
     def genotype(self) -> Genotype:
         """Strongest operation per node and layer."""

@@ -11,15 +11,15 @@ def prune(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Opt
           prune_below: float, keep_all_above: float) -> list[str]:
     """Prune every mixture once; the dropped weight goes to the others by the softmax [JG pruning].
 
-    Inherited parameters and their moments are untouched. Returns what was dropped, as `"node/key"`.
+    Inherited parameters and their moments are untouched. Returns what was dropped, as `"mixture: key"`.
     """
     dropped = []
-    for position, mixture in enumerate(network.mixtures()):
+    for name, mixture in zip(network.mixture_names(), network.mixtures(), strict=True):
         weak = operations_to_prune(mixture.weights().tolist(), prune_below, keep_all_above)
         if not weak:
             continue
         keep = [i for i in range(len(mixture.keys)) if i not in weak]
-        dropped += [f"{position}/{mixture.keys[i]}" for i in weak]
+        dropped += [f"{name}: {mixture.keys[i]}" for i in weak]
         old, new = network.keep_operations(mixture, keep)
         carry_moments(alpha_optimizer, old, new, keep)
     follow(theta_optimizer, network.theta_parameters())

@@ -57,15 +57,6 @@ def load(file: Path) -> dict[str, Any]:
     return record
 
 
-def load_tier(tier: str, dataset: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """All time-series records of a tier and data set, ordered by method, seed, origin."""
-    files = sorted((folder / "time_series" / tier / dataset).glob("*/*.json"))
-    if not files:
-        raise RecordError(f"no records in {folder / 'time_series' / tier / dataset}; "
-                          f"`make batch TIER={tier}` makes them")
-    return [load(file) for file in files]
-
-
 def table(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """One row a run: method, seed, origin, errors (mean squared, standardised), sizes and costs."""
     rows = []
@@ -82,9 +73,10 @@ def table(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def config_of(record: dict[str, Any]) -> RunConfig:
-    """The validated configuration of a record."""
-    return RunConfig.of(record["config"])
+def longest_search(records: Iterable[dict[str, Any]], method: str) -> dict[str, Any]:
+    """The first of the searches of `method` with the most changes of the architecture, for a picture."""
+    return max((record for record in records if record["config"]["method"] == method),
+               key=lambda record: len(record["search"]["events"]))
 
 
 def without_timing(value: Any) -> Any:

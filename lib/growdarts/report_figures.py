@@ -24,7 +24,7 @@ def every_seed(runs: pd.DataFrame) -> Figure:
     """Test error of every run relative to the historical mean's, a panel a year; bars are means over seeds."""
     methods = [name for name in methods_in(runs) if name != "mean"]
     origins = sorted(runs.origin.unique())
-    figure, axes = plt.subplots(1, len(origins), figsize=(11, 3.9), sharey=True)
+    figure, axes = plt.subplots(1, len(origins), figsize=(8.5, 4.2), sharey=True)
     rng = np.random.default_rng(0)  # spreads the points, so that none hides another
     for origin, ax in zip(origins, axes, strict=True):
         for row, method in enumerate(methods):
@@ -33,17 +33,18 @@ def every_seed(runs: pd.DataFrame) -> Figure:
                     color=COLOURS[row % len(COLOURS)])
             ax.plot([values.mean()] * 2, [row - 0.38, row + 0.38], color="black", lw=1.8)
         ax.axvline(0, color="#777777", lw=1)
-        ax.set_title(f"tested on {origin}")
+        ax.set_title(origin)
         ax.margins(y=0.04)
+        ax.tick_params(axis="x", labelsize=9)
     axes[0].set_yticks(range(len(methods)), [LABELS[name] for name in methods])
     axes[0].invert_yaxis()
-    figure.supxlabel("test error against the historical mean's, %  (left is better)", fontsize=11)
+    figure.supxlabel("test error against the historical mean's, by test year, %  (left is better)", fontsize=11)
     return figure
 
 
 def forest(groups: Sequence[tuple[str, Sequence[Difference]]]) -> Figure:
     """Paired differences with both intervals: thick over origins, thin with caps over seeds."""
-    figure, axes = plt.subplots(1, len(groups), figsize=(10.5, 3.9), sharey=False)
+    figure, axes = plt.subplots(1, len(groups), figsize=(8.5, 4), sharey=False)
     for (title, differences), ax in zip(groups, np.atleast_1d(axes), strict=True):
         for row, d in enumerate(differences):
             colour = {-1: COLOURS[2], 0: COLOURS[7], 1: COLOURS[1]}[d.decided()]
@@ -104,7 +105,7 @@ def cost_and_quality(runs: pd.DataFrame) -> Figure:
 
 def what_was_grown(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> Figure:
     """Number of nodes and chosen operations of the derived cells, per method."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.6), width_ratios=[1, 2])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.6), width_ratios=[1, 2])
     genotypes = {method: [r["result"]["genotype"] for r in records if r["config"]["method"] == method]
                  for method in methods}
     most = max(len(g["layers"][0]) for chosen in genotypes.values() for g in chosen)
@@ -122,5 +123,5 @@ def what_was_grown(records: Sequence[dict[str, Any]], methods: Sequence[str]) ->
     left.set(xlabel="nodes of the derived cell", ylabel="share, %", xticks=range(1, most + 1))
     right.set_xticks(range(len(names)), names, rotation=30, ha="right")
     right.set_title("operations of the derived cells")
-    figure.legend(loc="outside upper center", ncols=len(methods))
+    figure.legend(loc="outside upper center", ncols=2)
     return figure

@@ -115,7 +115,7 @@ class Search:
                     state.stage_best = self._snapshot()
                 state.epoch += 1
                 state.epoch_errors.append(error)
-                state.flops += PASSES[settings.order] * self.network.flops() * self.task.forward_samples()
+                state.flops += PASSES[settings.order] * self.task.flops(self.network)
                 state.seconds += time.perf_counter() - started
                 state.history.append(self._row(loss, error))
                 self.checkpoint.save({"progress": asdict(state), "now": self._snapshot()})
@@ -167,7 +167,7 @@ class Search:
                 if not math.isfinite(loss):
                     raise DivergenceError(self.state.epoch, loss, self.checkpoint)
                 best = min(best, (self._validation_error(), self._snapshot()), key=lambda pair: pair[0])
-                self.state.flops += 3 * self.network.flops() * self.task.forward_samples()
+                self.state.flops += 3 * self.task.flops(self.network)
             self._restore(best[1])
             self.state.seconds += time.perf_counter() - started
             event["what"] = [f"{self.settings.tune_epochs} epochs"]
@@ -182,8 +182,12 @@ class Search:
         """One row of the history."""
         return {"epoch": self.state.epoch, "stage": len(self.state.stage_errors) + 1, "train_loss": loss,
                 "validation_error": error, "nodes": self.network.n_nodes(),
-                "weights": [{key: round(weight, 3) for key, weight in mixture.named_weights().items()}
-                            for mixture in self.network.mixtures()]}
+                "weights": self._weights()}
+
+    def _weights(self) -> dict[str, dict[str, float]]:
+        """Mixture weights by name of the mixture, rounded: they are for looking at."""
+        return {name: {key: round(weight, 3) for key, weight in mixture.named_weights().items()}
+                for name, mixture in zip(self.network.mixture_names(), self.network.mixtures(), strict=True)}
 
     def _new_optimizers(self) -> None:
         settings = self.settings
@@ -234,7 +238,7 @@ class _Event:
         if exception_type is None:
             search = self.search
             self.entry |= {"validation_after": search._validation_error(), "nodes": search.network.n_nodes(),
-                           "weights": [m.named_weights() for m in search.network.mixtures()],
+                           "weights": search._weights(),
                            "parameters": sum(p.numel() for p in search.network.theta_parameters()),
                            "flops_spent": search.state.flops, "seconds_spent": search.state.seconds}
             search.state.events.append(self.entry)

@@ -4,11 +4,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
+from IPython.display import Markdown
 
 from growdarts.comparison import Difference, interval, relative_difference
 from growdarts.figures import LABELS
 from growdarts.records import table
 from growdarts.verdicts import p_text
+
+
+def show(table: pd.DataFrame) -> Markdown:
+    """The table as Markdown, whose cells wrap on a narrow page."""
+    return Markdown(table.to_markdown(disable_numparse=True))
 
 
 def rivals(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -64,7 +70,7 @@ def provenance(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
         "hours of computing": str(total_hours(records)),
         "peak memory of a process, MiB": str(round(max(r["cost"]["peak_memory_mib"] for r in records))),
         "data files": str(len(records[0]["provenance"]["data_sha256"])) + ", SHA-256 in every record"}
-    return pd.DataFrame({"": rows})
+    return pd.DataFrame({"": rows}).rename_axis("all runs")
 
 
 def total_hours(records: Iterable[dict[str, Any]]) -> float:
@@ -82,10 +88,9 @@ def budget(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
         trained = method not in ("mean", "var1")
         searching = own.search_epochs.gt(0).any()
         out[LABELS[method]] = {
-            "runs": len(own), "search epochs allowed": config["search_epochs"] if searching else "-",
-            "used": f"{own.search_epochs.mean():.0f}" if searching else "-",
-            "training epochs allowed": f"{len(config['sizes'])} x {config['train_epochs']}" if trained else "-",
-            "sizes": ", ".join(map(str, config["sizes"])) if trained else "-",
+            "runs": len(own),
+            "search epochs": f"{own.search_epochs.mean():.0f} of {config['search_epochs']}" if searching else "-",
+            "training epochs": f"at most {len(config['sizes'])} x {config['train_epochs']}" if trained else "-",
             "search, s": f"{own.search_seconds.mean():.1f}" if searching else "-",
             "training, s": f"{own.train_seconds.mean():.1f}" if trained else "-"}
     return pd.DataFrame(out).T

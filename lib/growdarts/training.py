@@ -66,9 +66,9 @@ class ForecastTask:
         """Mean squared error on `part`."""
         return self.squared_errors(network, part).mean().item()
 
-    def forward_samples(self) -> int:
-        """Time steps times samples in one pass over the training windows."""
-        return self.series.train.x.shape[0] * len(self.series.train.y)
+    def flops(self, network: nn.Module) -> int:
+        """Floating-point operations of one forward pass of a search space over the training windows."""
+        return len(self.series.train.y) * network.flops(self.series.train.x.shape[0])
 
 
 def theta_optimizer(parameters: list[nn.Parameter], settings: SearchSettings) -> Optimizer:
@@ -83,7 +83,8 @@ def theta_step(network: nn.Module, task: ForecastTask, optimizer: Optimizer, bat
     loss = task.loss(network, batch)
     value = loss.item()
     if math.isfinite(value):
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters, materialize_grads=True),
+                                       strict=True):
             parameter.grad = gradient
         nn.utils.clip_grad_norm_(parameters, grad_clip)
         optimizer.step()
@@ -114,7 +115,13 @@ def fit(network: nn.Module, parameters: list[nn.Parameter], task: ForecastTask, 
         checkpoint: Checkpoint, *, label: str, progress: bool) -> Fit:
     """Train from scratch until `patience` epochs bring no validation gain; leaves the best weights.
 
-    Resumes from `checkpoint` and then ends with the same numbers as an uninterrupted run.
+    Any gain counts, however small: `min_gain` is for the stages of a search. Resumes from `checkpoint` and
+    then ends with the same numbers as an uninterrupted run.
+
+    Parameters
+    ----------
+    network, parameters : what is trained, and its weights.
+    label : names the fit in the progress bar.
 
     Raises
     ------

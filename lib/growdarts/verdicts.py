@@ -95,14 +95,16 @@ def growth_jumps(records: Sequence[dict[str, Any]], method: str) -> list[float]:
             for event in record["search"]["events"] if event["kind"] == "grow_node"]
 
 
+def country(records: Sequence[dict[str, Any]], method: str) -> str:
+    """Where `method` saves error beyond the chance of the year, and where it loses, largest first."""
+    skills = feature_skill(records, method)
+    found = sorted(((interval(skills[feature]), feature) for feature in skills), key=lambda pair: -pair[0].mean)
+    saved = [f"{name} ({skill.mean:.1f} %)" for skill, name in found if skill.sign() > 0]
+    lost = [f"{name} ({-skill.mean:.1f} %)" for skill, name in found if skill.sign() < 0]
+    return (f"{LABELS[method]} saves error in {listing(saved)} and loses in {listing(lost)}, "
+            "by intervals over years that lie on one side of zero.")
+
+
 def countries(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> str:
-    """For each method the features where it saves error beyond the chance of the year, largest first."""
-    lines = []
-    for method in methods:
-        skills = feature_skill(records, method)
-        found = sorted(((interval(skills[f]), f) for f in skills), key=lambda pair: -pair[0].mean)
-        saved = [f"{name} ({skill.mean:.1f} %)" for skill, name in found if skill.sign() > 0]
-        lost = [f"{name} ({-skill.mean:.1f} %)" for skill, name in found if skill.sign() < 0]
-        lines.append(f"* **{LABELS[method]}** saves error in {listing(saved)}; loses in {listing(lost)} "
-                     "(interval over years on one side of zero).")
-    return "\n".join(lines)
+    """`country` for several methods, as a list."""
+    return "\n".join(f"* {country(records, method)}" for method in methods)

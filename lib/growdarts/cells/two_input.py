@@ -3,11 +3,14 @@
 Shapes: T time, B batch, I inputs of the layer, H hidden, N nodes, K operations of a node.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from growdarts.cells import Duplicate
+from growdarts.cells.tracing import OperationTrace, record_calls
 from growdarts.mixture import Mixture, operation_name
 from growdarts.primitives import TWO_INPUT, TwoInputOperation
 
@@ -51,6 +54,10 @@ class TwoInputNode(nn.Module):
             return self.mixture.alpha.new_zeros(0, self.hidden)
         return torch.cat(list(self.U.values()))
 
+    def forward(self, wx: Tensor, us: Tensor, s: Tensor, weights: Tensor) -> Tensor:
+        """`mix`, as a call that hooks can listen to."""
+        return self.mix(wx, us, s, weights)
+
     def mix(self, wx: Tensor, us: Tensor, s: Tensor, weights: Tensor) -> Tensor:
         r"""$\sum_o w_o\, o(x_t, s)$ from the transformed inputs of one time step; (B, H) [JG Eq. 3]."""
         rows = self._rows()
@@ -72,6 +79,39 @@ class TwoInputNode(nn.Module):
                 del part[key]
         return self.mixture.keep(index)
 
+    def weights_of(self, key: str) -> dict[str, nn.Parameter]:
+        """`W`, `U`, `b` of operation `key`; empty if it owns none."""
+        return {"W": self.W[key], "U": self.U[key], "b": self.b[key]} if key in self.W else {}
+
+    def duplicate(self, key: str) -> Duplicate:
+        """Add an identical copy `"name#2"` of `key`; the two share its mixture weight [JG 3.2.2].
+
+        Raises
+        ------
+        ValueError
+            `key` owns no weights: the two could never differ.
+        """
+        weights = self.weights_of(key)
+        if not weights:
+            raise ValueError(f"operation {key!r} owns no weights, so a copy of it could never differ from it")
+        copy, old, new = self.mixture.duplicate(key)
+        for name in weights:
+            getattr(self, name)[copy] = nn.Parameter(weights[name].detach().clone())
+        copies = self.weights_of(copy)
+        return Duplicate(copy, old, new, {name: (weights[name], copies[name]) for name in weights})
+
+    def traces(self, x: Tensor, s: Tensor, gradient: Tensor) -> list[OperationTrace]:
+        """Every operation with weights on inputs (n, I) and states (n, H), the loss's `gradient` by the node (n, H)."""
+
+        def output(operation: TwoInputOperation, theta: Mapping[str, Tensor]) -> Tensor:
+            linear = nn.functional.linear
+            return operation.function(linear(x, theta["W"], theta["b"]), linear(s, theta["U"]), s)
+
+        return [OperationTrace(self.mixture, key, self.weights_of(key), partial(output, operation),
+                               weight * gradient, self.hidden)
+                for key, operation, weight in zip(self.mixture.keys, self.operations(),
+                                                  self.mixture.weights().detach(), strict=True) if key in self.W]
+
     @torch.no_grad()
     def become_identity(self, epsilon: float, noise: float) -> None:
         r"""Initialise so that the node returns its state input up to the noise [JG 3.2.1].
@@ -82,19 +122,25 @@ class TwoInputNode(nn.Module):
 
         $$ w_{id}\, u = 1 - \sum_{o \neq id} w_o k_o, \qquad w_{id}\, v = -\sum_{o \neq id} w_o c_o , $$
 
-        so the mixture is the identity for *any* alpha and no unit starts saturated. Noise of deviation
-        `noise * epsilon / sqrt(I + H + 1)` then makes every weight non-zero. Without `add_identity`,
-        or for an operation that is not affine at zero weights, those operations enter with a total weight
-        of `epsilon` / 10 and `carry` or `add_identity` with the rest.
+        so the mixture is the identity for *any* alpha and no unit starts saturated. Where no gradient would
+        reach an operation at zero weights (a product of two zeros, the kink of relu), its bias starts at one.
+        Noise of deviation `noise * epsilon / 10 / sqrt(I + H + 1)` then makes every weight non-zero; the 10 is
+        room for what layers, time steps and linear nodes add up. Without `add_identity`, or for an operation
+        that is not affine there, those operations enter with a total weight of `epsilon` / 10 and `carry` or
+        `add_identity` with the rest.
         """
         operations, mixture = self.operations(), self.mixture
-        affine = [_affine_at_zero(operation, self.hidden, mixture.alpha) for operation in operations]
+        bias = [_start_bias(operation) for operation in operations]
+        affine = [_affine_at_zero(operation, start) for operation, start in zip(operations, bias, strict=True)]
         keeper = next((i for name in KEEP_STATE for i, o in enumerate(operations) if o.name == name), None)
         if keeper is None:
             raise ValueError(f"a node of {mixture.keys} cannot be grown by morphism: it needs one of "
                              f"{', '.join(KEEP_STATE)}")
         for parameter in self.theta_parameters():
             parameter.zero_()
+        for key, start in zip(mixture.keys, bias, strict=True):
+            if key in self.b:
+                self.b[key].fill_(start)
         exact = operations[keeper].name == "add_identity"
         small = [i for i, fit in enumerate(affine) if i != keeper and (fit is None or not exact)]
         if small:
@@ -111,21 +157,35 @@ class TwoInputNode(nn.Module):
             slope = (1 - sum(w * k for w, (k, _) in kept)) / weights[keeper]
             self.U[key].copy_(slope * torch.eye(self.hidden).to(slope))
             self.b[key].fill_(-sum(w * c for w, (_, c) in kept) / weights[keeper])
-        deviation = noise * epsilon / (self.inputs + self.hidden + 1) ** 0.5
+        deviation = noise * epsilon / 10 / (self.inputs + self.hidden + 1) ** 0.5
         for parameter in self.theta_parameters():
             parameter.add_(deviation * torch.randn_like(parameter))
 
 
-def _affine_at_zero(operation: TwoInputOperation, hidden: int, like: Tensor) -> tuple[float, float] | None:
-    """(k, c) if o(0, 0, s) = k s + c for all s, else None; checked on a grid of states."""
-    s = torch.linspace(-2, 2, 9, dtype=torch.float64, device=like.device)[:, None].expand(-1, hidden)
-    zero = s.new_zeros(len(s), operation.blocks * hidden)
-    output = operation.function(zero, zero, s)
-    c = output[4]
-    k = output[8] / 2 - c / 2
-    if torch.allclose(output, k * s + c, atol=1e-12, rtol=0) and k.std(correction=0) + c.std(correction=0) < 1e-12:
-        return k[0].item(), c[0].item()
-    return None
+def _states(operation: TwoInputOperation, bias: float) -> tuple[Tensor, Tensor, Tensor]:
+    """wx, us and s, one unit wide, of an operation with zero weights on a grid of states."""
+    s = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    us = s.new_zeros(len(s), operation.blocks)
+    return us + bias, us, s
+
+
+@torch.enable_grad()
+def _start_bias(operation: TwoInputOperation) -> float:
+    """0 if a gradient reaches the operation's weights when they are all zero, else 1."""
+    wx, us, s = (value.requires_grad_() for value in _states(operation, 0.0))
+    if not operation.blocks:
+        return 0.0
+    gradients = torch.autograd.grad(operation.function(wx, us, s).sum(), (wx, us), materialize_grads=True)
+    return 0.0 if any(gradient.any() for gradient in gradients) else 1.0
+
+
+def _affine_at_zero(operation: TwoInputOperation, bias: float) -> tuple[float, float] | None:
+    """(k, c) if o(bias, 0, s) = k s + c for all s, else None; checked on a grid of states."""
+    wx, us, s = _states(operation, bias)
+    output = operation.function(wx, us, s)
+    c = output[4].item()
+    k = (output[8].item() - c) / 2
+    return (k, c) if torch.allclose(output, k * s + c, atol=1e-12, rtol=0) else None
 
 
 class TwoInputCell(nn.Module):
@@ -153,7 +213,7 @@ class TwoInputCell(nn.Module):
         states = []
         for t in range(len(x)):
             for node, wx, U_transposed, weights in nodes:
-                h = node.mix(wx[t], h @ U_transposed, h, weights)
+                h = node(wx[t], h @ U_transposed, h, weights)
             states.append(h)
         return torch.stack(states)
 
@@ -164,6 +224,28 @@ class TwoInputCell(nn.Module):
         if morphism:
             node.become_identity(epsilon, noise)
         self.nodes.append(node)
+
+    def operation_weights(self, mixture: Mixture, key: str) -> dict[str, nn.Parameter]:
+        """`W`, `U`, `b` of an operation; empty if it owns none."""
+        return self._node_of(mixture).weights_of(key)
+
+    def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
+        """Add an identical copy of operation `key` to the node of `mixture` [JG 3.2.2]."""
+        return self._node_of(mixture).duplicate(key)
+
+    def _node_of(self, mixture: Mixture) -> TwoInputNode:
+        return next(node for node in self.nodes if node.mixture is mixture)
+
+    def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
+        """Every operation with weights on all samples and time steps that `loss` runs the cell over.
+
+        Its gradient at a time step is the total one: also through the later steps that the state reaches.
+        """
+        calls = record_calls([self, *self.nodes], loss)
+        x = torch.cat([call.arguments[0].flatten(0, 1) for call in calls[self]])  # (n, I), n = T * B of all calls
+        return [trace for node in self.nodes
+                for trace in node.traces(x, torch.cat([call.arguments[2] for call in calls[node]]),
+                                         torch.cat([call.gradient for call in calls[node]]))]
 
     def mixtures(self) -> Iterator[Mixture]:
         """One mixture a node."""

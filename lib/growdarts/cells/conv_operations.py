@@ -1,0 +1,211 @@
+"""Convolutional candidate operations by name, and the maps that fit a cell's inputs.
+
+Every operation maps (B, C, H, W) -> (B, C, H / stride, W / stride). To add one, write a function that
+builds its module and the line `@convolutional()`; mixing, growing, pruning and both forms of the cell
+then know it. Submodules carry the names of the original's, so that its state dicts fit.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+Build = Callable[[int, int, bool], nn.Module]  # channels C, stride, whether batch norms are affine
+
+
+@dataclass(frozen=True)
+class ConvolutionalOperation:
+    """A named operation; a batch norm without affine follows in a search if `add_norm`."""
+
+    name: str
+    build: Build
+    add_norm: bool
+
+
+CONVOLUTIONAL: dict[str, ConvolutionalOperation] = {}
+
+
+def convolutional(add_norm: bool = False) -> Callable[[Build], Build]:
+    """Register the decorated function as an operation; `add_norm` if it ends without a batch norm."""
+
+    def register(function: Build) -> Build:
+        name = function.__name__
+        if name in CONVOLUTIONAL:
+            raise ValueError(f"operation {name!r} is registered twice")
+        CONVOLUTIONAL[name] = ConvolutionalOperation(name, function, add_norm)
+        return function
+
+    return register
+
+
+def build_operation(name: str, channels: int, stride: int, *, search: bool) -> nn.Module:
+    """The module of operation `name`, in the form of the search network or of a fixed one.
+
+    Raises
+    ------
+    ValueError
+        unknown name.
+    """
+    if name not in CONVOLUTIONAL:
+        raise ValueError(f"unknown operation {name!r}: allowed are {', '.join(CONVOLUTIONAL)}")
+    operation = CONVOLUTIONAL[name]
+    module = operation.build(channels, stride, not search)
+    if search and operation.add_norm:
+        return nn.Sequential(module, nn.BatchNorm2d(channels, affine=False))
+    return module
+
+
+class Zero(nn.Module):
+    """0 * x: the absence of an edge, which still competes for weight; gradients exist and are zero."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> zeros (B, C, H / stride, W / stride)."""
+        return 0 * x[:, :, ::self.stride, ::self.stride]
+
+
+class ReLUConvBN(nn.Module):
+    """ReLU, 1 x 1 convolution, batch norm: fits an input of a cell to its channels."""
+
+    def __init__(self, inputs: int, channels: int, *, affine: bool) -> None:
+        super().__init__()
+        self.op = nn.Sequential(nn.ReLU(), nn.Conv2d(inputs, channels, 1, bias=False),
+                                nn.BatchNorm2d(channels, affine=affine))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, channels, H, W)."""
+        return self.op(x)
+
+    def input_maps(self) -> list[tuple[nn.Conv2d, Tensor]]:
+        """Convolutions that read the input, each with the running variances (rows,) behind it."""
+        return [(self.op[1], self.op[2].running_var)]
+
+
+class FactorizedReduce(nn.Module):
+    """ReLU, two 1 x 1 convolutions of stride 2 on the even and on the odd pixels, batch norm."""
+
+    def __init__(self, inputs: int, channels: int, *, affine: bool) -> None:
+        super().__init__()
+        if channels % 2:
+            raise ValueError(f"channels = {channels}: a factorized reduction needs an even number")
+        self.conv_1 = nn.Conv2d(inputs, channels // 2, 1, stride=2, bias=False)
+        self.conv_2 = nn.Conv2d(inputs, channels // 2, 1, stride=2, bias=False)
+        self.bn = nn.BatchNorm2d(channels, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, channels, H / 2, W / 2), H and W even."""
+        x = torch.relu(x)
+        return self.bn(torch.cat([self.conv_1(x), self.conv_2(x[:, :, 1:, 1:])], dim=1))
+
+    def input_maps(self) -> list[tuple[nn.Conv2d, Tensor]]:
+        """Convolutions that read the input, each with the running variances (rows,) behind it."""
+        return list(zip((self.conv_1, self.conv_2), self.bn.running_var.chunk(2), strict=True))
+
+
+class SeparableConv(nn.Module):
+    """`repeats` times ReLU, depthwise k x k, pointwise 1 x 1, batch norm; the first repeat has the stride."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, affine: bool, *,
+                 dilation: int = 1, repeats: int = 1) -> None:
+        super().__init__()
+        padding = dilation * (kernel - 1) // 2
+        layers: list[nn.Module] = []
+        for i in range(repeats):
+            layers += [nn.ReLU(),
+                       nn.Conv2d(channels, channels, kernel, stride=1 if i else stride, padding=padding,
+                                 dilation=dilation, groups=channels, bias=False),
+                       nn.Conv2d(channels, channels, 1, bias=False),
+                       nn.BatchNorm2d(channels, affine=affine)]
+        self.op = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H / stride, W / stride)."""
+        return self.op(x)
+
+
+@convolutional()
+def none(channels: int, stride: int, affine: bool) -> nn.Module:
+    """No connection."""
+    return Zero(stride)
+
+
+@convolutional(add_norm=True)
+def max_pool_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
+    """Largest of 3 x 3 pixels."""
+    return nn.MaxPool2d(3, stride=stride, padding=1)
+
+
+@convolutional(add_norm=True)
+def avg_pool_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
+    """Mean of 3 x 3 pixels, the border not counted."""
+    return nn.AvgPool2d(3, stride=stride, padding=1, count_include_pad=False)
+
+
+@convolutional()
+def skip_connect(channels: int, stride: int, affine: bool) -> nn.Module:
+    """x itself, or its factorized reduction."""
+    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine=affine)
+
+
+@convolutional()
+def sep_conv_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
+    """Separable convolution, applied twice."""
+    return SeparableConv(channels, 3, stride, affine, repeats=2)
+
+
+@convolutional()
+def sep_conv_5x5(channels: int, stride: int, affine: bool) -> nn.Module:
+    """Separable convolution, applied twice."""
+    return SeparableConv(channels, 5, stride, affine, repeats=2)
+
+
+@convolutional()
+def dil_conv_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
+    """Separable convolution of every second pixel: it sees 5 x 5."""
+    return SeparableConv(channels, 3, stride, affine, dilation=2)
+
+
+@convolutional()
+def dil_conv_5x5(channels: int, stride: int, affine: bool) -> nn.Module:
+    """Separable convolution of every second pixel: it sees 9 x 9."""
+    return SeparableConv(channels, 5, stride, affine, dilation=2)
+
+
+@convolutional()
+def sep_conv_7x7(channels: int, stride: int, affine: bool) -> nn.Module:
+    """Separable convolution, applied twice; in NASNet's published cells, not searched."""
+    return SeparableConv(channels, 7, stride, affine, repeats=2)
+
+
+@convolutional()
+def conv_7x1_1x7(channels: int, stride: int, affine: bool) -> nn.Module:
+    """A row and a column of seven pixels; in AmoebaNet's published cells, not searched."""
+    return nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, (1, 7), stride=(1, stride), padding=(0, 3), bias=False),
+        nn.Conv2d(channels, channels, (7, 1), stride=(stride, 1), padding=(3, 0), bias=False),
+        nn.BatchNorm2d(channels, affine=affine))
+
+
+def drop_path(x: Tensor, probability: float) -> Tensor:
+    """Drop whole samples of an edge's output with `probability`, scale the others up; (B, C, H, W)."""
+    keep = 1 - probability
+    mask = torch.empty(len(x), 1, 1, 1, dtype=x.dtype, device=x.device).bernoulli_(keep)
+    return x * mask / keep
+
+
+def convolution_flops(module: nn.Module, pixels: int) -> int:
+    """Multiply-adds, counted twice, of an operation's convolutions for one sample whose output has `pixels`.
+
+    The convolutions are taken for a chain, each working on what the one before it left.
+    """
+    total = 0
+    for convolution in reversed([part for part in module.modules() if isinstance(part, nn.Conv2d)]):
+        total += 2 * convolution.weight.numel() * pixels
+        if not isinstance(module, FactorizedReduce):  # its two work side by side
+            pixels *= convolution.stride[0] * convolution.stride[1]
+    return total

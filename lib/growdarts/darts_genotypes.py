@@ -1,0 +1,217 @@
+"""Discrete DARTS architectures: validated data that reads and writes JSON and the original's tuple form.
+
+The original code stores a genotype as a namedtuple and prints it to its logs:
+
+    Genotype(recurrent=[('relu', 0), ('tanh', 1)], concat=range(1, 3))
+    Genotype(normal=[('skip_connect', 0), ('sep_conv_3x3', 1)], normal_concat=[2], reduce=..., reduce_concat=...)
+"""
+
+import ast
+from collections import namedtuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from operator import index
+from typing import Any, Self
+
+from growdarts.genotype import Genotype, GenotypeError, JsonForm
+
+Edge = tuple[str, int]  # operation, predecessor
+
+# The candidates of a search, in the order of the columns of alpha. `none` competes but is never derived.
+RECURRENT_OPERATIONS = ("none", "tanh", "relu", "sigmoid", "identity")
+CONVOLUTIONAL_OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect",
+                            "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
+PUBLISHED_OPERATIONS = ("sep_conv_7x7", "conv_7x1_1x7")  # not searched; NASNet and AmoebaNet hold them
+
+
+class DartsGenotype(JsonForm):
+    """What both kinds of genotype share; the fields are those of the original's namedtuple, and `space`."""
+
+    space: str
+
+    def __post_init__(self) -> None:
+        allowed = type(self).space
+        if self.space != allowed:
+            raise GenotypeError(f"a genotype of space {self.space!r}: expected {allowed!r}")
+        for name in self._names():
+            value = getattr(self, name)
+            try:
+                plain = (tuple(index(i) for i in value) if name.endswith("concat") else
+                         tuple((str(operation), index(j)) for operation, j in value))
+            except (TypeError, ValueError) as error:
+                wanted = "node numbers" if name.endswith("concat") else "pairs (operation, predecessor)"
+                raise GenotypeError(f"{name} = {value!r:.200}: allowed is a list of {wanted} ({error})") from None
+            object.__setattr__(self, name, plain)  # the dataclass is frozen for everybody else
+        problems = self._problems()
+        if problems:
+            raise GenotypeError("; ".join(problems))
+
+    def _problems(self) -> list[str]:
+        """Everything that is wrong with the contents."""
+        raise NotImplementedError
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        return [field.name for field in fields(cls) if field.name != "space"]
+
+    @classmethod
+    def _of(cls, values: dict[str, Any], what: str) -> Self:
+        """From exactly the fields of the original's namedtuple."""
+        missing = [name for name in cls._names() if name not in values]
+        left_over = [name for name in values if name not in cls._names()]
+        if missing or left_over:
+            raise GenotypeError(f"{what} is no genotype of space {cls.space!r}: "
+                                f"missing {missing}, left over {left_over}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, ready for JSON."""
+        return {"space": self.space} | {
+            name: [list(item) if isinstance(item, tuple) else item for item in getattr(self, name)]
+            for name in self._names()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Inverse of `to_dict`."""
+        if not isinstance(data, dict) or "space" not in data:
+            raise GenotypeError(f"not a genotype: {data!r:.200} (it names no space)")
+        if data["space"] != cls.space:
+            raise GenotypeError(f"a genotype of space {data['space']!r}: expected {cls.space!r}")
+        return cls._of({name: value for name, value in data.items() if name != "space"}, "the dictionary")
+
+    def to_tuple(self) -> tuple:
+        """The original's namedtuple `Genotype`; its text is what the original prints."""
+        values = []
+        for name in self._names():
+            value = list(getattr(self, name))
+            if name.endswith("concat") and value == list(range(value[0], value[0] + len(value))):
+                value = range(value[0], value[0] + len(value))
+            values.append(value)
+        return namedtuple("Genotype", self._names())(*values)
+
+    @classmethod
+    def from_tuple(cls, values: Sequence) -> Self:
+        """From the original's namedtuple, or a plain tuple with the same order of fields."""
+        names = getattr(values, "_fields", cls._names())
+        if len(names) != len(values):
+            raise GenotypeError(f"a tuple of {len(values)} entries is no genotype of space {cls.space!r}: "
+                                f"expected {', '.join(cls._names())}")
+        return cls._of(dict(zip(names, values, strict=True)), "the tuple")
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """From the text that the original prints, with or without `name =` before it; nothing is executed."""
+        try:
+            (statement,) = ast.parse(text.strip()).body
+            call = statement.value
+            if call.func.id != "Genotype" or call.args:
+                raise ValueError("expected Genotype(field=..., ...)")
+            return cls._of({keyword.arg: _literal(keyword.value) for keyword in call.keywords}, "the text")
+        except GenotypeError:
+            raise
+        except (SyntaxError, ValueError, AttributeError, TypeError) as error:
+            raise GenotypeError(f"not a printed genotype: {text!r:.200} ({error})") from None
+
+
+def _literal(node: ast.expr) -> Any:
+    """A literal, or `range` of literals."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
+        return range(*[ast.literal_eval(argument) for argument in node.args])
+    return ast.literal_eval(node)
+
+
+def _edge_problems(where: str, edge: Edge, n_predecessors: int, allowed: Iterable[str]) -> list[str]:
+    operation, predecessor = edge
+    problems = []
+    if operation not in allowed:
+        problems.append(f"{where}: unknown operation {operation!r}, allowed are {', '.join(allowed)}")
+    if not 0 <= predecessor < n_predecessors:
+        problems.append(f"{where}: predecessor {predecessor}, allowed is 0 to {n_predecessors - 1}")
+    return problems
+
+
+def _concat_problems(name: str, concat: tuple[int, ...], n_states: int) -> list[str]:
+    if not concat or len(set(concat)) != len(concat) or not all(0 <= i < n_states for i in concat):
+        return [f"{name} = {list(concat)}: allowed are different nodes out of 0 to {n_states - 1}, at least one"]
+    return []
+
+
+@dataclass(frozen=True)
+class RecurrentGenotype(DartsGenotype):
+    """A recurrent cell: node i = 1, 2, ... applies an activation to one of the states 0 .. i-1.
+
+    Parameters
+    ----------
+    recurrent : for every node its activation and predecessor; state 0 is the one made of x_t and h_{t-1}.
+    concat : the states whose mean is the output.
+
+    Raises
+    ------
+    GenotypeError
+        everything that is wrong: another space, unknown activations, predecessors out of range, ...
+    """
+
+    recurrent: tuple[Edge, ...]
+    concat: tuple[int, ...]
+    space: str = "darts_recurrent"
+
+    @property
+    def n_nodes(self) -> int:
+        """Intermediate nodes."""
+        return len(self.recurrent)
+
+    def _problems(self) -> list[str]:
+        problems = [] if self.recurrent else ["recurrent: a cell needs a node"]
+        for i, edge in enumerate(self.recurrent, start=1):
+            problems += _edge_problems(f"recurrent, node {i}", edge, i, RECURRENT_OPERATIONS[1:])
+        return problems + _concat_problems("concat", self.concat, self.n_nodes + 1)
+
+
+@dataclass(frozen=True)
+class ConvolutionalGenotype(DartsGenotype):
+    """A normal and a reduction cell: node i = 2, 3, ... sums two operations on the states 0 .. i-1.
+
+    Parameters
+    ----------
+    normal, reduce : two edges a node, operation and predecessor; states 0 and 1 are the cell's inputs.
+    normal_concat, reduce_concat : the states that are concatenated to the output.
+
+    Raises
+    ------
+    GenotypeError
+        everything that is wrong: another space, unknown operations, an odd number of edges, ...
+    """
+
+    normal: tuple[Edge, ...]
+    normal_concat: tuple[int, ...]
+    reduce: tuple[Edge, ...]
+    reduce_concat: tuple[int, ...]
+    space: str = "darts_conv"
+
+    @property
+    def n_nodes(self) -> int:
+        """Intermediate nodes of the deeper cell."""
+        return max(len(self.normal), len(self.reduce)) // 2
+
+    def _problems(self) -> list[str]:
+        problems = []
+        for name in ("normal", "reduce"):
+            edges, concat = getattr(self, name), getattr(self, f"{name}_concat")
+            if not edges or len(edges) % 2:
+                problems.append(f"{name}: {len(edges)} edges, allowed is two for every node")
+            for k, edge in enumerate(edges):
+                problems += _edge_problems(f"{name}, edge {k} of node {2 + k // 2}", edge, 2 + k // 2,
+                                           CONVOLUTIONAL_OPERATIONS[1:] + PUBLISHED_OPERATIONS)
+            problems += _concat_problems(f"{name}_concat", concat, 2 + len(edges) // 2)
+        return problems
+
+
+SPACES = {kind.space: kind for kind in (Genotype, RecurrentGenotype, ConvolutionalGenotype)}
+
+
+def genotype_from_dict(data: dict[str, Any]) -> Genotype | RecurrentGenotype | ConvolutionalGenotype:
+    """The genotype of whichever space `data` names."""
+    space = data.get("space") if isinstance(data, dict) else None
+    if space not in SPACES:
+        raise GenotypeError(f"space {space!r}: allowed are {', '.join(SPACES)}")
+    return SPACES[space].from_dict(data)

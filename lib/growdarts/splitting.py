@@ -1,0 +1,220 @@
+r"""Steepest descent splitting (Wu, Wang & Liu 2019): which operation to duplicate, and in which direction [JG 3.2.2].
+
+Duplicated by $\theta \pm \delta$ with half its weight each (see `growdarts.morphisms.grow_operation`), an operation
+adds $\tfrac12 \delta^\top \nabla^2 o\, \delta$ to its output o, for every sample and time step; all first-order terms
+cancel. The loss L feels that through the gradient of each output, and as unit u of an operation depends on its own
+weights $\theta_u$ only,
+
+$$ \Delta L = \tfrac12 \sum_u \delta_u^\top S_u\, \delta_u + O(|\delta|^4), \qquad
+   S_u = \mathrm{E}\Big[ \sum_t \frac{dL}{do_{tu}}\, \nabla^2_{\theta_u} o_{tu} \Big] . $$
+
+* $dL/do_t$ is the *total* gradient by the output at step t, through all later steps. theta is shared over
+  time, so the sum over t is the whole effect: what a changed output does later on is in the gradient, and
+  how the changed state curves later outputs is of fourth order.
+* It includes the mixture weight $w_o$: o is the output before it is weighted. With the gradient by the
+  mixture's output instead, S would be $1/w_o$ times as large, and $w_o$ would stand before the sum.
+
+So $\delta_u = \epsilon\, v_u$ along the unit eigenvector of the lowest eigenvalue $\lambda_u$, for the units where
+that is negative, changes the loss by $\tfrac12 \epsilon^2 \sum_{\lambda_u < 0} \lambda_u$, and no directions of that
+length lower it more.
+
+$S_u$ is the block of unit u of the Hessian of $G(\theta) = \sum_t g_t \cdot o_t(\theta)$ with $g_t = dL/do_t$ and the
+inputs held constant. No two units share a weight, so one Hessian-vector product by double backward gives
+$S_u v_u$ of *all* units at once, for any operation that autograd differentiates twice, and nothing of size D x D
+is ever stored. Piecewise linear operations have S = 0. For relu that leaves out its kink, where the two copies
+together give more than the one: a split there is neither predicted nor proposed.
+
+Shapes: U units (H of a recurrent cell, C of a convolution), D weights of a unit.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from growdarts.bilevel import Loss
+from growdarts.cells import OperationOwner, SearchSpace
+from growdarts.cells.tracing import OperationTrace
+from growdarts.criteria import Operation, operation_to_split
+
+
+class SplittingMatrices:
+    """The matrices $S_u$ of all units of an operation, as a linear map, averaged over batches [JG 3.2.2].
+
+    Parameters
+    ----------
+    operation : position of its mixture, and key.
+    traces : the operation in every batch.
+    """
+
+    def __init__(self, operation: Operation, traces: list[OperationTrace]) -> None:
+        self.operation, self.traces = operation, traces
+        self.weights: dict[str, nn.Parameter] = traces[0].weights
+        self.units, self.unit_dim = traces[0].units, traces[0].unit_dim
+
+    def pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Tensors of the weights' shapes -> one row a unit, (U, D)."""
+        rows = [tensors[name].movedim(self.unit_dim, 0) for name in self.weights]
+        return torch.cat([r.reshape(-1, self.units, r[0].numel()).transpose(0, 1).flatten(1) for r in rows], dim=1)
+
+    def unpack(self, rows: Tensor) -> dict[str, Tensor]:
+        """Inverse of `pack`."""
+        tensors = {}
+        parts = rows.split([weight.numel() // self.units for weight in self.weights.values()], dim=1)
+        for (name, weight), part in zip(self.weights.items(), parts, strict=True):
+            shape = weight.movedim(self.unit_dim, 0).shape
+            blocks = part.reshape(self.units, shape[0] // self.units, -1).transpose(0, 1)
+            tensors[name] = blocks.reshape(shape).movedim(0, self.unit_dim)
+        return tensors
+
+    def product(self) -> Callable[[Tensor], Tensor]:
+        """The map (U, D) -> (U, D), row u -> $S_u v_u$; holds its graph of gradients as long as it lives."""
+        leaves = {name: weight.detach().requires_grad_() for name, weight in self.weights.items()}
+        with torch.enable_grad():
+            G = sum((trace.function(leaves) * trace.gradient).sum() for trace in self.traces) / len(self.traces)
+            first = torch.autograd.grad(G, list(leaves.values()), create_graph=True, allow_unused=True,
+                                        materialize_grads=True)
+        curved = [i for i, g in enumerate(first) if g.requires_grad]  # the others do not depend on the weights
+
+        def multiply(V: Tensor) -> Tensor:
+            if not curved:
+                return torch.zeros_like(V)
+            v = list(self.unpack(V).values())
+            second = torch.autograd.grad([first[i] for i in curved], list(leaves.values()), [v[i] for i in curved],
+                                         retain_graph=True, allow_unused=True, materialize_grads=True)
+            return self.pack(dict(zip(leaves, second, strict=True)))
+
+        return multiply
+
+    def dense(self) -> Tensor:
+        """All matrices, (U, D, D); for small sizes."""
+        multiply, D = self.product(), self.pack(self.weights).shape[1]
+        basis = torch.eye(D).to(next(iter(self.weights.values())))
+        return torch.stack([multiply(e.expand(self.units, -1)) for e in basis], dim=-1)
+
+
+def splitting_matrices(network: SearchSpace, loss: Loss, batches: Iterable[Any]) -> list[SplittingMatrices]:
+    """Of every operation that owns weights, averaged over `batches` [JG 3.2.2].
+
+    A space may hold an operation in several places at once (convolutional cells that share alpha): one entry a place.
+
+    Parameters
+    ----------
+    loss : scalar loss of (network, batch), the one that is trained.
+
+    Raises
+    ------
+    ValueError
+        no batches, or no operation owns weights.
+    """
+    positions = {mixture: i for i, mixture in enumerate(network.mixtures())}
+    owners = [module for module in network.modules() if isinstance(module, OperationOwner)]
+    found: dict[tuple, list[OperationTrace]] = {}
+    n_batches = 0
+    for batch in batches:
+        n_batches += 1
+        for owner in owners:
+            for trace in owner.trace_operations(lambda: loss(network, batch)):
+                found.setdefault((positions[trace.mixture], trace.key, *trace.weights), []).append(trace)
+    if not n_batches:
+        raise ValueError("splitting matrices need at least one batch")
+    if not found:
+        raise ValueError("no operation of the network owns weights, so none can be split: it holds "
+                         f"{[mixture.keys for mixture in network.mixtures()]}")
+    return [SplittingMatrices((position, key), traces) for (position, key, *_), traces in found.items()]
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    r"""Lowest eigenvalues (U,) and unit eigenvectors (U, D), and the norms (U,) of $S v - \lambda v$.
+
+    A value that rounding cannot tell from zero is zero.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+
+
+@torch.no_grad()
+def lowest_eigenpairs(matrices: SplittingMatrices, *, tolerance: float = 1e-2, max_steps: int = 60) -> Eigenpairs:
+    r"""Of all units at once by the Lanczos method, without any matrix [JG 3.2.2].
+
+    From a random start, the same in every call, step k gives an orthonormal basis $Q_k$ of
+    $q, S q, \dots, S^{k-1} q$, fully reorthogonalised, and the tridiagonal $T_k = Q_k^\top S Q_k$, whose lowest
+    eigenpair $(\lambda, y)$ gives $(\lambda, Q_k y)$. $\lambda$ is the Rayleigh quotient of that vector, so never
+    below the true one: a negative value is a direction that lowers the loss, converged or not.
+
+    Parameters
+    ----------
+    tolerance : stop when all residuals, which bound the errors of the values, are below this fraction of them.
+    max_steps : most products, each as dear as about two passes through the operation.
+    """
+    multiply, like = matrices.product(), matrices.pack(matrices.weights)
+    U, D = like.shape
+    generator = torch.Generator().manual_seed(0)  # own draws: a search goes on as without the question
+    q = torch.randn(U, D, generator=generator, dtype=torch.float64).to(like)
+    q = q / q.norm(dim=1, keepdim=True)
+    rounding = 4 * D**0.5 * torch.finfo(like.dtype).eps  # of products with S, as a fraction of its size
+    basis, diagonal, off = like.new_zeros(U, 0, D), like.new_zeros(U, 0), like.new_zeros(U, 0)
+    scale = like.new_zeros(U)
+    for k in range(1, min(max_steps, D) + 1):
+        basis = torch.cat([basis, q[:, None]], dim=1)
+        r = multiply(q)
+        ended = ~q.any(dim=1)  # the unit's Krylov space is exhausted: keep what is added out of the way
+        diagonal = torch.cat([diagonal, torch.where(ended, scale, (q * r).sum(dim=1))[:, None]], dim=1)
+        for _ in range(2):  # twice is enough
+            r = r - torch.einsum("ukd,uk->ud", basis, torch.einsum("ukd,ud->uk", basis, r))
+        norm = r.norm(dim=1)
+        scale = torch.maximum(scale, diagonal[:, -1].abs() + norm)
+        alive = norm > rounding * scale
+        norm = norm * alive
+        q = r / torch.where(alive, norm, torch.ones_like(norm))[:, None] * alive[:, None]
+        if k % 5 == 0 or k == min(max_steps, D) or not alive.any():
+            T = torch.diag_embed(diagonal) + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
+            ritz, y = torch.linalg.eigh(T)
+            residuals = norm * y[:, -1, 0].abs()
+            if (residuals <= torch.maximum(tolerance * ritz[:, 0].abs(), rounding * scale)).all():
+                break
+        off = torch.cat([off, norm[:, None]], dim=1)
+    values = torch.where(ritz[:, 0].abs() > rounding * scale, ritz[:, 0], torch.zeros_like(scale))
+    return Eigenpairs(values, torch.einsum("ukd,uk->ud", basis, y[:, :, 0]), residuals)
+
+
+@dataclass(frozen=True)
+class Split:
+    """What splitting an operation would do.
+
+    operation : position of its mixture, and key.
+    eigenvalues : the lowest of every unit's splitting matrix.
+    direction : by name of the weight: the eigenvectors of the negative ones, zero for the other units.
+    """
+
+    operation: Operation
+    eigenvalues: list[float]
+    direction: dict[str, Tensor]
+
+    def predicted_change(self, step: float) -> float:
+        r"""$\tfrac12 \epsilon^2 \sum_{\lambda_u < 0} \lambda_u$ for `step` $\epsilon$, up to $O(\epsilon^4)$."""
+        return step**2 / 2 * sum(value for value in self.eigenvalues if value < 0)
+
+
+def possible_splits(matrices: Iterable[SplittingMatrices], *, tolerance: float = 1e-2,
+                    max_steps: int = 60) -> list[Split]:
+    """The split along the lowest eigenvectors of every operation; its places are split together."""
+    splits: dict[Operation, Split] = {}
+    for place in matrices:
+        pairs = lowest_eigenpairs(place, tolerance=tolerance, max_steps=max_steps)
+        split = splits.setdefault(place.operation, Split(place.operation, [], {}))
+        split.eigenvalues.extend(pairs.values.tolist())
+        split.direction.update(place.unpack(pairs.vectors * (pairs.values < 0)[:, None]))
+    return list(splits.values())
+
+
+def select_operation(splits: Iterable[Split]) -> Split | None:
+    """The split of most units, of equals the one of most effect; None if none lowers the loss [JG Alg. 4]."""
+    by_operation = {split.operation: split for split in splits}
+    chosen = operation_to_split({operation: split.eigenvalues for operation, split in by_operation.items()})
+    return None if chosen is None else by_operation[chosen]

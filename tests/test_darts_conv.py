@@ -1,0 +1,613 @@
+"""The convolutional cells of DARTS against the original's arrays, loops written by hand, and their own past."""
+
+import copy
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference_darts_conv as reference
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from growdarts import published
+from growdarts.cells import conv_operations
+from growdarts.cells.conv_operations import CONVOLUTIONAL, FactorizedReduce, build_operation, convolutional, drop_path
+from growdarts.cells.darts_conv import FixedCell, SearchCell, count_edges, count_nodes, derive
+from growdarts.checkpoints import Checkpoint
+from growdarts.config import RunConfig
+from growdarts.darts_genotypes import CONVOLUTIONAL_OPERATIONS, ConvolutionalGenotype
+from growdarts.genotype import GenotypeError
+from growdarts.image_networks import FixedImageNetwork, SearchImageNetwork
+from growdarts.image_states import export_alphas, export_original, load_alphas, load_original, original_name
+from growdarts.interop import StateDictError
+from growdarts.mixture import Mixture
+from growdarts.morphisms import grow_node
+from growdarts.pruning import prune
+from growdarts.search import Search
+
+GOLDEN = Path(__file__).parent / "golden"
+CIFAR10 = {name: value for name, value in vars(published).items() if isinstance(value, ConvolutionalGenotype)}
+SMALL = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")  # where all eight would only take time
+
+
+@functools.cache
+def golden(path):
+    """The arrays of a file, and of them the original's state dict."""
+    arrays = dict(np.load(GOLDEN / path))
+    state = {name.removeprefix("state/"): torch.from_numpy(value) for name, value in arrays.items()
+             if name.startswith("state/")}
+    return {name: torch.from_numpy(value) if value.dtype.kind in "fi" else value.tolist()
+            for name, value in arrays.items() if not name.startswith("state/")}, state
+
+
+def close(actual, expected, atol=1e-9):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
+
+
+def golden_search_network():
+    arrays, state = golden("darts_cnn_search.npz")
+    network = SearchImageNetwork(4, 10, 3, image_size=16).double()
+    load_original(network, state)
+    load_alphas(network, arrays["alpha_normal"], arrays["alpha_reduce"])
+    return network, arrays
+
+
+def small(n_nodes=1, n_cells=3, channels=2, operations=SMALL, **options):
+    return SearchImageNetwork(channels, 4, n_cells, n_nodes, operations, **dict(image_size=8) | options).double()
+
+
+def batch(n=16, channels=3, size=8, classes=4):
+    """Noisy class patterns, so that a network can learn them."""
+    y = torch.arange(n) % classes
+    return torch.randn(classes, channels, size, size).double()[y] + 0.5 * torch.randn(n, channels, size, size), y
+
+
+@functools.cache
+def _trained(n_cells, operations):
+    torch.manual_seed(7)
+    network = small(n_cells=n_cells, operations=operations)
+    theta = torch.optim.SGD(network.theta_parameters(), lr=0.05, momentum=0.9)
+    alpha = torch.optim.Adam(network.alpha_parameters(), lr=0.1)
+    x, y = batch()
+    for _ in range(10):
+        loss = nn.functional.cross_entropy(network(x), y)
+        theta.zero_grad()
+        alpha.zero_grad()
+        loss.backward()
+        theta.step()
+        alpha.step()
+    return network, theta, alpha, x, y
+
+
+def trained(n_cells=3, operations=SMALL):
+    """A network and its optimisers in the middle of a training, of one's own."""
+    return copy.deepcopy(_trained(n_cells, operations))
+
+
+# The original -------------------------------------------------------------------------------------------------
+
+def test_search_network_is_the_original():
+    network, arrays = golden_search_network()
+    logits = network(arrays["x"])
+    loss = nn.functional.cross_entropy(logits, arrays["target"])
+    close(logits, arrays["logits_train"])
+    close(loss, arrays["loss"])
+    gradient = torch.autograd.grad(loss, network.alpha_parameters())
+    close(torch.stack(gradient[:14]), arrays["grad_alpha_normal"])
+    close(torch.stack(gradient[14:]), arrays["grad_alpha_reduce"])
+    normal, reduce = export_alphas(network)
+    assert torch.equal(normal, arrays["alpha_normal"]) and torch.equal(reduce, arrays["alpha_reduce"])
+
+
+def test_derived_genotype_is_the_original():
+    network, arrays = golden_search_network()
+    genotype = network.genotype()
+    assert [f"{name}:{j}" for name, j in genotype.normal] == arrays["normal"]
+    assert [f"{name}:{j}" for name, j in genotype.reduce] == arrays["reduce"]
+    assert genotype.normal_concat == genotype.reduce_concat == (2, 3, 4, 5)
+
+
+def test_fixed_network_is_the_original():
+    arrays, state = golden("darts_cnn_eval.npz")
+    network = FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 4).double().eval()
+    load_original(network, state)
+    close(network(arrays["x"]), arrays["logits_eval"])
+    assert sum(p.numel() for p in network.parameters()) == arrays["params"]
+
+
+def test_sizes_are_those_the_original_prints():
+    network = FixedImageNetwork(published.CIFAR10_DARTS_V2, 36, 10, 20, auxiliary=True)
+    sizes = {name: p.numel() for name, p in network.named_parameters()}
+    assert sum(n for name, n in sizes.items() if not name.startswith("auxiliary")) == 3_349_342
+    assert sum(p.numel() for p in SearchImageNetwork(16, 10, 8).theta_parameters()) == 1_930_618
+
+
+@pytest.mark.parametrize("path, make", [
+    ("darts_cnn_search.npz", lambda: SearchImageNetwork(4, 10, 3, image_size=16).double()),
+    ("darts_cnn_eval.npz", lambda: FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 4).double())])
+def test_round_trip_of_state_dicts(path, make):
+    state = golden(path)[1]
+    first, second = make(), make()
+    load_original(first, state)
+    exported = export_original(first)
+    assert set(exported) == set(state) and all(torch.equal(exported[name], state[name]) for name in state)
+    load_original(second, exported)
+    assert all(torch.equal(a, b) for (name, a), b in zip(first.state_dict().items(), second.state_dict().values())
+               if "alpha" not in name)
+
+
+def test_a_state_dict_that_does_not_fit_lists_everything_and_changes_nothing():
+    state = dict(golden("darts_cnn_eval.npz")[1])
+    network = FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 4).double()
+    before = copy.deepcopy(network.state_dict())
+    del state["cells.3._ops.7.op.1.weight"]
+    state["auxiliary_head.classifier.bias"] = torch.zeros(10)
+    state["classifier.bias"] = torch.zeros(100)
+    with pytest.raises(StateDictError, match=r"missing.*cells\.3\._ops\.7\.op\.1\.weight.*left over"
+                                             r".*auxiliary_head\.classifier\.bias.*classifier\.bias \(100,\)"):
+        load_original(network, state)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_state_dicts_without_counters_load():
+    state = {name: value for name, value in golden("darts_cnn_eval.npz")[1].items() if "num_batches" not in name}
+    load_original(FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 4).double(), state)
+
+
+def test_what_the_original_cannot_hold_is_refused():
+    with pytest.raises(StateDictError, match="no operation 'sep_conv_3x3#2'"):
+        original_name("cells.0.edges.1.operations.sep_conv_3x3#2.op.1.weight")
+    with pytest.raises(StateDictError, match=r"alphas_normal of shape \(3, 4\): this network has 2 edges of 4"):
+        load_alphas(small(), torch.zeros(3, 4), torch.zeros(2, 4))
+    network = small()
+    network.keep_operations(network.normal[1], [0, 2])
+    with pytest.raises(StateDictError, match=r"alphas_normal of shape \(2, 4\): .* of 2, 4 operations"):
+        load_alphas(network, torch.zeros(2, 4), torch.zeros(2, 4))
+    with pytest.raises(StateDictError, match="every edge must hold none, max_pool_3x3"):
+        export_alphas(network)
+
+
+# Loops by hand ------------------------------------------------------------------------------------------------
+
+def arrays_of(module):
+    return {name: value.numpy() for name, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("reduction", [False, True])
+@pytest.mark.parametrize("after_reduction", [False, True])
+def test_search_cell_matches_hand_loop(reduction, after_reduction):
+    keys = [CONVOLUTIONAL_OPERATIONS, ("skip_connect", "dil_conv_5x5"), ("sep_conv_3x3", "none", "sep_conv_3x3#2"),
+            ("max_pool_3x3",), ("skip_connect", "avg_pool_3x3")]
+    cell = SearchCell((3, 4), 2, keys, reduction=reduction, after_reduction=after_reduction).double()
+    mixtures = [Mixture(k).double() for k in keys]
+    for mixture in mixtures:
+        nn.init.normal_(mixture.alpha)
+    s0 = torch.randn(2, 3, *[8 if after_reduction else 4] * 2).double()
+    s1 = torch.randn(2, 4, 4, 4).double()
+    out = cell(s0, s1, [(m.keys, m.weights()) for m in mixtures])
+    edges = [dict(zip(m.keys, m.alpha.tolist(), strict=True)) for m in mixtures]
+    expected = reference.search_cell(arrays_of(cell), s0.numpy(), s1.numpy(), edges, 2, reduction)
+    close(out, torch.from_numpy(expected), atol=1e-11)
+
+
+@pytest.mark.parametrize("reduction", [False, True])
+def test_fixed_cell_matches_hand_loop(reduction):
+    edges = (("sep_conv_5x5", 0), ("max_pool_3x3", 1), ("avg_pool_3x3", 0), ("skip_connect", 1),
+             ("dil_conv_3x3", 2), ("skip_connect", 3))
+    cell = FixedCell((3, 4), 2, edges, (2, 4), reduction=reduction, after_reduction=False).double()
+    for parameter in cell.parameters():  # also the affine weights of the batch norms
+        nn.init.normal_(parameter)
+    s0, s1 = torch.randn(2, 3, 4, 4).double(), torch.randn(2, 4, 4, 4).double()
+    with torch.no_grad():
+        expected = reference.fixed_cell(arrays_of(cell), s0.numpy(), s1.numpy(), edges, (2, 4), reduction)
+        close(cell(s0, s1, 0.0), torch.from_numpy(expected), atol=1e-11)
+
+
+@pytest.mark.parametrize("name", CIFAR10)
+def test_published_cells_run_and_learn(name):
+    network = FixedImageNetwork(CIFAR10[name], 4, 10, 3, auxiliary=True)
+    network.drop_path = 0.2
+    logits, auxiliary = network.with_auxiliary(torch.randn(2, 3, 32, 32))
+    assert logits.shape == auxiliary.shape == (2, 10)
+    (logits.sum() + auxiliary.square().sum()).backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_flops_are_those_torch_counts():
+    for network in (FixedImageNetwork(CIFAR10["CIFAR10_AMOEBANET"], 2, 4, 5, image_size=8), small(2).float(),
+                    FixedImageNetwork(CIFAR10["CIFAR10_NASNET"], 2, 4, 4, image_size=8)):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.randn(1, 3, 8, 8))
+        assert network.flops() == counter.get_total_flops()
+
+
+def test_gradients_match_finite_differences():
+    network = small(2, operations=CONVOLUTIONAL_OPERATIONS)
+    x, y = batch(8)
+    parameters = network.alpha_parameters() + network.theta_parameters()[::17]
+    gradients = torch.autograd.grad(nn.functional.cross_entropy(network(x), y), parameters)
+    with torch.no_grad():
+        for parameter, gradient in list(zip(parameters, gradients, strict=True))[::3]:
+            flat, place = parameter.view(-1), parameter.numel() // 2
+            kept, sides = flat[place].item(), []
+            for step in (1e-6, -1e-6):
+                flat[place] = kept + step
+                sides.append(nn.functional.cross_entropy(network(x), y).item())
+            flat[place] = kept
+            assert gradient.view(-1)[place].item() == pytest.approx((sides[0] - sides[1]) / 2e-6, rel=1e-4, abs=1e-8)
+
+
+def test_channels_last_gives_the_same_logits():
+    network = small(2)
+    x, _ = batch(4)
+    expected = network(x)
+    network.to(memory_format=torch.channels_last)
+    actual = network(x.contiguous(memory_format=torch.channels_last))
+    close(actual, expected, atol=1e-12)
+    network.grow_node(morphism=True, epsilon=1e-3, noise=0.1)
+    assert network(x.contiguous(memory_format=torch.channels_last)).isfinite().all()
+
+
+# Drop path ----------------------------------------------------------------------------------------------------
+
+def test_drop_path_drops_samples_and_keeps_the_mean():
+    x = torch.ones(4000, 2, 1, 1)
+    out = drop_path(x, 0.3)
+    assert out.unique().tolist() == pytest.approx([0, 1 / 0.7])
+    assert torch.equal(out[:, 0], out[:, 1])
+    assert out.mean().item() == pytest.approx(1, abs=0.05)
+
+
+def test_drop_path_spares_identities_and_the_eval_mode():
+    cell = FixedCell((2, 2), 2, (("skip_connect", 0), ("sep_conv_3x3", 1)), (2,), reduction=False,
+                     after_reduction=False).double()
+    s0, s1 = torch.randn(64, 2, 4, 4).double(), torch.randn(64, 2, 4, 4).double()
+    skipped = cell.preprocess0(s0)
+    full = cell.operations[1](cell.preprocess1(s1))
+    out = cell(s0, s1, 0.5)
+    dropped = [torch.equal(o, s) for o, s in zip(out, skipped, strict=True)]
+    assert 10 < sum(dropped) < 54
+    for o, s, f, gone in zip(out, skipped, full, dropped, strict=True):
+        close(o, s if gone else s + 2 * f, atol=1e-12)
+    cell.eval()
+    assert torch.equal(cell(s0, s1, 0.5), cell(s0, s1, 0.0))
+
+
+# Growing ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("n_cells", [3, 6])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("epsilon", [1e-2, 1e-5])
+@pytest.mark.parametrize("operations", [SMALL, CONVOLUTIONAL_OPERATIONS, ("skip_connect",)])
+def test_output_unchanged(operations, epsilon, mode, n_cells):
+    network, theta, alpha, x, _ = trained(n_cells, operations)
+    getattr(network, mode)()
+    with torch.no_grad():
+        before = network(x)
+        for n_nodes in (2, 3):  # growing again stays within epsilon each time
+            grow_node(network, theta, alpha, morphism=True, epsilon=epsilon, noise=0.5)
+            after = network(x)
+            assert 0 < (after - before).norm() <= epsilon * before.norm()
+            assert network.n_nodes() == n_nodes and all(m.training == network.training for m in network.modules())
+            before = after
+
+
+@pytest.mark.parametrize("alpha_scale", [0.0, 3.0])
+def test_output_unchanged_for_any_alpha_from_the_first_step(alpha_scale):
+    network = small(2, operations=CONVOLUTIONAL_OPERATIONS)
+    for mixture in network.mixtures():
+        nn.init.normal_(mixture.alpha, std=alpha_scale)
+    x, _ = batch()
+    with torch.no_grad():
+        before = network(x)
+        network.grow_node(morphism=True, epsilon=1e-3, noise=0.5)
+        assert (network(x) - before).norm() <= 1e-3 * before.norm()
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_without_noise_the_function_is_exactly_kept(mode):
+    network, *_, x, _ = trained()
+    getattr(network, mode)()
+    with torch.no_grad():
+        before = network(x)
+        network.grow_node(morphism=True, epsilon=1e-3, noise=0.0)
+        close(network(x), before, atol=1e-13)
+
+
+def test_change_is_proportional_to_epsilon_and_to_noise():
+    network, *_, x, _ = trained()
+
+    @torch.no_grad()
+    def change(epsilon, noise):
+        grown = copy.deepcopy(network)
+        torch.manual_seed(5)
+        grown.grow_node(morphism=True, epsilon=epsilon, noise=noise)
+        return (grown(x) - network(x)).norm().item()
+
+    assert change(1e-5, 0.1) == pytest.approx(change(1e-6, 0.1) * 10, rel=1e-2)
+    assert change(1e-6, 0.4) == pytest.approx(change(1e-6, 0.1) * 4, rel=1e-2)
+
+
+def test_fresh_weights_change_the_output():
+    network, theta, alpha, x, _ = trained()
+    before = network(x)
+    grow_node(network, theta, alpha, morphism=False, epsilon=1e-3, noise=0.1)
+    assert (network(x) - before).norm() > 0.1 * before.norm()
+
+
+def test_every_reader_of_a_cell_grows_with_it():
+    network = small(n_cells=6, n_nodes=2)  # reduction cells are 2 and 4
+    network.grow_node(morphism=True, epsilon=1e-3, noise=0.1)
+    channels = [2, 2, 4, 4, 8, 8]
+    assert [cell.channels for cell in network.cells] == channels
+    widths = [6, 6] + [3 * c for c in channels]
+    for k, cell in enumerate(network.cells):
+        assert cell.width == widths[k + 2] and len(cell.edges) == 9
+        for reader, width in ((cell.preprocess0, widths[k]), (cell.preprocess1, widths[k + 1])):
+            assert all(convolution.in_channels == convolution.weight.shape[1] == width
+                       for convolution, _ in reader.input_maps())
+    assert isinstance(network.cells[3].preprocess0, FactorizedReduce)
+    assert network.classifier.weight.shape == (4, 24) and network.classifier.in_features == 24
+
+
+def test_inherited_parameters_and_moments_are_bit_identical():
+    network, theta, alpha, *_ = trained()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    parameters = dict(network.named_parameters())
+    moments = {name: copy.deepcopy((theta if p in theta.state else alpha).state[p]) for name, p in parameters.items()}
+    replaced = network.grow_node(morphism=True, epsilon=1e-3, noise=0.1)
+    now = dict(network.named_parameters())
+    vanished = {id(p) for name, p in parameters.items() if now[name] is not p}
+    assert vanished == {id(old) for old, _, _ in replaced} and len(replaced) == 4 + 1  # 2 + 1 halves + 1, head
+    assert {id(p) for p in now.values()} >= {id(new) for _, new, _ in replaced}
+    for name, value in before.items():
+        tensor = network.state_dict()[name]
+        assert torch.equal(tensor[tuple(slice(n) for n in value.shape)], value)
+        if name in parameters and id(parameters[name]) in vanished:
+            assert tensor.shape[0] == value.shape[0] and tensor.shape[1] > value.shape[1]
+        else:
+            assert tensor.shape == value.shape
+    for old, new, index in replaced:
+        assert torch.equal(new[index], old) and (new != 0).all()
+    for name, p in parameters.items():  # what stays whole stays with its moments
+        if id(p) not in vanished:
+            state = (theta if p in theta.state else alpha).state[p]
+            assert all(torch.equal(torch.as_tensor(state[key]), torch.as_tensor(value))
+                       for key, value in moments[name].items())
+
+
+@pytest.mark.parametrize("make", [functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9),
+                                  functools.partial(torch.optim.Adam, lr=0.1)])
+def test_the_returned_places_carry_the_moments(make):
+    """Without noise the old columns have the gradient they had: with their moments they make the same step."""
+    network, _, _, x, y = trained()
+    theta = make(network.theta_parameters())
+
+    def step(net, optimizer):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+
+    step(network, theta)
+    grown, optimizer = copy.deepcopy((network, theta))
+    replaced = grown.grow_node(morphism=True, epsilon=1e-3, noise=0.0)
+    for old, new, index in replaced:
+        state = optimizer.state.pop(old)
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == old.shape:
+                state[key] = torch.zeros_like(new)
+                state[key][index] = value
+        optimizer.state[new] = state
+    optimizer.param_groups[0]["params"] = grown.theta_parameters()
+    step(network, theta)
+    step(grown, optimizer)
+    now = dict(grown.named_parameters())
+    for name, p in network.named_parameters():
+        close(now[name][tuple(slice(n) for n in p.shape)], p, atol=1e-10)
+    assert all((new != 0).any() for _, new, _ in replaced)
+
+
+def test_gradient_reaches_every_new_parameter():
+    network, theta, alpha, x, y = trained(operations=CONVOLUTIONAL_OPERATIONS)
+    old = {id(p) for p in network.parameters()}
+    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
+    new = [p for p in network.parameters() if id(p) not in old]
+    gradients = torch.autograd.grad(nn.functional.cross_entropy(network(x), y), new)
+    # three edges of every cell: 4 + 4 + 2 + 2 weights, and 2 where a skip has stride 2; alphas; five widened
+    assert len(new) == 3 * 3 * 12 + 2 * 2 * 2 + 2 * 3 + 5
+    assert all(g.abs().max() > 0 for g in gradients)
+    assert all((p != 0).all() for p in new)
+
+
+def test_optimisers_train_exactly_the_parameters_of_the_grown_network():
+    network, theta, alpha, x, y = trained()
+    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
+    in_optimisers = [p for optimizer in (theta, alpha) for p in optimizer.param_groups[0]["params"]]
+    assert len(in_optimisers) == len({id(p) for p in in_optimisers})
+    assert {id(p) for p in in_optimisers} == {id(p) for p in network.parameters()}
+    losses = []
+    for _ in range(5):
+        losses.append(nn.functional.cross_entropy(network(x), y))
+        for optimizer in (theta, alpha):
+            optimizer.zero_grad()
+        losses[-1].backward()
+        theta.step()
+        alpha.step()
+    assert losses[-1] < losses[0]
+
+
+# Pruning, deriving, rebuilding ----------------------------------------------------------------------------------
+
+def test_an_operation_is_pruned_from_its_edge_in_every_cell_of_the_kind():
+    network = small(2, n_cells=5)
+    network.keep_operations(network.normal[3], [1, 3])
+    for cell in network.cells:
+        for position, edge in enumerate(cell.edges):
+            pruned = not cell.reduction and position == 3
+            assert list(edge.operations) == (["max_pool_3x3", "sep_conv_3x3"] if pruned else list(SMALL))
+    assert network.normal[3].keys == ["max_pool_3x3", "sep_conv_3x3"]
+    trained_now = {id(p) for p in network.theta_parameters() + network.alpha_parameters()}
+    assert trained_now == {id(p) for p in network.parameters()}
+
+
+def test_pruning_reallocates_and_growing_goes_on():
+    network, theta, alpha, x, y = trained()
+    with torch.no_grad():
+        for mixture in network.mixtures():
+            mixture.alpha.copy_(torch.tensor([0.0, 2.0, 2.5, -1.0]))
+    dropped = prune(network, theta, alpha, prune_below=0.1, keep_all_above=0.9)
+    assert dropped == [f"{position}/{key}" for position in range(4) for key in ("none", "sep_conv_3x3")]
+    assert all(m.keys == ["max_pool_3x3", "skip_connect"] for m in network.mixtures())
+    with torch.no_grad():
+        before = network(x)
+        grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.5)
+        assert (network(x) - before).norm() <= 1e-3 * before.norm()
+    assert network.structure()["normal"] == [["max_pool_3x3", "skip_connect"]] * 2 + [list(SMALL)] * 3
+
+
+def test_single_operations_and_dead_edges_keep_gradients():
+    network = small(1)
+    for mixture in network.mixtures():
+        network.keep_operations(mixture, [0])  # none, everywhere
+    x, y = batch(4)
+    gradients = torch.autograd.grad(nn.functional.cross_entropy(network(x), y),
+                                    network.theta_parameters() + network.alpha_parameters())
+    assert all(g.isfinite().all() for g in gradients)
+    with pytest.raises(GenotypeError, match="node 2 of the normal cell: 0 edges hold an operation other than none"):
+        network.genotype()
+
+
+def test_derive_passes_over_none_and_adds_copies_up():
+    mixtures = [Mixture(["none", "skip_connect", "sep_conv_3x3", "sep_conv_3x3#2"]) for _ in range(5)]
+    with torch.no_grad():
+        alphas = [9, 1, 0, 0], [0, 0, 0.2, 0.3], [0, 2, 0, 0], [5, 0, 0, 1], [0, 1.5, 0, 0]
+        for mixture, alpha in zip(mixtures, alphas, strict=True):
+            mixture.alpha.copy_(torch.tensor(alpha))
+    assert derive(mixtures, "normal") == (("sep_conv_3x3", 1), ("skip_connect", 0),
+                                          ("skip_connect", 0), ("skip_connect", 2))
+
+
+def test_restructure_rebuilds_what_was_grown_and_pruned():
+    network, theta, alpha, x, _ = trained()
+    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
+    network.keep_operations(network.reduce[2], [2, 3])
+    structure, state = network.structure(), copy.deepcopy(network.state_dict())
+    order = {id(p): name for name, p in network.named_parameters()}
+    order = [order[id(p)] for p in network.theta_parameters()]
+    other = small(n_nodes=4).eval()
+    other.restructure(structure)
+    other.load_state_dict(state)
+    assert other.structure() == structure and not other.cells[0].edges[0].training
+    names = {id(p): name for name, p in other.named_parameters()}
+    assert [names[id(p)] for p in other.theta_parameters()] == order
+    assert torch.equal(other.train()(x), network.train()(x))
+
+
+def test_a_derived_network_of_the_grown_search_can_be_built():
+    network = small(3)
+    genotype = network.genotype()
+    assert genotype.n_nodes == 3 and genotype.normal_concat == (2, 3, 4)
+    fixed = FixedImageNetwork(ConvolutionalGenotype.from_json(genotype.to_json()), 4, 4, 3, image_size=8)
+    assert fixed(torch.randn(2, 3, 8, 8)).shape == (2, 4)
+
+
+class ImageTask:
+    """The least a search needs of a task."""
+
+    def __init__(self):
+        self.parts = {"train": batch(16), "validation": batch(16)}
+
+    def train_batches(self):
+        x, y = self.parts["train"]
+        return ((x[index], y[index]) for index in torch.randperm(len(y)).split(8))
+
+    def search_batches(self):
+        return ((b, self.parts["validation"]) for b in self.train_batches())
+
+    def loss(self, network, pair):
+        return nn.functional.cross_entropy(network(pair[0]), pair[1])
+
+    @torch.no_grad()
+    def evaluate(self, network, part):
+        network.eval()
+        value = self.loss(network, self.parts[part]).item()
+        network.train()
+        return value
+
+    def flops(self, network):
+        return 16 * network.flops()
+
+
+@pytest.mark.parametrize("prune_mode", ["stage", "end", "none"])
+@pytest.mark.parametrize("order, morphism", [(1, True), (2, True), (1, False)])
+def test_the_search_does_not_notice_the_space(settings, prune_mode, order, morphism):
+    config = RunConfig.of(settings | dict(prune=prune_mode, order=order, search_epochs=3, patience=1, min_gain=0.0,
+                                          max_nodes=2, keep_all_above=1.0, prune_below=0.24, tune_epochs=1))
+    network = small(1)
+    result = Search(network, ImageTask(), config, morphism=morphism, checkpoint=Checkpoint(None, ""),
+                    progress=False).run()
+    assert isinstance(result.genotype, ConvolutionalGenotype)
+    assert result.genotype.n_nodes == network.n_nodes()
+    assert result.flops > 0 and all(len(row["weights"]) == 2 * count_edges(row["nodes"]) for row in result.history)
+
+
+def test_a_resumed_search_goes_on_bit_for_bit(settings, tmp_path):
+    config = RunConfig.of(settings | dict(search_epochs=4, patience=1, min_gain=0.0, prune="stage", prune_below=0.24,
+                                          keep_all_above=1.0, tune_epochs=0))
+
+    def run(epochs, path):
+        torch.manual_seed(3)
+        limited = RunConfig.of(config.model_dump() | dict(search_epochs=epochs))
+        network = small(1)
+        Search(network, ImageTask(), limited, morphism=True, checkpoint=Checkpoint(path, "same"), progress=False).run()
+        return torch.load(path, weights_only=True)
+
+    whole = run(4, tmp_path / "whole")
+    run(2, tmp_path / "parts")
+    resumed = run(4, tmp_path / "parts")
+    assert whole["now"]["structure"] == resumed["now"]["structure"]
+    assert all(torch.equal(value, resumed["now"]["network"][name]) for name, value in whole["now"]["network"].items())
+    assert [row["validation_error"] for row in whole["progress"]["history"]] == [
+        row["validation_error"] for row in resumed["progress"]["history"]]
+
+
+# Errors -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: small(n_cells=2), "n_cells = 2: allowed is at least 3"),
+    (lambda: small(image_size=10), "image_size = 10: allowed are multiples of 4"),
+    (lambda: small(operations=("skip_connect", "conv_9x9")), "unknown operation 'conv_9x9': allowed are none, max"),
+    (lambda: small()(torch.zeros(2, 3, 16, 16).double()), r"images of shape \(2, 3, 16, 16\).*takes \(B, 3, 8, 8\)"),
+    (lambda: small(image_channels=1)(torch.zeros(2, 3, 8, 8).double()), r"takes \(B, 1, 8, 8\)"),
+    (lambda: FactorizedReduce(4, 5, affine=False), "channels = 5: .*even"),
+    (lambda: count_nodes(6), "6 edges: a cell of 1, 2, 3, ... nodes has 2, 5, 9"),
+    (lambda: FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 3, auxiliary=True, image_size=28),
+     "image_size = 28: an auxiliary head needs 32 to 40"),
+    (lambda: FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 3).with_auxiliary(torch.zeros(1, 3, 32, 32)),
+     "built without an auxiliary head")])
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_an_operation_is_added_by_one_function_and_one_line():
+    try:
+        @convolutional(add_norm=True)
+        def halved(channels, stride, affine):
+            return nn.AvgPool2d(stride, stride)
+
+        network = small(operations=("skip_connect", "halved"))
+        assert network(torch.randn(2, 3, 8, 8).double()).shape == (2, 4)
+        assert isinstance(build_operation("halved", 2, 1, search=True), nn.Sequential)
+        assert isinstance(build_operation("halved", 2, 1, search=False), nn.AvgPool2d)
+        with pytest.raises(ValueError, match="'halved' is registered twice"):
+            convolutional()(halved)
+    finally:
+        del CONVOLUTIONAL["halved"]
+
+
+def test_the_searched_operations_are_the_eight_of_the_original():
+    assert tuple(CONVOLUTIONAL)[:8] == CONVOLUTIONAL_OPERATIONS
+    assert all(vars(conv_operations)[name].__doc__ for name in CONVOLUTIONAL)

@@ -1,0 +1,133 @@
+"""Genotypes of the DARTS spaces: forms, published constants, errors that list what is wrong."""
+
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from growdarts import published
+from growdarts.darts_genotypes import ConvolutionalGenotype, RecurrentGenotype, genotype_from_dict
+from growdarts.genotype import Genotype, GenotypeError
+
+GOLDEN = Path(__file__).parent / "golden"
+CELLS = pytest.mark.parametrize("name, genotype", published.PUBLISHED.items())
+
+
+def edges(array):
+    """`operation:predecessor` of the golden arrays."""
+    return tuple((name, int(j)) for name, j in (edge.split(":") for edge in array.tolist()))
+
+
+@pytest.mark.parametrize("name", ["DARTS_V1", "DARTS_V2", "ENAS"])
+def test_published_recurrent_cells_are_those_of_the_golden_values(name):
+    golden = np.load(GOLDEN / "darts_rnn_eval.npz")
+    expected = RecurrentGenotype(edges(golden[f"{name}/genotype"]), tuple(golden[f"{name}/concat"]))
+    assert getattr(published, f"PTB_{name}") == expected
+
+
+def test_published_convolutional_cell_is_that_of_the_golden_values():
+    golden = np.load(GOLDEN / "darts_cnn_eval.npz")
+    assert published.CIFAR10_DARTS_V2.normal == edges(golden["normal"])
+    assert published.CIFAR10_DARTS_V2.reduce == edges(golden["reduce"])
+
+
+def test_every_published_constant_is_listed():
+    constants = {name for name in vars(published) if name.startswith(("PTB_", "CIFAR10_"))}
+    assert constants == set(published.PUBLISHED)
+    assert {name: genotype.n_nodes for name, genotype in published.PUBLISHED.items()} == {
+        "PTB_DARTS_V1": 8, "PTB_DARTS_V2": 8, "PTB_ENAS": 11, "CIFAR10_DARTS_V1": 4, "CIFAR10_DARTS_V2": 4,
+        "CIFAR10_NASNET": 5, "CIFAR10_AMOEBANET": 5}
+
+
+@CELLS
+def test_every_form_reads_back(name, genotype, tmp_path):
+    kind = type(genotype)
+    assert kind.from_dict(genotype.to_dict()) == kind.from_json(genotype.to_json()) == genotype
+    assert genotype_from_dict(genotype.to_dict()) == genotype
+    assert kind.from_tuple(genotype.to_tuple()) == kind.from_tuple(tuple(genotype.to_tuple())) == genotype
+    assert kind.from_text(str(genotype.to_tuple())) == kind.from_text(f"{name} = {genotype.to_tuple()}\n") == genotype
+    (tmp_path / "cell.json").write_text(genotype.to_json())
+    assert kind.load(tmp_path / "cell.json") == genotype
+
+
+def test_the_tuple_prints_as_the_original():
+    genotype = RecurrentGenotype([["relu", 0], ["tanh", 1]], [1, 2])
+    assert genotype.recurrent == (("relu", 0), ("tanh", 1)) and genotype.concat == (1, 2)
+    assert str(genotype.to_tuple()) == "Genotype(recurrent=[('relu', 0), ('tanh', 1)], concat=range(1, 3))"
+    assert genotype.to_json() == (
+        '{"space": "darts_recurrent", "recurrent": [["relu", 0], ["tanh", 1]], "concat": [1, 2]}')
+    assert str(published.PTB_ENAS.to_tuple()).endswith("concat=[2, 5, 6, 9, 10, 11])")
+
+
+def test_text_over_several_lines_with_lists_is_read():
+    text = """AmoebaLike = Genotype(
+      normal = [('skip_connect', 0), ('conv_7x1_1x7', 1)],
+      normal_concat = [2],
+      reduce = [('max_pool_3x3', 0), ('none_is_not_here', 1)],
+      reduce_concat = range(2, 3)
+    )"""
+    with pytest.raises(GenotypeError, match="reduce, edge 1 of node 2: unknown operation 'none_is_not_here'"):
+        ConvolutionalGenotype.from_text(text)
+    assert ConvolutionalGenotype.from_text(text.replace("none_is_not_here", "sep_conv_7x7")).n_nodes == 1
+
+
+def test_errors_list_everything_that_is_wrong():
+    with pytest.raises(GenotypeError) as error:
+        RecurrentGenotype((("tan", 0), ("relu", 2), ("none", -1)), (4, 4))
+    for part in ("node 1: unknown operation 'tan', allowed are tanh, relu, sigmoid, identity",
+                 "node 2: predecessor 2, allowed is 0 to 1", "node 3: unknown operation 'none'",
+                 "node 3: predecessor -1, allowed is 0 to 2", "concat = [4, 4]"):
+        assert part in str(error.value)
+    with pytest.raises(GenotypeError) as error:
+        ConvolutionalGenotype((("skip_connect", 0),) * 3, (2, 3), (), ())
+    for part in ("normal: 3 edges, allowed is two for every node", "normal_concat = [2, 3]",
+                 "reduce: 0 edges", "reduce_concat = []"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("edges, concat, message", [
+    ([("relu", "0")], [1], "recurrent = .*pairs"), (["relu"], [1], "recurrent = .*pairs"), (3, [1], "recurrent = 3"),
+    ([("relu", 0)], 1, "concat = 1: allowed is a list of node numbers"), ([("relu", 0)], [1.0], "concat = "),
+    ([], [0], "a cell needs a node")])
+def test_malformed_fields(edges, concat, message):
+    with pytest.raises(GenotypeError, match=message):
+        RecurrentGenotype(edges, concat)
+
+
+def test_a_genotype_of_another_space_is_refused():
+    recurrent, convolutional = published.PTB_DARTS_V2, published.CIFAR10_DARTS_V2
+    two_input = Genotype(((("gate",),),))
+    for genotype in (recurrent, convolutional, two_input):
+        for kind in {RecurrentGenotype, ConvolutionalGenotype, Genotype} - {type(genotype)}:
+            with pytest.raises(GenotypeError, match=f"of space '{genotype.space}': expected '{kind.space}'"):
+                kind.from_json(genotype.to_json())
+    with pytest.raises(GenotypeError, match="'darts_conv': expected 'darts_recurrent'"):
+        RecurrentGenotype(recurrent.recurrent, recurrent.concat, space="darts_conv")
+    for wrong in (convolutional.to_tuple(), namedtuple("Genotype", "recurrent cat")([], [])):
+        with pytest.raises(GenotypeError, match="missing .*concat.*left over"):
+            RecurrentGenotype.from_tuple(wrong)
+    with pytest.raises(GenotypeError, match="tuple of 4 entries.*expected recurrent, concat"):
+        RecurrentGenotype.from_tuple(tuple(convolutional.to_tuple()))
+    with pytest.raises(GenotypeError, match="space 'nasbench': allowed are two_input, darts_recurrent, darts_conv"):
+        genotype_from_dict({"space": "nasbench"})
+
+
+@pytest.mark.parametrize("data, message", [
+    ({"space": "darts_recurrent", "concat": [1], "colour": 1}, r"missing \['recurrent'\], left over \['colour'\]"),
+    ({"recurrent": []}, "names no space"), ([], "names no space")])
+def test_wrong_dictionaries(data, message):
+    with pytest.raises(GenotypeError, match=message):
+        RecurrentGenotype.from_dict(data)
+    with pytest.raises(GenotypeError, match="not a genotype"):
+        RecurrentGenotype.from_json("{")
+
+
+@pytest.mark.parametrize("text", [
+    "", "Genotype", "Genotype(", "Genotype([('relu', 0)], [1])", "print('executed')", "Genotype(**{})",
+    "Genotype(recurrent=[('relu', 0)], concat=print('executed'))", "Genotype(recurrent=[], concat=range())",
+    "a = 1; b = 2", "namedtuple(recurrent=[('relu', 0)], concat=[1])", "import os"])
+def test_other_text_is_refused_and_never_executed(text, capsys):
+    with pytest.raises(GenotypeError):
+        RecurrentGenotype.from_text(text)
+    assert capsys.readouterr().out == ""
