@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from growdarts.comparison import (Difference, Interval, compare_all, diebold_mariano, errors, feature_skill,
+from growdarts.comparison import (Difference, Interval, compare_all, diebold_mariano, errors, feature_skill, feature_tests,
                                   interval, relative_difference)
 
 
@@ -36,17 +36,23 @@ def test_diebold_mariano_is_the_formula_written_out():
 
 
 def test_diebold_mariano_holds_its_size_and_has_power():
+    """Losses whose level is remembered from day to day, as volatility is: without lags it would reject too often."""
     rng = np.random.default_rng(1)
-    loss = rng.gamma(2, size=(400, 2, 250))
+    shocks = rng.gamma(2, size=(400, 2, 500))
+    loss = np.zeros((400, 2, 500))
+    for day in range(1, 500):
+        loss[..., day] = 0.4 * loss[..., day - 1] + shocks[..., day]
+    loss = loss[..., 50:]
     equal = np.mean([diebold_mariano(a, b)[1] < 0.05 for a, b in loss])
     better = np.mean([diebold_mariano(a, b + 0.5)[1] < 0.05 for a, b in loss])
-    assert equal < 0.1
+    without_lags = np.mean([stats.ttest_1samp(a - b, 0).pvalue < 0.05 for a, b in loss])
+    assert equal < 0.09 < without_lags
     assert better > 0.9
 
 
 def record(method, seed, origin, features):
     return {"config": {"method": method, "seed": seed, "origin": origin},
-            "result": {"daily_loss": list(np.linspace(0.9, 1.1, 30) * np.mean(features)), "features": ["A", "B"],
+            "result": {"daily_errors": np.outer(np.linspace(0.9, 1.1, 30), features).tolist(), "features": ["A", "B"],
                        "feature_errors": features, "test_error": float(np.mean(features))}}
 
 
@@ -74,6 +80,10 @@ def test_compare_all_and_skill(made_up):
     (difference,) = compare_all(records, runs, "mean")
     assert difference.over_origins.mean == pytest.approx(100 * (1.405 / 1.5 - 1))
     assert difference.over_seeds.n == 3 and difference.over_origins.n == 2
+    (turned,) = compare_all(records, runs, "mean", reverse=True)
+    assert turned.method == "mean" and turned.over_origins.mean > 0 and turned.statistic == -difference.statistic
+    tests = feature_tests(records, "good", "mean")
+    assert tests["A"][0] < 0 and tests["A"][1] < 0.001 and tests["B"] == (0.0, 1.0)
     skill = feature_skill(records, "good")
     assert skill.loc[2020, "A"] == pytest.approx(100 * (1 - 1.81 / 2)) and skill.loc[2021, "B"] == pytest.approx(0)
 
@@ -83,4 +93,14 @@ def test_compare_all_and_skill(made_up):
     ((-2, -1), (1, 2), 0.01, 0), ((-2, -1), (-3, -1), 0.2, 0)])
 def test_a_difference_counts_only_if_everything_agrees(origins, seeds, p, decided):
     intervals = [Interval(sum(pair) / 2, *pair, 5) for pair in (origins, seeds)]
-    assert Difference("a", "b", *intervals, statistic=0.0, p_value=p).decided() == decided
+    sign = 1.0 if origins[0] > 0 else -1.0
+    assert Difference("a", "b", *intervals, statistic=sign, p_value=p).decided() == decided
+    assert Difference("a", "b", *intervals, statistic=-sign, p_value=p).decided() == 0  # days say the opposite
+
+
+def test_worse_by_less_than_a_margin_needs_both_intervals():
+    def difference(origins, seeds):
+        return Difference("a", "b", Interval(0, -1, origins, 5), Interval(0, -1, seeds, 10), 0.0, 1.0)
+
+    assert difference(0.9, 0.9).at_most(1.0)
+    assert not difference(1.1, 0.9).at_most(1.0) and not difference(0.9, 1.1).at_most(1.0)

@@ -1,6 +1,7 @@
 """Every parameter is checked, also one that papermill injects; the grid file fits the notebook."""
 
 from pathlib import Path
+from typing import get_args
 
 import papermill
 import pytest
@@ -9,6 +10,8 @@ import yaml
 from growdarts import config as config_module
 from growdarts import grids
 from growdarts.config import ConfigError, MorphismConfig, ReportConfig, RunConfig, SearchSettings, TimeSeriesConfig
+from growdarts.figures import LABELS
+from growdarts.series import series_names
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
@@ -152,3 +155,8 @@ def test_corrected_parameters_replace_what_was_there(settings):
     namespace = settings | {"sead": 3, "In": ["", "sead = 3\n" + source, "RunConfig.from_notebook(globals())", source,
                                               "seed = 3", "RunConfig.from_notebook(globals())"]}
     assert RunConfig.from_notebook(namespace) == RunConfig.of(settings)
+
+
+def test_the_data_sets_of_a_configuration_are_those_that_load():
+    assert get_args(config_module.Dataset) == series_names()
+    assert set(get_args(config_module.Method)) == set(LABELS)  # and every method has a name in the figures

@@ -23,7 +23,7 @@ from growdarts.image_networks import FixedImageNetwork, SearchImageNetwork
 from growdarts.image_states import export_alphas, export_original, load_alphas, load_original, original_name
 from growdarts.interop import StateDictError
 from growdarts.mixture import Mixture
-from growdarts.morphisms import grow_node
+from growdarts.morphisms import embed_moments, grow_node
 from growdarts.pruning import prune
 from growdarts.search import Search
 
@@ -394,12 +394,7 @@ def test_the_returned_places_carry_the_moments(make):
     grown, optimizer = copy.deepcopy((network, theta))
     replaced = grown.grow_node(morphism=True, epsilon=1e-3, noise=0.0)
     for old, new, index in replaced:
-        state = optimizer.state.pop(old)
-        for key, value in state.items():
-            if isinstance(value, torch.Tensor) and value.shape == old.shape:
-                state[key] = torch.zeros_like(new)
-                state[key][index] = value
-        optimizer.state[new] = state
+        embed_moments(optimizer, old, new, index)
     optimizer.param_groups[0]["params"] = grown.theta_parameters()
     step(network, theta)
     step(grown, optimizer)
@@ -458,7 +453,8 @@ def test_pruning_reallocates_and_growing_goes_on():
         for mixture in network.mixtures():
             mixture.alpha.copy_(torch.tensor([0.0, 2.0, 2.5, -1.0]))
     dropped = prune(network, theta, alpha, prune_below=0.1, keep_all_above=0.9)
-    assert dropped == [f"{position}/{key}" for position in range(4) for key in ("none", "sep_conv_3x3")]
+    assert dropped == [f"{kind} 2 <- {j}: {key}" for kind in ("normal", "reduction") for j in (0, 1)
+                       for key in ("none", "sep_conv_3x3")]
     assert all(m.keys == ["max_pool_3x3", "skip_connect"] for m in network.mixtures())
     with torch.no_grad():
         before = network(x)

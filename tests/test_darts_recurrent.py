@@ -419,7 +419,8 @@ def test_pruning_reallocates_and_training_goes_on():
             edge.alpha.copy_(torch.tensor([3.0, 0.0, -9.0, 0.1, -9.0]))
     W = [p.detach().clone() for p in network.theta_parameters()]
     dropped = prune(network, theta, alpha, prune_below=0.01, keep_all_above=0.99)
-    assert dropped == [f"{k}/{name}" for k in range(3) for name in ("relu", "identity")]
+    assert dropped == [f"edge {i} <- {j}: {name}" for i, j in ((1, 0), (2, 0), (2, 1))
+                       for name in ("relu", "identity")]
     assert all(edge.keys == ["none", "tanh", "sigmoid"] for edge in network.mixtures())
     assert all(torch.equal(p, old) for p, old in zip(network.theta_parameters(), W, strict=True))
     assert set(alpha.state) == set(network.alpha_parameters())

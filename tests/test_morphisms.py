@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from growdarts.cells.two_input import TwoInputCell, TwoInputNode
+from growdarts.cells.two_input import TwoInputCell
+from growdarts.cells.two_input_node import TwoInputNode
 from growdarts.morphisms import carry_moments, follow, grow_node, net2deeper, net2wider
 from growdarts.networks import two_input_forecaster
 from growdarts.primitives import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
@@ -94,7 +95,7 @@ def test_identity_for_any_alpha():
     node.become_identity(epsilon=1e-3, noise=0.0)
     s = torch.randn(7, H, dtype=torch.float64)
     wx = node.project_inputs(torch.randn(7, F, dtype=torch.float64))
-    torch.testing.assert_close(node.mix(wx, s @ node.state_weights().t(), s, node.mixture.weights()), s)
+    torch.testing.assert_close(node(wx, s @ node.state_weights().t(), s, node.mixture.weights()), s)
 
 
 def test_an_operation_that_is_not_affine_at_zero_enters_with_little_weight():

@@ -5,7 +5,7 @@ import re
 import matplotlib.pyplot as plt
 import pytest
 
-from growdarts import experiment, figures, records, report_figures, tables, verdicts
+from growdarts import experiment, figures, grids, records, report_figures, tables, verdicts
 from growdarts.comparison import Difference, Interval, compare_all
 from growdarts.config import RunConfig
 
@@ -41,6 +41,8 @@ def test_tables_hold_the_records_numbers(made):
     found = tables.differences(compare_all(made, runs, "mean"))
     assert set(found["told from chance"]) <= {"better", "worse", "no"} and len(found) == 6
     assert list(tables.discretising(made).index) == ["fixed backbone", "growing (morphism)", "growing (fresh weights)"]
+    assert tables.year_errors(made).index.tolist() == ["1996", "1997"]
+    assert tables.country_errors(made, ["mean", "lstm"]).shape == (4, 2)
     grown = next(r for r in made if r["config"]["method"] == "grow" and any(
         e["kind"] == "grow_node" for e in r["search"]["events"]))
     events = tables.events(grown)
@@ -61,46 +63,95 @@ def test_figures_draw_and_leave_nothing_empty(made):
     for figure in drawn:
         assert all(ax.has_data() for ax in figure.axes)
     plt.close("all")
+    layered = experiment.run(RunConfig.of(grown["config"] | {"n_layers": 2}))
+    axes = figures.mixture_weights(layered).axes
+    assert [ax.get_title() for ax in axes][:2] == ["layer 1, node 1", "layer 1, node 2"] and len(axes) == 4
+    assert sum(len(set(ax.lines[0].get_xdata())) for ax in axes[::2]) == 2 * layered["cost"]["search_epochs"]
+    plt.close("all")
     dots = report_figures.every_seed(runs).axes[0].lines
     assert sum(len(line.get_xdata()) for line in dots if line.get_linestyle() == "None") == 1 + 2 * 5
 
 
 def test_cells_are_drawn_with_their_weights(made):
-    svg = figures.search_cell([{"gate": 0.7, "carry": 0.3}, {"add_tanh": 1.0}])
+    svg = figures.search_cell({"layer 1, node 1": {"gate": 0.7, "carry": 0.3}, "layer 1, node 2": {"add_tanh": 1.0}})
     assert svg.count("<svg") == 1 and all(text in svg for text in ("gate", "0.70", "carry", "0.30", "add_tanh"))
-    assert "hadamard" in figures.fixed_cell([["hadamard"]])
+    assert "hadamard" in figures.fixed_cell([[["hadamard"]]]) and "layer" not in figures.fixed_cell([[["carry"]]])
+    assert figures.fixed_cell([[["gate"]], [["carry"]]]).count("layer") == 2
+    two = figures.search_cell({"layer 1, node 1": {"gate": 1.0}, "layer 2, node 1": {"carry": 1.0}})
+    assert two.count("h</text>") == 4 and "layer 1" in two and "layer 2" in two  # two chains, not one
     grown = next(r for r in made if r["config"]["method"] == "grow")
     assert len(re.findall(r"stage \d", figures.growth(grown))) == len(grown["search"]["stage_errors"])
     assert figures.operation_counts([{"layers": [[["gate", "gate"], ["carry"]]]}]) == {"gate": 1, "carry": 1}
 
 
 def difference(decided, method="grow", rival="lstm"):
-    low, high = {-1: (-2.0, -1.0), 0: (-1.0, 1.0), 1: (1.0, 2.0)}[decided]
-    return Difference(method, rival, *[Interval((low + high) / 2, low, high, 5)] * 2, statistic=1.0, p_value=1e-4)
+    low, high = {-1: (-2.0, -1.0), 0: (-0.5, 0.5), 1: (1.0, 2.0)}[decided]
+    return Difference(method, rival, *[Interval((low + high) / 2, low, high, 5)] * 2,
+                      statistic=float(decided), p_value=1e-4)
 
 
 def test_sentences_follow_the_numbers():
-    better = verdicts.describe(difference(-1))
-    assert better == ("growing (morphism) errs 1.50 % less than LSTM (95 % interval over years -2.00 to -1.00 %, over "
-                      "seeds -2.00 to -1.00 %; Diebold-Mariano p < 0.001): told from chance")
-    assert "more than" in verdicts.describe(difference(1)) and verdicts.describe(difference(0)).endswith("not told from chance")
-    assert verdicts.anything_beats_the_mean([difference(0)]) == "Nothing beats the historical mean beyond chance."
+    assert verdicts.describe(difference(-1)) == (
+        "growing (morphism) is better than LSTM (error -1.50 %; 95 % intervals over 5 years -2.00 to -1.00 %, over 5 "
+        "seeds -2.00 to -1.00 %; Diebold-Mariano p < 0.001)")
+    assert "is worse than" in verdicts.describe(difference(1))
+    assert "cannot be told apart" in verdicts.describe(difference(0))
+    assert verdicts.anything_beats_the_mean([difference(0)]) == (
+        "Over all countries together, nothing beats the historical mean beyond chance.")
     assert verdicts.anything_beats_the_mean([difference(-1, "gru"), difference(-1), difference(1, "var1")]) == (
         "Beyond chance, GRU and growing (morphism) beat the historical mean; VAR(1) is worse than it.")
+    assert verdicts.smallest_difference([difference(0)], "grow") == (
+        "A difference to LSTM below about 0.5 % could not have been told from chance.")
     assert verdicts.listing([]) == "none" and verdicts.listing(["a", "b", "c"]) == "a, b and c"
 
 
-@pytest.mark.parametrize("decided, c1, c4", [
-    (-1, "supported", "supported"), (0, "not supported", "not supported"), (1, "contradicted", "contradicted")])
-def test_verdicts_follow_the_differences(made, monkeypatch, decided, c1, c4):
-    runs = records.table(made)
-    monkeypatch.setattr(verdicts, "compare", lambda _, __, method, rival: difference(decided, method, rival))
-    assert verdicts.claim_c1(made, runs)[0] == c1
-    assert verdicts.claim_c4(made, runs)[0] == c4
-    monkeypatch.setattr(verdicts, "cost_ratio", lambda _: Interval(0.5, 0.4, 0.6, 5))
-    assert verdicts.claim_c3(made, runs)[0] == ("supported" if decided <= 0 else "not supported")
-    monkeypatch.setattr(verdicts, "cost_ratio", lambda _: Interval(1.0, 0.9, 1.1, 5))
-    assert verdicts.claim_c3(made, runs)[0] == "not supported"
+def told(monkeypatch, decided):
+    """Let every comparison of growing come out as `decided` says, by rival."""
+    monkeypatch.setattr(verdicts, "compare_all", lambda _, runs, method, reverse, only=None: [
+        difference(decided.get(rival, 0), method, rival) for rival in only or set(runs.method) - {method}])
+
+
+@pytest.mark.parametrize("decided, verdict", [
+    ({}, "not supported"), ({"lstm": -1}, "supported in part"), ({"lstm": 1}, "contradicted"),
+    ({"lstm": -1, "mean": 1}, "contradicted"), ({"mean": -1}, "not supported"),
+    ({"lstm": -1, "mean": -1, "var1": -1, "random": -1}, "supported")])
+def test_c1_needs_lstm_and_never_passes_below_the_mean(made, monkeypatch, decided, verdict):
+    told(monkeypatch, decided)
+    assert verdicts.claim_c1(made, records.table(made))[0] == verdict
+
+
+@pytest.mark.parametrize("decided, ratio, verdict", [
+    (0, 0.5, "supported"), (-1, 0.5, "supported"), (1, 0.5, "contradicted"), (0, 1.0, "not supported"),
+    (0, 1.5, "contradicted")])
+def test_c3_needs_both_cost_and_quality(made, monkeypatch, decided, ratio, verdict):
+    told(monkeypatch, {"fixed": decided})
+    monkeypatch.setattr(verdicts, "cost_ratio", lambda _: (Interval(ratio, ratio - 0.1, ratio + 0.1, 5),) * 2)
+    assert verdicts.claim_c3(made, records.table(made))[0] == verdict
+
+
+def test_c3_takes_no_wide_interval_for_equality(made, monkeypatch):
+    wide = Difference("grow", "fixed", Interval(0, -2, 2, 5), Interval(0, -0.1, 0.1, 10), 0.0, 0.9)
+    monkeypatch.setattr(verdicts, "compare_all", lambda *_, **__: [wide])
+    monkeypatch.setattr(verdicts, "cost_ratio", lambda _: (Interval(0.5, 0.4, 0.6, 5),) * 2)
+    verdict, sentence = verdicts.claim_c3(made, records.table(made))
+    assert verdict == "not supported" and "is cheaper" in sentence and "cannot be shown" in sentence
+
+
+@pytest.mark.parametrize("decided, verdict", [(-1, "supported"), (0, "not supported"), (1, "contradicted")])
+def test_c4(made, monkeypatch, decided, verdict):
+    told(monkeypatch, {"grow_fresh": decided})
+    found, sentence = verdicts.claim_c4(made, records.table(made))
+    assert found == verdict and "new nodes changed the validation error by at most 0.0" in sentence
+    assert any(abs(jump) > 0 for jump in verdicts.growth_jumps(made, "grow"))  # stored unrounded
+
+
+def test_country_counts_only_what_survives_the_adjustment(made, monkeypatch):
+    monkeypatch.setattr(verdicts, "feature_tests", lambda *_: {
+        "DAX": (-5.0, 0.001), "SMI": (4.0, 0.01), "CAC": (-3.0, 0.2), "FTSE": (0.0, 1.0)})
+    text = verdicts.country(made, "grow")
+    assert re.fullmatch(r"growing \(morphism\) saves error in DAX \(.* %\) and loses in SMI \(.* %\) beyond chance\.", text)
+    monkeypatch.setattr(verdicts, "feature_tests", lambda *_: {"DAX": (0.0, 1.0)})
+    assert verdicts.country(made, "grow") == "growing (morphism) differs from the mean nowhere beyond chance."
 
 
 def test_cost_ratio_is_the_geometric_mean(made):
@@ -110,12 +161,13 @@ def test_cost_ratio_is_the_geometric_mean(made):
     for seed in (0, 1):
         for origin in (1996, 1997):
             product *= flops["grow", seed, origin] / flops["fixed", seed, origin]
-    assert verdicts.cost_ratio(runs).mean == pytest.approx(product ** (1 / 4))
+    found = verdicts.cost_ratio(runs)
+    assert [ratio.mean for ratio in found] == pytest.approx([product ** (1 / 4)] * 2) and [r.n for r in found] == [2, 2]
 
 
 def test_the_picture_of_the_first_page_is_that_of_the_records():
     """Words and numbers of the drawing; their places depend on the machine's fonts."""
     shown = (records.ROOT / "book" / "_static" / "growing_cell.svg").read_text()
-    drawn = figures.growth(records.longest_search(records.load_tier("reduced", "g7_brics"), "grow"))
+    drawn = figures.growth(records.longest_search(grids.load_records("time_series", "reduced"), "grow"))
     texts = [re.findall(r">([^<>]+)</text>", svg) for svg in (shown, drawn)]
     assert len(texts[0]) > 20 and texts[0] == texts[1]

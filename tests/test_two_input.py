@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from growdarts.cells.two_input import TwoInputCell, TwoInputNode, fixed_cell
+from growdarts.cells.two_input import TwoInputCell, fixed_cell
+from growdarts.cells.two_input_node import TwoInputNode
 from growdarts.primitives import DEFAULT_TWO_INPUT, TWO_INPUT
 
 T, B, I, H = 4, 3, 5, 2

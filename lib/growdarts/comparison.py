@@ -6,7 +6,7 @@ counts only if it is told from zero by both, and by a test over days.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -114,7 +114,7 @@ def diebold_mariano(loss: Sequence[float], rival: Sequence[float]) -> tuple[floa
     """
     difference = np.asarray(loss, dtype=float) - np.asarray(rival, dtype=float)
     n = len(difference)
-    if not difference.any():
+    if np.abs(difference).max() <= 1e-12 * np.abs(loss).max():  # equal up to the rounding of a mean over seeds
         return 0.0, 1.0
     lags = int(4 * (n / 100) ** (2 / 9))
     fitted = sm.OLS(difference, np.ones(n)).fit(cov_type="HAC", cov_kwds={"maxlags": lags, "use_correction": True},
@@ -131,12 +131,16 @@ def compare(records: Sequence[dict[str, Any]], runs: pd.DataFrame, method: str, 
                       statistic, p_value)
 
 
-def compare_all(records: Sequence[dict[str, Any]], runs: pd.DataFrame, rival: str) -> list[Difference]:
-    """Every other method against `rival`; p-values adjusted for their number [Holm 1979]."""
-    found = [compare(records, runs, method, rival) for method in runs.method.unique() if method != rival]
+def compare_all(records: Sequence[dict[str, Any]], runs: pd.DataFrame, other: str, *, reverse: bool = False,
+                only: Sequence[str] | None = None) -> list[Difference]:
+    """Every method (or `only` some) against `other`, or `other` against each if `reverse`.
+
+    The p-values are adjusted for the number of comparisons [Holm 1979].
+    """
+    names = [name for name in runs.method.unique() if name != other and (only is None or name in only)]
+    found = [compare(records, runs, *((other, name) if reverse else (name, other))) for name in names]
     adjusted = multipletests([difference.p_value for difference in found], method="holm")[1]
-    return [Difference(d.method, d.rival, d.over_origins, d.over_seeds, d.statistic, float(p))
-            for d, p in zip(found, adjusted, strict=True)]
+    return [replace(difference, p_value=float(p)) for difference, p in zip(found, adjusted, strict=True)]
 
 
 def feature_tests(records: Sequence[dict[str, Any]], method: str, rival: str) -> dict[str, tuple[float, float]]:

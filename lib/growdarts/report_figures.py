@@ -24,7 +24,8 @@ def every_seed(runs: pd.DataFrame) -> Figure:
     """Test error of every run relative to the historical mean's, a panel a year; bars are means over seeds."""
     methods = [name for name in methods_in(runs) if name != "mean"]
     origins = sorted(runs.origin.unique())
-    figure, axes = plt.subplots(1, len(origins), figsize=(8.5, 4.2), sharey=True)
+    figure, axes = plt.subplots(1, len(origins), figsize=(8.5, 4.2), sharey=True, squeeze=False)
+    axes = axes[0]
     rng = np.random.default_rng(0)  # spreads the points, so that none hides another
     for origin, ax in zip(origins, axes, strict=True):
         for row, method in enumerate(methods):

@@ -84,7 +84,7 @@ class Search:
             if settings.prune == "stage":
                 self._prune()  # 6
                 self._tune()  # 7
-            with self._event("stage") as event:
+            with _Event(self, "stage") as event:
                 state.stage_errors.append(self.task.evaluate(self.network, settings.select_on))  # 9
                 helped = growing_helps(state.stage_errors, settings.min_gain)  # 10
                 event["what"] = ["gain" if helped else "no gain"]
@@ -144,14 +144,14 @@ class Search:
     def _grow(self) -> None:
         """Add a node to every cell and note what it did to the validation error."""
         settings = self.settings
-        with self._event("grow_node") as event:
+        with _Event(self, "grow_node") as event:
             grow_node(self.network, self.theta_optimizer, self.alpha_optimizer, morphism=self.morphism,
                       epsilon=settings.epsilon, noise=settings.noise)
             event["what"] = [f"node {self.network.n_nodes()}"]
 
     def _prune(self) -> None:
         """Drop weak operations from every mixture."""
-        with self._event("prune") as event:
+        with _Event(self, "prune") as event:
             event["what"] = prune(self.network, self.theta_optimizer, self.alpha_optimizer,
                                   prune_below=self.settings.prune_below,
                                   keep_all_above=self.settings.keep_all_above)
@@ -160,7 +160,7 @@ class Search:
         """Theta-only epochs after a pruning that dropped something; kept if they lower the validation error."""
         if not self.state.events[-1]["what"]:
             return
-        with self._event("tune") as event:
+        with _Event(self, "tune") as event:
             started, best = time.perf_counter(), (self._validation_error(), self._snapshot())
             for _ in range(self.settings.tune_epochs):
                 loss = theta_epoch(self.network, self.task, self.theta_optimizer, self.settings.grad_clip)
@@ -171,9 +171,6 @@ class Search:
             self._restore(best[1])
             self.state.seconds += time.perf_counter() - started
             event["what"] = [f"{self.settings.tune_epochs} epochs"]
-
-    def _event(self, kind: str) -> "_Event":
-        return _Event(self, kind)
 
     def _validation_error(self) -> float:
         return self.task.evaluate(self.network, "validation")

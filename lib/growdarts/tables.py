@@ -6,9 +6,10 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from growdarts.comparison import Difference, interval, relative_difference
+from growdarts.comparison import Difference, feature_errors, feature_tests, interval, relative_difference
 from growdarts.figures import LABELS
 from growdarts.records import table
+from growdarts.report_figures import methods_in
 from growdarts.verdicts import p_text
 
 
@@ -82,7 +83,7 @@ def total_hours(records: Iterable[dict[str, Any]]) -> float:
 def budget(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """What every method may spend, read off the configurations, and what it did spend on average."""
     runs, out = table(records), {}
-    for method in _present(runs):
+    for method in methods_in(runs):
         own = runs[runs.method == method]
         config = next(r["config"] for r in records if r["config"]["method"] == method)
         trained = method not in ("mean", "var1")
@@ -99,7 +100,7 @@ def budget(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def summary(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Per method: error, relative difference to the mean's with both intervals, size of what was tested."""
     runs, out = table(records), {}
-    for method in _present(runs):
+    for method in methods_in(runs):
         own, row = runs[runs.method == method], {}
         row["runs"], row["test error"] = len(own), f"{own.test.mean():.4f}"
         if method == "mean":
@@ -136,6 +137,28 @@ def discretising(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
+def country_errors(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> pd.DataFrame:
+    """Test error of every method per feature, averaged over seeds and years; * where a test tells it from the mean's.
+
+    The test is Diebold and Mariano's over all test days, p < 0.05 after Holm over the features.
+    """
+    out = {}
+    for method in methods:
+        errors = feature_errors(records, method).mean()
+        told = {} if method == "mean" else feature_tests(records, method, "mean")
+        out[LABELS[method]] = {name: f"{value:.3f}" + ("*" if name in told and told[name][1] < 0.05 else "")
+                               for name, value in errors.items()}
+    return pd.DataFrame(out)
+
+
+def year_errors(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Error of the historical mean by test year: the variance of its returns, in units of the training part's."""
+    rows = {str(r["config"]["origin"]): {"test days": r["result"]["days"][2],
+                                         "variance, training part = 1": f"{r['result']['test_error']:.2f}"}
+            for r in records if r["config"]["method"] == "mean"}
+    return pd.DataFrame(rows).T.rename_axis("year")
+
+
 def differences(found: Sequence[Difference]) -> pd.DataFrame:
     """Paired differences in percent, with both intervals and the Diebold-Mariano test (p after Holm)."""
     rows = {LABELS[d.method]: {
@@ -145,10 +168,6 @@ def differences(found: Sequence[Difference]) -> pd.DataFrame:
         "Diebold-Mariano": f"{d.statistic:+.2f}", "p": p_text(d.p_value).removeprefix("= "),
         "told from chance": {-1: "better", 0: "no", 1: "worse"}[d.decided()]} for d in found}
     return pd.DataFrame(rows).T
-
-
-def _present(runs: pd.DataFrame) -> list[str]:
-    return [name for name in LABELS if name in set(runs.method)]
 
 
 def _labels(methods: pd.Series) -> list[str]:
