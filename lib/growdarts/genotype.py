@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from growdarts.primitives import TWO_INPUT
@@ -13,7 +12,7 @@ class GenotypeError(ValueError):
 
 
 class JsonForm:
-    """JSON text and files, for a class that has `to_dict` and `from_dict`."""
+    """JSON text, for a class that has `to_dict` and `from_dict`."""
 
     def to_json(self) -> str:
         """JSON text."""
@@ -27,11 +26,6 @@ class JsonForm:
         except json.JSONDecodeError as error:
             raise GenotypeError(f"not a genotype: {text!r:.200} ({error})") from None
         return cls.from_dict(data)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a JSON file."""
-        return cls.from_json(Path(path).read_text())
 
 
 @dataclass(frozen=True)

@@ -87,9 +87,8 @@ def claim_c3(records: Sequence[dict[str, Any]], runs: pd.DataFrame) -> tuple[str
     return verdict, (
         f"The growing search {cost}: {over_origins.mean:.2f} times the floating-point operations of the fixed backbone's "
         f"(95 % intervals over years {over_origins.low:.2f} to {over_origins.high:.2f}, over seeds "
-        f"{over_seeds.low:.2f} to {over_seeds.high:.2f}). In quality, {describe(quality)}; that it is "
-        f"{'less than' if same else 'not'} {MARGIN:g} % worse {'is' if same else 'cannot be'} shown"
-        f"{'' if same else ' to be so'}.")
+        f"{over_seeds.low:.2f} to {over_seeds.high:.2f}). In quality, {describe(quality)}; that growing is less than "
+        f"{MARGIN:g} % worse {'is' if same else 'cannot be'} shown.")
 
 
 def cost_ratio(runs: pd.DataFrame) -> tuple[Interval, Interval]:
@@ -110,7 +109,7 @@ def claim_c4(records: Sequence[dict[str, Any]], runs: pd.DataFrame) -> tuple[str
         return verdict, f"{_capital(describe(quality))}. In too few searches a node was added to compare the steps."
     return verdict, (
         f"{_capital(describe(quality))}. What a step does is clear: with the morphism, {len(kept)} new nodes changed the "
-        f"validation error by at most {max(map(abs, kept)):.4f} %; with fresh weights, {len(broken)} nodes changed it by "
+        f"validation error by at most {_digit(max(map(abs, kept)))} %; with fresh weights, {len(broken)} nodes changed it by "
         f"{np.mean(broken):+.1f} % on average.")
 
 
@@ -134,6 +133,11 @@ def country(records: Sequence[dict[str, Any]], method: str) -> str:
 def countries(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> str:
     """`country` for several methods, as a list."""
     return "\n".join(f"* {_capital(country(records, method))}" for method in methods)
+
+
+def _digit(value: float) -> str:
+    """One significant digit, without an exponent."""
+    return np.format_float_positional(value, precision=1, unique=False, fractional=False, trim="-")
 
 
 def _capital(sentence: str) -> str:
