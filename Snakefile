@@ -4,22 +4,28 @@
 # A job is one method and one seed, at all origins. Only jobs that lack a record are asked for: a record's
 # name holds the hash of its configuration, so a rerun makes what is missing or changed, also in a fresh
 # clone. A job that was killed goes on from its checkpoints in _build/checkpoints. Executed notebooks and
-# logs stay in _build/batch to be looked at; what Snakemake waits for are temporary flags beside them.
+# logs stay in _build/batch to be looked at; what Snakemake waits for are flags beside them.
+from pathlib import Path
+
 from growdarts.grids import jobs
 
 TIER = config.get("tier", "reduced")
 JOBS = {job.name: job for job in jobs("time_series", TIER)}
+MISSING = [name for name, job in JOBS.items() if not job.is_done()]
 EXECUTED = f"_build/batch/{TIER}"
+
+for name in MISSING:  # a flag whose records have gone says nothing
+    Path(f"{EXECUTED}/{name}.done").unlink(missing_ok=True)
 
 
 rule all:
     input:
-        [f"{EXECUTED}/{name}.done" for name, job in JOBS.items() if not job.is_done()],
+        [f"{EXECUTED}/{name}.done" for name in MISSING],
 
 
 rule run:
     output:
-        temp(touch(EXECUTED + "/{name}.done")),
+        touch(EXECUTED + "/{name}.done"),
     log:
         EXECUTED + "/{name}.log",
     params:

@@ -66,9 +66,10 @@ def mixture_weights(record: dict[str, Any]) -> Figure:
                 if points:
                     (lines[name],) = ax.plot(*zip(*points, strict=True), color=COLOURS[position % len(COLOURS)],
                                              ls=DASHES[position % len(DASHES)], lw=1.8, label=name)
-            ax.set(title=node if len(layers) == 1 else f"{layer}, {node}", ylim=(0, None))
+            ax.set_title(node if len(layers) == 1 else f"{layer}, {node}")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         row_of_axes[0].set_ylabel("mixture weight")
+    axes[0][0].set_ylim(bottom=0)  # of all panels, once all are drawn
     figure.supxlabel("epoch", fontsize=11)
     figure.legend(lines.values(), lines.keys(), loc="outside right center", fontsize=10)
     return figure

@@ -21,20 +21,29 @@ def methods_in(runs: pd.DataFrame) -> list[str]:
 
 
 def every_seed(runs: pd.DataFrame) -> Figure:
-    """Test error of every run relative to the historical mean's, a panel a year; bars are means over seeds."""
+    """Test error of every run relative to the historical mean's, a panel a year; bars are means over seeds.
+
+    Runs far off the others are written as numbers, and are not part of the bar.
+    """
     methods = [name for name in methods_in(runs) if name != "mean"]
     origins = sorted(runs.origin.unique())
     figure, axes = plt.subplots(1, len(origins), figsize=(8.5, 4.2), sharey=True, squeeze=False)
     axes = axes[0]
     rng = np.random.default_rng(0)  # spreads the points, so that none hides another
     for origin, ax in zip(origins, axes, strict=True):
-        for row, method in enumerate(methods):
-            values = relative_difference(runs, method, "mean")[origin]
+        by_method = [relative_difference(runs, method, "mean")[origin] for method in methods]
+        low, high = _usual_range(np.concatenate(by_method))
+        for row, values in enumerate(by_method):
+            for value in values[(values < low) | (values > high)]:
+                ax.annotate(f"{value:+.0f} %", (1.0, row - 0.42), xycoords=("axes fraction", "data"), ha="right",
+                            va="center", fontsize=9)
+            values = values[(values >= low) & (values <= high)]
             ax.plot(values, row + rng.uniform(-0.25, 0.25, len(values)), ls="", marker=MARKERS[row], ms=4, alpha=0.65,
                     color=COLOURS[row % len(COLOURS)])
             ax.plot([values.mean()] * 2, [row - 0.38, row + 0.38], color="black", lw=1.8)
         ax.axvline(0, color="#777777", lw=1)
-        ax.set_title(origin)
+        room = 0.06 * (high - low)
+        ax.set(title=origin, xlim=(low - room, high + room))
         ax.margins(y=0.04)
         ax.tick_params(axis="x", labelsize=9)
     axes[0].set_yticks(range(len(methods)), [LABELS[name] for name in methods])
@@ -43,11 +52,27 @@ def every_seed(runs: pd.DataFrame) -> Figure:
     return figure
 
 
+def _usual_range(values: np.ndarray) -> tuple[float, float]:
+    """Range of the values within ten interquartile ranges of the median, zero included."""
+    low, median, high = np.percentile(values, [25, 50, 75])
+    usual = values[np.abs(values - median) <= 10 * (high - low)]
+    return min(usual.min(), 0.0), max(usual.max(), 0.0)
+
+
 def forest(groups: Sequence[tuple[str, Sequence[Difference]]]) -> Figure:
-    """Paired differences with both intervals: thick over origins, thin with caps over seeds."""
+    """Paired differences with both intervals: thick over origins, thin with caps over seeds.
+
+    Where the interval over origins is far wider than the others', its ends are written instead.
+    """
     figure, axes = plt.subplots(1, len(groups), figsize=(8.5, 4), sharey=False)
     for (title, differences), ax in zip(groups, np.atleast_1d(axes), strict=True):
+        ends = np.array([max(-d.over_origins.low, d.over_origins.high) for d in differences])
+        limit = 3 * np.median(ends)
         for row, d in enumerate(differences):
+            if max(-d.over_origins.low, d.over_origins.high) > limit:
+                ax.annotate(f"{d.over_origins.low:+.0f} to {d.over_origins.high:+.0f} %", (0.5, row),
+                            xycoords=("axes fraction", "data"), ha="center", va="center", fontsize=10)
+                continue
             colour = {-1: COLOURS[2], 0: COLOURS[7], 1: COLOURS[1]}[d.decided()]
             o, s = d.over_origins, d.over_seeds
             ax.plot([o.low, o.high], [row, row], lw=5, color=colour, alpha=0.45, solid_capstyle="butt")
@@ -57,7 +82,7 @@ def forest(groups: Sequence[tuple[str, Sequence[Difference]]]) -> Figure:
             ax.plot(o.mean, row, marker={-1: "<", 0: "o", 1: ">"}[d.decided()], ms=8, color=colour, mec="black")
         ax.axvline(0, color="#777777", lw=1)
         ax.set_yticks(range(len(differences)), [LABELS[d.method] for d in differences])
-        ax.invert_yaxis()
+        ax.set_ylim(len(differences) - 0.5, -0.5)
         ax.set(title=title, xlabel="difference of the test error, %")
     return figure
 
