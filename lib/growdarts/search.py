@@ -21,7 +21,7 @@ from growdarts.criteria import growing_helps, stage_is_over
 from growdarts.genotype import Genotype
 from growdarts.morphisms import grow_node
 from growdarts.pruning import prune
-from growdarts.training import (DivergenceError, ForecastTask, theta_epoch, theta_optimizer, theta_step)
+from growdarts.training import (DivergenceError, Task, theta_epoch, theta_optimizer, theta_step)
 
 # Forward-sized passes of one pair of alpha and weight step: a backward pass costs two forward ones.
 PASSES = {1: 3 + 3, 2: 3 + 3 + 3 + 2 * 3}
@@ -67,7 +67,7 @@ class Search:
     checkpoint : stored after every epoch; a search that finds one goes on from there, bit for bit.
     """
 
-    def __init__(self, network: SearchSpace, task: ForecastTask, settings: SearchSettings, *,
+    def __init__(self, network: SearchSpace, task: Task, settings: SearchSettings, *,
                  morphism: bool = True, checkpoint: Checkpoint = Checkpoint(None, ""),
                  progress: bool = False) -> None:
         self.network, self.task, self.settings = network, task, settings

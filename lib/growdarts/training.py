@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,25 @@ class DivergenceError(RuntimeError):
         kept = f"the last good checkpoint is {checkpoint.path}" if checkpoint.path else "no checkpoint was kept"
         super().__init__(f"training diverged in epoch {epoch}: loss = {value}; {kept}. "
                          "Lower learning_rate or grad_clip.")
+
+
+class Task(Protocol):
+    """What search and training need to know of data and loss; batches are (inputs, targets, ...)."""
+
+    def train_batches(self) -> Iterator[Any]:
+        """The training data in a new random order."""
+
+    def search_batches(self) -> Iterator[tuple[Any, Any]]:
+        """Training batches, each with a validation batch for the alpha step."""
+
+    def loss(self, network: nn.Module, batch: Any) -> Tensor:
+        """Scalar loss of a batch."""
+
+    def evaluate(self, network: nn.Module, part: str) -> float:
+        """Error on "validation" or "test", lower is better."""
+
+    def flops(self, network: Any) -> int:
+        """Floating-point operations of one forward pass over the training data."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +96,7 @@ def theta_optimizer(parameters: list[nn.Parameter], settings: SearchSettings) ->
     return torch.optim.Adam(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
-def theta_step(network: nn.Module, task: ForecastTask, optimizer: Optimizer, batch: Batch,
+def theta_step(network: nn.Module, task: Task, optimizer: Optimizer, batch: Batch,
                grad_clip: float) -> float:
     """One weight step; returns the loss before it. alpha gets no gradient."""
     parameters = optimizer.param_groups[0]["params"]
@@ -91,7 +111,7 @@ def theta_step(network: nn.Module, task: ForecastTask, optimizer: Optimizer, bat
     return value
 
 
-def theta_epoch(network: nn.Module, task: ForecastTask, optimizer: Optimizer, grad_clip: float) -> float:
+def theta_epoch(network: nn.Module, task: Task, optimizer: Optimizer, grad_clip: float) -> float:
     """One pass of weight steps over the training data; mean loss, NaN or inf if it diverged."""
     total = count = 0
     for batch in task.train_batches():
@@ -111,7 +131,7 @@ class Fit:
     seconds: float
 
 
-def fit(network: nn.Module, parameters: list[nn.Parameter], task: ForecastTask, settings: SearchSettings,
+def fit(network: nn.Module, parameters: list[nn.Parameter], task: Task, settings: SearchSettings,
         checkpoint: Checkpoint, *, label: str, progress: bool) -> Fit:
     """Train from scratch until `patience` epochs bring no validation gain; leaves the best weights.
 
