@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
@@ -29,7 +30,7 @@ def rivals(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     floors = [record["result"]["floor"] for record in records]
     if None not in floors:
         out["above the floor"] = [f"{error / floor - 1:+.1%}" for error, floor in zip(runs.test, floors, strict=True)]
-    out["weights"], out["nodes"] = runs.parameters, _or_dash(runs.nodes)
+    out["parameters"], out["nodes"] = runs.parameters, _or_dash(runs.nodes)
     out["search, s"], out["training, s"] = runs.search_seconds.round(1), runs.train_seconds.round(1)
     return out.dropna(axis="columns", how="all").set_index("method")
 
@@ -39,7 +40,7 @@ def events(record: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame([{
         "after epoch": event["epoch"], "event": event["kind"].replace("_", " "),
         "what": ", ".join(event["what"]) or "nothing", "validation before": round(event["validation_before"], 4),
-        "after": round(event["validation_after"], 4), "nodes": event["nodes"], "weights": event["parameters"],
+        "after": round(event["validation_after"], 4), "nodes": event["nodes"], "parameters": event["parameters"],
         "GFLOP spent": round(event["flops_spent"] / 1e9, 2), "seconds spent": round(event["seconds_spent"], 1),
     } for event in record["search"]["events"]]).set_index("after epoch")
 
@@ -104,14 +105,15 @@ def summary(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
         own, row = runs[runs.method == method], {}
         row["runs"], row["test error"] = len(own), f"{own.test.mean():.4f}"
         if method == "mean":
-            row |= dict.fromkeys(["against the mean, %", "interval over years", "interval over seeds"], "-")
+            row |= dict.fromkeys(["against the mean, %", "interval over years", "interval over seeds", "median run, %"], "-")
         else:
             difference = relative_difference(runs, method, "mean")
             years, seeds = interval(difference.mean(axis=0)), interval(difference.mean(axis=1))
             row["against the mean, %"] = f"{years.mean:+.2f}"
             row["interval over years"] = f"{years.low:+.2f} to {years.high:+.2f}"
             row["interval over seeds"] = f"{seeds.low:+.2f} to {seeds.high:+.2f}" if seeds.n > 1 else "-"
-        row["weights (median)"] = f"{own.parameters.median():.0f}"
+            row["median run, %"] = f"{np.median(difference):+.2f}"
+        row["parameters (median)"] = f"{own.parameters.median():.0f}"
         row["nodes (mean)"] = "-" if own.nodes.isna().all() else f"{own.nodes.astype(float).mean():.1f}"
         out[LABELS[method]] = row
     return pd.DataFrame(out).T

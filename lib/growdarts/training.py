@@ -132,7 +132,7 @@ class Fit:
 
 
 def fit(network: nn.Module, parameters: list[nn.Parameter], task: Task, settings: SearchSettings,
-        checkpoint: Checkpoint, *, label: str, progress: bool) -> Fit:
+        checkpoint: Checkpoint = Checkpoint(None, ""), *, label: str = "training", progress: bool = False) -> Fit:
     """Train from scratch until `patience` epochs bring no validation gain; leaves the best weights.
 
     Any gain counts, however small: `min_gain` is for the stages of a search. Resumes from `checkpoint` and

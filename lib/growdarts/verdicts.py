@@ -52,7 +52,7 @@ def smallest_difference(differences: Sequence[Difference], method: str) -> str:
     """What the intervals could have told apart: half their width over years."""
     (own,) = [d for d in differences if d.method == method]
     half = (own.over_origins.high - own.over_origins.low) / 2
-    return f"A difference to {LABELS[own.rival]} below about {half:.1f} % could not have been told from chance."
+    return f"A difference from {LABELS[own.rival]} below about {half:.1f} % could not have been detected."
 
 
 def claim_c1(records: Sequence[dict[str, Any]], runs: pd.DataFrame) -> tuple[str, str]:
@@ -83,12 +83,12 @@ def claim_c3(records: Sequence[dict[str, Any]], runs: pd.DataFrame) -> tuple[str
         verdict = "contradicted"
     else:
         verdict = "supported" if cheaper and same else "not supported"
-    cost = "is cheaper" if cheaper else "is dearer" if dearer else "costs about the same"
+    cost = "is cheaper" if cheaper else "costs more" if dearer else "costs about the same"
     return verdict, (
         f"The growing search {cost}: {over_origins.mean:.2f} times the floating-point operations of the fixed backbone's "
         f"(95 % intervals over years {over_origins.low:.2f} to {over_origins.high:.2f}, over seeds "
-        f"{over_seeds.low:.2f} to {over_seeds.high:.2f}). In quality, {describe(quality)}; that growing is less than "
-        f"{MARGIN:g} % worse {'is' if same else 'cannot be'} shown.")
+        f"{over_seeds.low:.2f} to {over_seeds.high:.2f}). In quality, {describe(quality)}; growing is "
+        f"{'' if same else 'not '}shown to be less than {MARGIN:g} % worse.")
 
 
 def cost_ratio(runs: pd.DataFrame) -> tuple[Interval, Interval]:
@@ -108,9 +108,18 @@ def claim_c4(records: Sequence[dict[str, Any]], runs: pd.DataFrame) -> tuple[str
     if not kept or not broken:
         return verdict, f"{_capital(describe(quality))}. In too few searches a node was added to compare the steps."
     return verdict, (
-        f"{_capital(describe(quality))}. What a step does is clear: with the morphism, {len(kept)} new nodes changed the "
+        f"{_capital(describe(quality))}. {what_was_kept(records, 'grow')} What a step does is clear: with the morphism, {len(kept)} new nodes changed the "
         f"validation error by at most {_digit(max(map(abs, kept)))} %; with fresh weights, {len(broken)} nodes changed it by "
         f"{np.mean(broken):+.1f} % on average.")
+
+
+def what_was_kept(records: Sequence[dict[str, Any]], method: str) -> str:
+    """How many of the searches of `method` kept a node that was added, and one that does more than carry."""
+    layers = [r["result"]["genotype"]["layers"] for r in records if r["config"]["method"] == method]
+    kept = sum(len(nodes[0]) > 1 for nodes in layers)
+    working = sum(sum(node[0] != "carry" for node in nodes[0]) > 1 for nodes in layers)
+    return (f"Of {len(layers)} searches {kept} kept a node that was added, and {working} ended with two or more nodes "
+            "that do more than carry the state on.")
 
 
 def growth_jumps(records: Sequence[dict[str, Any]], method: str) -> list[float]:
