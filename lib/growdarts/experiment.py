@@ -1,4 +1,4 @@
-"""A time-series run from configuration to record; every method goes through here, with one budget."""
+"""A time-series run from configuration to record; every method goes through here, with one upper limit of epochs."""
 
 import hashlib
 import shutil
@@ -15,11 +15,11 @@ from growdarts import records
 from growdarts.cells.baselines import RECURRENT, HistoricalMean, VectorAutoregression
 from growdarts.checkpoints import Checkpoint
 from growdarts.config import RunConfig, TimeSeriesConfig
-from growdarts.series import Series, load_series
 from growdarts.genotype import Genotype
 from growdarts.networks import derived_forecaster, recurrent_forecaster, two_input_forecaster
 from growdarts.primitives import TWO_INPUT
 from growdarts.search import Search, SearchResult
+from growdarts.series import Series, load_series
 from growdarts.training import Fit, ForecastTask, fit
 
 FORECAST_DAYS, FORECAST_FEATURES = 60, 2  # the first ones, whose forecasts a record keeps for a figure
@@ -108,10 +108,9 @@ def random_genotype(config: RunConfig) -> Genotype:
         return [config.operations[int(torch.randint(len(config.operations), ()))] for _ in range(n_nodes)]
 
     layers = []
-    possible = any(TWO_INPUT[name].admits_input() for name in config.operations)
     while len(layers) < config.n_layers:
         drawn = layer()
-        if not possible or any(TWO_INPUT[name].admits_input() for name in drawn):
+        if any(TWO_INPUT[name].admits_input() for name in drawn):  # possible: the configuration saw to it
             layers.append(tuple((name,) for name in drawn))
     return Genotype(tuple(layers))
 
