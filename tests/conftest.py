@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from growdarts.config import RunConfig
+from growdarts.config import TimeSeriesRun
 from growdarts.primitives import DEFAULT_TWO_INPUT
 from growdarts.series import load_series
 from growdarts.training import ForecastTask
@@ -23,7 +23,7 @@ def settings():
 
 @pytest.fixture
 def config(settings):
-    return RunConfig.of(settings)
+    return TimeSeriesRun.of(settings)
 
 
 @pytest.fixture

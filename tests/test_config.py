@@ -7,11 +7,15 @@ import papermill
 import pytest
 import yaml
 
-from growdarts import config as config_module
 from growdarts import grids
-from growdarts.config import ConfigError, MorphismConfig, ReportConfig, RunConfig, SearchSettings, TimeSeriesConfig
+from growdarts import settings as settings_module
+from growdarts.config import (ImageConfig, ImageRun, LanguageConfig, LanguageRun, MorphismConfig, ReportConfig,
+                              TimeSeriesConfig, TimeSeriesRun, TimeSeriesSettings)
 from growdarts.figures import LABELS
+from growdarts.images import image_names
 from growdarts.series import series_names
+from growdarts.settings import ConfigError
+from growdarts.text import text_names
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
@@ -40,38 +44,39 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
     ({"sizes": []}, r"parameter 'sizes' = \[\]: .*at least 1 item")])
 def test_bad_values_name_the_parameter_the_value_and_what_is_allowed(settings, change, message):
     with pytest.raises(ConfigError, match=message):
-        RunConfig.of(settings | change)
+        TimeSeriesRun.of(settings | change)
 
 
 def test_a_missing_parameter_is_named(settings):
     del settings["hidden"]
     with pytest.raises(ConfigError, match="parameter 'hidden' is missing"):
-        RunConfig.of(settings)
+        TimeSeriesRun.of(settings)
 
 
 def test_several_problems_are_all_told(settings):
     with pytest.raises(ConfigError, match=r"(?s)'seed'.*'window'"):
-        RunConfig.of(settings | {"seed": -1, "window": 0})
+        TimeSeriesRun.of(settings | {"seed": -1, "window": 0})
 
 
 def test_every_field_says_what_it_is():
-    for config in (RunConfig, TimeSeriesConfig, MorphismConfig, ReportConfig):
+    for config in (TimeSeriesRun, TimeSeriesConfig, LanguageRun, LanguageConfig, ImageRun, ImageConfig,
+                   MorphismConfig, ReportConfig):
         assert all(field.description for field in config.model_fields.values())
 
 
 def test_hash_changes_with_every_field(settings):
-    config = RunConfig.of(settings)
-    assert config.hash() == RunConfig.of(dict(reversed(settings.items()))).hash()
+    config = TimeSeriesRun.of(settings)
+    assert config.hash() == TimeSeriesRun.of(dict(reversed(settings.items()))).hash()
     changed = {"dataset": "g7_brics", "operations": ["carry", "add_tanh"], "sizes": [4], "prune": "end", "select_on": "test",
                "method": "fixed", "origin": 2020, "order": 2, "keep_all_above": 0.6}
     for name, value in settings.items():
         new = changed.get(name, value * 2 if isinstance(value, int | float) else None)
-        assert RunConfig.of(settings | {name: new}).hash() != config.hash(), name
+        assert TimeSeriesRun.of(settings | {name: new}).hash() != config.hash(), name
 
 
 def test_hash_changes_with_the_version_of_the_results(config, monkeypatch):
     before = config.hash()
-    monkeypatch.setattr(config_module, "RESULTS_VERSION", config_module.RESULTS_VERSION + 1)
+    monkeypatch.setattr(settings_module, "RESULTS_VERSION", settings_module.RESULTS_VERSION + 1)
     assert config.hash() != before
 
 
@@ -88,9 +93,9 @@ def test_from_notebook_reads_cells_of_literals_only():
 def test_from_notebook_without_history_takes_the_plain_values(settings):
     namespace = settings | {"In": [], "Out": {}, "_dh": ["x"], "quit": print, "sead": 3}
     with pytest.raises(ConfigError, match="unknown parameter 'sead' = 3"):
-        RunConfig.from_notebook(namespace)
+        TimeSeriesRun.from_notebook(namespace)
     del namespace["sead"]
-    assert RunConfig.from_notebook(namespace) == RunConfig.of(settings)
+    assert TimeSeriesRun.from_notebook(namespace) == TimeSeriesRun.of(settings)
 
 
 @pytest.mark.parametrize("injected, message", [
@@ -134,7 +139,7 @@ def test_bad_grid_is_refused(tmp_path, change, message):
 
 
 def test_runs_are_the_product_of_methods_and_origins(settings):
-    shared = {name: value for name, value in settings.items() if name in SearchSettings.model_fields}
+    shared = {name: value for name, value in settings.items() if name in TimeSeriesSettings.model_fields}
     config = TimeSeriesConfig.of(shared | dict(methods=["mean", "grow"], origins=[2019, 2020], tier="smoke",
                                                progress=False, keep_records=False))
     assert [(run.method, run.origin) for run in config.runs()] == [
@@ -152,11 +157,35 @@ def test_what_a_job_injects_is_read_back_as_it_was():
 
 def test_corrected_parameters_replace_what_was_there(settings):
     source = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
-    namespace = settings | {"sead": 3, "In": ["", "sead = 3\n" + source, "RunConfig.from_notebook(globals())", source,
-                                              "seed = 3", "RunConfig.from_notebook(globals())"]}
-    assert RunConfig.from_notebook(namespace) == RunConfig.of(settings)
+    namespace = settings | {"sead": 3, "In": ["", "sead = 3\n" + source, "TimeSeriesRun.from_notebook(globals())", source,
+                                              "seed = 3", "TimeSeriesRun.from_notebook(globals())"]}
+    assert TimeSeriesRun.from_notebook(namespace) == TimeSeriesRun.of(settings)
 
 
 def test_the_data_sets_of_a_configuration_are_those_that_load():
-    assert get_args(config_module.Dataset) == series_names()
-    assert set(get_args(config_module.Method)) == set(LABELS)  # and every method has a name in the figures
+    def choices(config, field):
+        return get_args(config.model_fields[field].annotation)
+
+    assert choices(TimeSeriesRun, "dataset") == series_names()
+    assert choices(LanguageRun, "dataset") == text_names()
+    assert choices(ImageRun, "dataset") == image_names()
+
+
+def test_every_method_has_a_name_in_the_figures():
+    methods = {name for run in (TimeSeriesRun, LanguageRun, ImageRun)
+               for name in get_args(run.model_fields["method"].annotation)}
+    assert methods == set(LABELS)
+
+
+def test_a_field_that_came_later_stays_out_of_the_hash_at_its_default(settings):
+    later = {name for name, field in TimeSeriesRun.model_fields.items() if not field.is_required()}
+    assert later and not later & set(settings)
+    before = TimeSeriesRun.of(settings)
+    defaults = {name: TimeSeriesRun.model_fields[name].default for name in later}
+    assert TimeSeriesRun.of(settings | defaults).hash() == before.hash()
+    changed = {"radius": 1e-3, "resample": True, "grow_operations": "morphism", "duplicate_above": 0.4, "max_copies": 3,
+               "optimizer": "sgd", "schedule": "cosine"}
+    hashes = {TimeSeriesRun.of(settings | {name: value}).hash() for name, value in changed.items()}
+    hashes.add(TimeSeriesRun.of(settings | {"optimizer": "sgd", "momentum": 0.9}).hash())
+    assert set(changed) | {"momentum"} == later
+    assert len(hashes | {before.hash()}) == len(changed) + 2

@@ -16,7 +16,7 @@ from growdarts.cells import conv_operations
 from growdarts.cells.conv_operations import CONVOLUTIONAL, FactorizedReduce, build_operation, convolutional, drop_path
 from growdarts.cells.darts_conv import FixedCell, SearchCell, count_edges, count_nodes, derive
 from growdarts.checkpoints import Checkpoint
-from growdarts.config import RunConfig
+from growdarts.config import TimeSeriesRun
 from growdarts.darts_genotypes import CONVOLUTIONAL_OPERATIONS, ConvolutionalGenotype
 from growdarts.genotype import GenotypeError
 from growdarts.image_networks import FixedImageNetwork, SearchImageNetwork
@@ -539,7 +539,7 @@ class ImageTask:
 @pytest.mark.parametrize("prune_mode", ["stage", "end", "none"])
 @pytest.mark.parametrize("order, morphism", [(1, True), (2, True), (1, False)])
 def test_the_search_does_not_notice_the_space(settings, prune_mode, order, morphism):
-    config = RunConfig.of(settings | dict(prune=prune_mode, order=order, search_epochs=3, patience=1, min_gain=0.0,
+    config = TimeSeriesRun.of(settings | dict(prune=prune_mode, order=order, search_epochs=3, patience=1, min_gain=0.0,
                                           max_nodes=2, keep_all_above=1.0, prune_below=0.24, tune_epochs=1))
     network = small(1)
     result = Search(network, ImageTask(), config, morphism=morphism, checkpoint=Checkpoint(None, ""),
@@ -550,12 +550,12 @@ def test_the_search_does_not_notice_the_space(settings, prune_mode, order, morph
 
 
 def test_a_resumed_search_goes_on_bit_for_bit(settings, tmp_path):
-    config = RunConfig.of(settings | dict(search_epochs=4, patience=1, min_gain=0.0, prune="stage", prune_below=0.24,
+    config = TimeSeriesRun.of(settings | dict(search_epochs=4, patience=1, min_gain=0.0, prune="stage", prune_below=0.24,
                                           keep_all_above=1.0, tune_epochs=0))
 
     def run(epochs, path):
         torch.manual_seed(3)
-        limited = RunConfig.of(config.model_dump() | dict(search_epochs=epochs))
+        limited = TimeSeriesRun.of(config.model_dump() | dict(search_epochs=epochs))
         network = small(1)
         Search(network, ImageTask(), limited, morphism=True, checkpoint=Checkpoint(path, "same"), progress=False).run()
         return torch.load(path, weights_only=True)

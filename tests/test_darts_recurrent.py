@@ -13,7 +13,7 @@ from growdarts import published
 from growdarts.cells.darts_recurrent import RecurrentSearchCell
 from growdarts.cells.highway import INIT_RANGE, RecurrentCell
 from growdarts.checkpoints import Checkpoint
-from growdarts.config import RunConfig
+from growdarts.config import TimeSeriesRun
 from growdarts.darts_genotypes import RECURRENT_OPERATIONS, RecurrentGenotype
 from growdarts.genotype import GenotypeError
 from growdarts.interop import StateDictError
@@ -465,7 +465,7 @@ def test_nodes_without_operations_are_left_out_of_the_genotype():
 @pytest.mark.parametrize("morphism", [True, False])
 def test_the_search_does_not_notice_the_space(settings, prune_mode, order, morphism):
     task = ForecastTask(load_series("synthetic_var", 3), batch_size=300)  # no batch of one: batch norm refuses it
-    config = RunConfig.of(settings | dict(prune=prune_mode, order=order, search_epochs=4, patience=1, min_gain=0.5,
+    config = TimeSeriesRun.of(settings | dict(prune=prune_mode, order=order, search_epochs=4, patience=1, min_gain=0.5,
                                           prune_below=0.199, keep_all_above=1.0))
     network = RecurrentForecaster(len(task.series.features), 4, 1)
     result = Search(network, task, config, morphism=morphism, checkpoint=Checkpoint(None, ""), progress=False).run()

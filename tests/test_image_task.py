@@ -13,7 +13,7 @@ from torch import nn
 from growdarts import published, training
 from growdarts.augmentation import augment, normalise
 from growdarts.checkpoints import Checkpoint
-from growdarts.config import RunConfig
+from growdarts.config import TimeSeriesRun
 from growdarts.darts_genotypes import ConvolutionalGenotype
 from growdarts.datasets import DataError
 from growdarts.image_networks import FixedImageNetwork, SearchImageNetwork
@@ -215,7 +215,7 @@ def test_images_of_another_size_are_refused_by_the_network(task):
 
 def search(settings, task, path=None, epochs=3, **changes):
     torch.manual_seed(settings["seed"])
-    config = RunConfig.of(settings | dict(search_epochs=epochs, max_nodes=2, min_gain=0.0, prune_below=0.24,
+    config = TimeSeriesRun.of(settings | dict(search_epochs=epochs, max_nodes=2, min_gain=0.0, prune_below=0.24,
                                           keep_all_above=1.0, grad_clip=5.0) | changes)
     network = small(config.initial_nodes)
     return Search(network, task, config, checkpoint=Checkpoint(path, "same")).run(), network
@@ -261,14 +261,14 @@ def test_a_killed_search_goes_on_bit_for_bit(settings, tmp_path, monkeypatch, or
 
 def test_training_from_scratch_with_dropped_paths_learns_and_resumes(settings, tmp_path):
     """`training.fit` takes the task as it is; it knows no schedule, here the probability is fixed."""
-    config = RunConfig.of(settings | dict(train_epochs=7, patience=7, learning_rate=0.01, grad_clip=5.0))
+    config = TimeSeriesRun.of(settings | dict(train_epochs=7, patience=7, learning_rate=0.01, grad_clip=5.0))
     task = ImageTask(digits(), batch_size=20)
 
     def fit(path, epochs):
         torch.manual_seed(1)
         network = FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 3, image_channels=1, image_size=8)
         network.drop_path = 0.1
-        limited = RunConfig.of(config.model_dump() | dict(train_epochs=epochs))
+        limited = TimeSeriesRun.of(config.model_dump() | dict(train_epochs=epochs))
         return training.fit(network, list(network.parameters()), task, limited, Checkpoint(path, "same"),
                             label="digits", progress=False)
 

@@ -15,7 +15,7 @@ from growdarts.cells.carried import LSTM, derived_layers, two_input_layers
 from growdarts.cells.darts_recurrent import RecurrentSearchCell
 from growdarts.cells.highway import RecurrentCell
 from growdarts.checkpoints import Checkpoint
-from growdarts.config import RunConfig
+from growdarts.config import TimeSeriesRun
 from growdarts.interop import StateDictError, load_tensors
 from growdarts.language_model import (Dropout, LanguageModel, LanguageTask, Masks, Memory, Window, cross_entropy,
                                       detached, perplexity)
@@ -327,7 +327,7 @@ def toy_network(kind, width, words):
 
 @pytest.mark.parametrize("kind", ["search", "two_input"])
 def test_a_search_nears_the_floor(settings, small, kind):
-    config = RunConfig.of(settings | dict(search_epochs=5, prune_below=0.05, weight_decay=0.0))
+    config = TimeSeriesRun.of(settings | dict(search_epochs=5, prune_below=0.05, weight_decay=0.0))
     network = toy_network(kind, 16, len(small.vocabulary))
     result = Search(network, LanguageTask(small, 10, 10, act_reg=0.01, temporal_act_reg=0.01), config).run()
     assert result.flops > 0 and perplexity(result.validation_error) < unigram_perplexity(small) / 2
@@ -338,7 +338,7 @@ def test_a_search_nears_the_floor(settings, small, kind):
 @pytest.mark.parametrize("order", [1, 2])
 def test_a_search_grows_prunes_and_repeats(settings, small, kind, order):
     operations = 5 if kind == "search" else len(DEFAULT_TWO_INPUT)
-    config = RunConfig.of(settings | dict(order=order, search_epochs=2, keep_all_above=1.0,
+    config = TimeSeriesRun.of(settings | dict(order=order, search_epochs=2, keep_all_above=1.0,
                                           prune_below=1 / operations - 1e-3))
 
     def run():
@@ -362,7 +362,7 @@ def test_a_search_grows_prunes_and_repeats(settings, small, kind, order):
 
 def test_an_interrupted_search_goes_on_bit_for_bit(settings, small, tmp_path, monkeypatch):
     """Lengths and masks of the windows come from torch's random state, which the checkpoint keeps."""
-    config = RunConfig.of(settings | dict(search_epochs=4, patience=9))
+    config = TimeSeriesRun.of(settings | dict(search_epochs=4, patience=9))
     text = replace(small, train=small.train[:1000])
 
     def search(path):

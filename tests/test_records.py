@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from growdarts import checkpoints, experiment, grids, records
-from growdarts.config import RunConfig, SearchSettings, TimeSeriesConfig
+from growdarts.config import TimeSeriesConfig, TimeSeriesRun, TimeSeriesSettings
 from growdarts.genotype import Genotype, GenotypeError
 
 
@@ -15,7 +15,7 @@ def notebook_config(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(records, "CHECKPOINTS", tmp_path / "checkpoints")
     monkeypatch.setattr(records.path, "__defaults__", (tmp_path / "results",))
-    shared = {name: value for name, value in settings.items() if name in SearchSettings.model_fields}
+    shared = {name: value for name, value in settings.items() if name in TimeSeriesSettings.model_fields}
     return TimeSeriesConfig.of(shared | dict(
         methods=["mean", "grow"], origins=[None], tier="smoke", progress=False, keep_records=True,
         search_epochs=3))
@@ -31,7 +31,7 @@ def test_a_run_leaves_one_complete_record_and_no_checkpoint(notebook_config, tmp
     assert {"made", "commit", "modified", "python", "packages", "data_sha256", "hardware"} == set(provenance)
     assert set(provenance["packages"]) == set(records.PACKAGES) and len(provenance["data_sha256"]["synthetic_var"]) == 64
     assert record["cost"]["peak_memory_mib"] > 50 and record["cost"]["search_seconds"] > 0
-    assert RunConfig.of(record["config"]).hash() == record["config_hash"]
+    assert TimeSeriesRun.of(record["config"]).hash() == record["config_hash"]
     assert Genotype.from_dict(record["result"]["genotype"]).n_nodes >= 1
     assert files[0].stat().st_size < 60_000
     searched = records.load(files[1] if "grow" in files[1].name else files[0])["search"]
@@ -71,7 +71,7 @@ def test_a_tier_is_complete_and_holds_nothing_else(notebook_config, tmp_path):
 
 
 def test_a_changed_configuration_is_another_file(settings):
-    one, other = RunConfig.of(settings), RunConfig.of(settings | {"noise": 0.2})
+    one, other = TimeSeriesRun.of(settings), TimeSeriesRun.of(settings | {"noise": 0.2})
     assert records.path(one, "smoke") != records.path(other, "smoke")
     assert records.path(one, "smoke").name.startswith("grow-seed3-last-fifth-")
 

@@ -9,7 +9,7 @@ import torch
 
 from growdarts import experiment, records
 from growdarts.checkpoints import Checkpoint, CheckpointError
-from growdarts.config import RunConfig
+from growdarts.config import TimeSeriesRun
 from growdarts.criteria import growing_helps
 from growdarts.networks import two_input_forecaster
 from growdarts.primitives import TWO_INPUT
@@ -30,7 +30,7 @@ def new_search(task, config, path=None, nodes=None, morphism=True):
 @pytest.mark.parametrize("morphism", [True, False])
 @pytest.mark.parametrize("n_layers", [1, 2])
 def test_every_mode_runs_and_its_history_is_consistent(task, settings, prune, order, morphism, n_layers):
-    config = RunConfig.of(settings | dict(prune=prune, order=order, n_layers=n_layers, search_epochs=5, patience=1,
+    config = TimeSeriesRun.of(settings | dict(prune=prune, order=order, n_layers=n_layers, search_epochs=5, patience=1,
                                           keep_all_above=1.0, prune_below=0.12))
     result = new_search(task, config, morphism=morphism).run()
     kinds = [event["kind"] for event in result.events]
@@ -53,7 +53,7 @@ def test_every_mode_runs_and_its_history_is_consistent(task, settings, prune, or
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("operations", [["add_identity"], ["carry", "add_relu"]])
 def test_nodes_with_nothing_to_decide_are_searched_all_the_same(task, settings, order, operations):
-    config = RunConfig.of(settings | dict(order=order, operations=operations, search_epochs=2))
+    config = TimeSeriesRun.of(settings | dict(order=order, operations=operations, search_epochs=2))
     assert new_search(task, config).run().epochs == 2
 
 
@@ -68,9 +68,9 @@ def test_growth_by_morphism_keeps_the_validation_error_and_fresh_weights_do_not(
 
 
 def test_growing_stops_at_the_limit_of_nodes_and_of_epochs(task, settings):
-    tight = RunConfig.of(settings | dict(max_nodes=2, search_epochs=40, min_gain=0.0))
+    tight = TimeSeriesRun.of(settings | dict(max_nodes=2, search_epochs=40, min_gain=0.0))
     assert max(row["nodes"] for row in new_search(task, tight).run().history) == 2
-    short = RunConfig.of(settings | dict(search_epochs=3))
+    short = TimeSeriesRun.of(settings | dict(search_epochs=3))
     assert new_search(task, short).run().epochs == 3
 
 
@@ -132,7 +132,7 @@ class ScriptedTask:
 def test_algorithm_2_on_scripted_errors(settings, errors, stages, chosen, select_on):
     other = "test" if select_on == "validation" else "validation"
     task = ScriptedTask({select_on: errors, other: {n: 5.0 for n in (1, 2, 3)}})
-    config = RunConfig.of(settings | dict(prune="none", patience=1, search_epochs=50, min_gain=0.0, select_on=select_on))
+    config = TimeSeriesRun.of(settings | dict(prune="none", patience=1, search_epochs=50, min_gain=0.0, select_on=select_on))
     network = two_input_forecaster(4, config.hidden, 1, 1, config.operations)
     result = Search(network, task, config).run()
     assert result.stage_errors == stages and result.genotype.n_nodes == chosen
@@ -142,16 +142,16 @@ def test_algorithm_2_on_scripted_errors(settings, errors, stages, chosen, select
 
 
 def test_a_real_divergence_is_noticed(task, settings):
-    config = RunConfig.of(settings | dict(learning_rate=1e30, grad_clip=1e30))
+    config = TimeSeriesRun.of(settings | dict(learning_rate=1e30, grad_clip=1e30))
     with pytest.raises(DivergenceError, match="epoch 1"):
         new_search(task, config).run()
 
 
 def test_checkpoint_of_another_configuration_is_refused(task, settings, tmp_path):
     file = tmp_path / "search.pt"
-    new_search(task, RunConfig.of(settings), file).run()
+    new_search(task, TimeSeriesRun.of(settings), file).run()
     with pytest.raises(CheckpointError, match="written by configuration"):
-        new_search(task, RunConfig.of(settings | dict(noise=0.2)), file).run()
+        new_search(task, TimeSeriesRun.of(settings | dict(noise=0.2)), file).run()
 
 
 def test_damaged_checkpoint_is_one_clear_error(task, config, tmp_path):
@@ -174,7 +174,7 @@ def test_checkpoints_are_not_unpickled(tmp_path):
 
 @pytest.mark.parametrize("method", ["grow", "grow_fresh", "fixed", "random", "lstm", "var1", "mean"])
 def test_same_seed_twice_gives_the_same_record(settings, method):
-    config = RunConfig.of(settings | dict(method=method, search_epochs=4, patience=1))
+    config = TimeSeriesRun.of(settings | dict(method=method, search_epochs=4, patience=1))
     first = experiment.run(config)
     torch.randn(7)  # the state of the global generator must not matter, nor be changed
     state = torch.get_rng_state()
@@ -182,13 +182,13 @@ def test_same_seed_twice_gives_the_same_record(settings, method):
     assert torch.equal(state, torch.get_rng_state())
     assert records.without_timing(first) == records.without_timing(second)
     if method in ("grow", "lstm"):
-        other = experiment.run(RunConfig.of(settings | dict(method=method, search_epochs=4, patience=1, seed=4)))
+        other = experiment.run(TimeSeriesRun.of(settings | dict(method=method, search_epochs=4, patience=1, seed=4)))
         assert other["result"]["test_error"] != first["result"]["test_error"]
 
 
 def test_a_killed_run_ends_with_the_same_record(settings, tmp_path, monkeypatch):
     """Killed in the search, then in the middle of training from scratch; both times it goes on."""
-    config = RunConfig.of(settings)
+    config = TimeSeriesRun.of(settings)
     whole = experiment.run(config)
     copies = copy.deepcopy(records.without_timing(whole))
     saves = Checkpoint.save
@@ -212,7 +212,7 @@ def test_a_killed_run_ends_with_the_same_record(settings, tmp_path, monkeypatch)
 
 def test_random_draws_cover_the_space_and_are_alive(settings):
     torch.manual_seed(0)
-    drawn = [experiment.random_genotype(RunConfig.of(settings | dict(method="random", n_layers=2))) for _ in range(300)]
+    drawn = [experiment.random_genotype(TimeSeriesRun.of(settings | dict(method="random", n_layers=2))) for _ in range(300)]
     assert {genotype.n_nodes for genotype in drawn} == {1, 2, 3}
     assert {name for g in drawn for layer in g.layers for node in layer for name in node} == set(TWO_INPUT)
     assert all(any(TWO_INPUT[node[0]].admits_input() for node in layer) for g in drawn for layer in g.layers)
@@ -220,10 +220,10 @@ def test_random_draws_cover_the_space_and_are_alive(settings):
 
 def test_growing_comes_close_to_the_known_floor(settings):
     """Two thirds of the way from the mean's error to the best possible one, or the search is broken."""
-    config = RunConfig.of(settings | dict(search_epochs=20, train_epochs=40, patience=5, sizes=[12],
+    config = TimeSeriesRun.of(settings | dict(search_epochs=20, train_epochs=40, patience=5, sizes=[12],
                                           learning_rate=0.01))
     result = experiment.run(config)["result"]
-    mean = experiment.run(RunConfig.of(settings | dict(method="mean")))["result"]["test_error"]
+    mean = experiment.run(TimeSeriesRun.of(settings | dict(method="mean")))["result"]["test_error"]
     assert result["floor"] * 0.9 < result["test_error"] < result["floor"] + (mean - result["floor"]) / 3
 
 

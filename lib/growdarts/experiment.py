@@ -14,7 +14,7 @@ from tqdm import tqdm
 from growdarts import records
 from growdarts.cells.baselines import RECURRENT, HistoricalMean, VectorAutoregression
 from growdarts.checkpoints import Checkpoint
-from growdarts.config import RunConfig, TimeSeriesConfig
+from growdarts.config import TimeSeriesRun, TimeSeriesConfig
 from growdarts.genotype import Genotype
 from growdarts.networks import derived_forecaster, recurrent_forecaster, two_input_forecaster
 from growdarts.primitives import TWO_INPUT
@@ -52,7 +52,7 @@ class RunsFailed(RuntimeError):
     """Some of several runs failed; the records of the others are kept."""
 
 
-def _recorded(config: RunConfig, tier: str, progress: bool) -> dict[str, Any]:
+def _recorded(config: TimeSeriesRun, tier: str, progress: bool) -> dict[str, Any]:
     """The stored record of a run, made first if it is missing; resumes from checkpoints if it was killed."""
     file = records.path(config, tier)
     if file.exists():
@@ -64,7 +64,7 @@ def _recorded(config: RunConfig, tier: str, progress: bool) -> dict[str, Any]:
     return record
 
 
-def run(config: RunConfig, *, checkpoints: Path | None = None, progress: bool = False) -> dict[str, Any]:
+def run(config: TimeSeriesRun, *, checkpoints: Path | None = None, progress: bool = False) -> dict[str, Any]:
     """Fit `config.method`, test it once, return the record.
 
     Searching methods first find a cell, at most `search_epochs` epochs. Then a found cell, and a rival of
@@ -86,7 +86,7 @@ def run(config: RunConfig, *, checkpoints: Path | None = None, progress: bool = 
     return _record(config, series, task, network, training, genotype, as_searched)
 
 
-def _search(config: RunConfig, task: ForecastTask, checkpoints: Path | None, progress: bool) -> Search | None:
+def _search(config: TimeSeriesRun, task: ForecastTask, checkpoints: Path | None, progress: bool) -> Search | None:
     """The search of a searching method, None for the rest."""
     if config.method not in ("grow", "grow_fresh", "fixed"):
         return None
@@ -97,7 +97,7 @@ def _search(config: RunConfig, task: ForecastTask, checkpoints: Path | None, pro
                   checkpoint=_checkpoint(config, "search", checkpoints))
 
 
-def random_genotype(config: RunConfig) -> Genotype:
+def random_genotype(config: TimeSeriesRun) -> Genotype:
     """Uniform draw from the search space: number of nodes, then an operation for every node.
 
     A layer that would never leave the zero state is drawn again, as none is ever derived (Deviation D13).
@@ -115,7 +115,7 @@ def random_genotype(config: RunConfig) -> Genotype:
     return Genotype(tuple(layers))
 
 
-def _train(config: RunConfig, task: ForecastTask, genotype: Genotype | None, checkpoints: Path | None,
+def _train(config: TimeSeriesRun, task: ForecastTask, genotype: Genotype | None, checkpoints: Path | None,
            progress: bool) -> tuple[nn.Module, dict[str, Any]]:
     """The fitted network and how its size was chosen."""
     series, features = task.series, len(task.series.features)
@@ -142,7 +142,7 @@ def _train(config: RunConfig, task: ForecastTask, genotype: Genotype | None, che
     return best[1], {"hidden": best[0], "fits": fits}
 
 
-def _record(config: RunConfig, series: Series, task: ForecastTask, network: nn.Module,
+def _record(config: TimeSeriesRun, series: Series, task: ForecastTask, network: nn.Module,
             training: dict[str, Any], genotype: Genotype | None,
             as_searched: tuple[SearchResult, float] | None) -> dict[str, Any]:
     """Test once and put everything into one record.
@@ -182,11 +182,11 @@ def _record(config: RunConfig, series: Series, task: ForecastTask, network: nn.M
             "history": records.significant(search.history, 4)}}
 
 
-def _seed(config: RunConfig, phase: str) -> None:
+def _seed(config: TimeSeriesRun, phase: str) -> None:
     """Seed torch for one phase, so that a resumed run need not repeat the phases before it."""
     digest = hashlib.sha256(f"{config.seed}/{phase}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:4], "big"))
 
 
-def _checkpoint(config: RunConfig, phase: str, folder: Path | None) -> Checkpoint:
+def _checkpoint(config: TimeSeriesRun, phase: str, folder: Path | None) -> Checkpoint:
     return Checkpoint(folder / f"{phase}.pt" if folder else None, config.hash())

@@ -16,8 +16,8 @@ from growdarts.primitives import TWO_INPUT
 # Okabe & Ito's colours; methods and operations differ in marker or dash as well, for grey prints.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F"]
 LABELS = {"mean": "historical mean", "var1": "VAR(1)", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM",
-          "random": "random cell", "fixed": "fixed backbone", "grow": "growing (morphism)",
-          "grow_fresh": "growing (fresh weights)"}
+          "darts_v2": "DARTS V2 cell", "random": "random cell", "fixed": "fixed backbone",
+          "grow": "growing (morphism)", "grow_fresh": "growing (fresh weights)"}
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (6, 2, 2, 2))]
 FONT = "Helvetica,Arial,sans-serif"
 EVENTS = {"grow_node": ("grow", COLOURS[1], "--"), "prune": ("prune", COLOURS[2], ":")}

@@ -9,7 +9,8 @@ import papermill
 import yaml
 
 from growdarts import records
-from growdarts.config import ConfigError, TimeSeriesConfig
+from growdarts.config import TimeSeriesConfig
+from growdarts.settings import ConfigError
 
 GRIDS = records.ROOT / "notebooks" / "grids.yml"
 NOTEBOOKS = {"time_series": records.ROOT / "notebooks" / "02_time_series.ipynb"}

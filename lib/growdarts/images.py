@@ -79,6 +79,11 @@ def read_digits() -> tuple[Arrays, Arrays]:
 # ---- split -------------------------------------------------------------------------------------
 
 
+def image_names() -> tuple[str, ...]:
+    """Names that `load_images` knows."""
+    return ("digits", "cifar10")
+
+
 def load_images(name: str, *, train_portion: float = 0.5, n_images: int | None = None,
                 archive: Path | str | None = None) -> ImageData:
     """A data set by name.

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from growdarts.bilevel import alpha_gradient
 from growdarts.cells import SearchSpace
 from growdarts.checkpoints import Checkpoint
-from growdarts.config import SearchSettings
+from growdarts.settings import SearchSettings
 from growdarts.criteria import growing_helps, stage_is_over
 from growdarts.genotype import Genotype
 from growdarts.morphisms import grow_node

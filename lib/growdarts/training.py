@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from growdarts.checkpoints import Checkpoint
-from growdarts.config import SearchSettings
+from growdarts.settings import SearchSettings
 from growdarts.criteria import stage_is_over
 from growdarts.series import Series
 

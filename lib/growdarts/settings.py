@@ -1,0 +1,173 @@
+"""What every configuration has in common: strict types, one clear error, a hash; and the numbers of a search.
+
+Every field carries its meaning and unit. A bad value, a wrong type (`"false"` is not a bool) and
+an unknown name are each one `ConfigError` that names the parameter, its value and what is allowed.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+# Part of every configuration's hash: raised whenever a change of the code changes the numbers of a run, so
+# that records and checkpoints made before are not taken for those of the new code.
+RESULTS_VERSION = 2
+
+
+class ConfigError(ValueError):
+    """A parameter is unknown, missing, of the wrong type or out of range."""
+
+
+def _describe(problem: dict[str, Any], allowed: list[str]) -> str:
+    """One line for one pydantic problem: which parameter, its value, what is allowed."""
+    name = ".".join(str(part) for part in problem["loc"]) or "configuration"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown parameter {name!r} = {problem['input']!r}: allowed are {', '.join(allowed)}"
+    if problem["type"] == "missing":
+        return f"parameter {name!r} is missing"
+    if not problem["loc"]:
+        return problem["msg"].removeprefix("Value error, ")
+    return f"parameter {name!r} = {problem['input']!r}: {problem['msg']}"
+
+
+class Settings(BaseModel):
+    """Base of all configurations: strict types, no unknown names, immutable."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """Validate `values`; raises `ConfigError` with one line per bad parameter."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            allowed = sorted(cls.model_fields)
+            problems = error.errors(include_url=False)
+            raise ConfigError("\n".join(_describe(p, allowed) for p in problems)) from None
+
+    @classmethod
+    def from_notebook(cls, namespace: dict[str, Any]) -> Self:
+        """Read a notebook's parameters from its `globals()`.
+
+        The parameters are the names bound in cells made of literal assignments only: the cell tagged
+        `parameters` and the one papermill injects after it. papermill only warns about a misspelled
+        name and runs on with the default; here such a name is unknown and raises `ConfigError`.
+        """
+        names: set[str] = set()
+        for source in reversed(namespace["In"]):  # the last run of cells of literals: corrected ones are history
+            found = _assigned_literals(source)
+            if not found and names:
+                break
+            names |= found
+        if not names:  # nbval keeps no history of inputs: there, nothing but the parameters is bound yet
+            plain = (bool, int, float, str, list, dict, type(None))
+            names = {name for name, value in namespace.items() if isinstance(value, plain)
+                     and not name.startswith("_") and name not in ("In", "Out")}
+        return cls.of({name: namespace[name] for name in sorted(names)})
+
+    def hash(self) -> str:
+        """First 12 hex digits of the SHA-256 of the sorted JSON and the version of the results.
+
+        A field that came later has a default, which means what runs did before there was such a field: at that value
+        it stays out of the hash, so that older records keep their names.
+        """
+        later = {name for name, field in type(self).model_fields.items()
+                 if not field.is_required() and getattr(self, name) == field.default}
+        text = json.dumps({**self.model_dump(exclude=later), "results_version": RESULTS_VERSION}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _assigned_literals(source: str) -> set[str]:
+    """Names assigned in `source` if it consists of literal assignments only, else none."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # a cell with magics is no parameters cell
+        return set()
+    names = set()
+    for statement in body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else (
+            [statement.target] if isinstance(statement, ast.AnnAssign) and statement.value else [])
+        if not targets or not all(isinstance(target, ast.Name) for target in targets):
+            return set()
+        try:
+            ast.literal_eval(statement.value)
+        except ValueError:
+            if not (isinstance(statement.value, ast.Call)  # papermill writes float('nan') this way
+                    and ast.unparse(statement.value).startswith("float(")):
+                return set()
+        names |= {target.id for target in targets}
+    return names
+
+
+class SearchSettings(Settings):
+    """What a search and a training from scratch depend on, whatever is searched."""
+
+    seed: int = Field(ge=0, lt=2**31, description="seed of every random draw of the run")
+    operations: list[str] = Field(min_length=1, description="candidate operations of every node or edge")
+    initial_nodes: int = Field(ge=1, le=32, description="nodes of a growing cell at its start")
+    max_nodes: int = Field(ge=1, le=32, description="most nodes a cell grows to; nodes of a fixed one")
+
+    order: int = Field(ge=1, le=2, description="1: first-order alpha gradient, 2: second-order")
+    radius: float = Field(default=1e-2, gt=0, description="length of the step of theta in the finite difference of "
+                          "the second order")
+    search_epochs: int = Field(ge=1, description="most passes over the training data in a search")
+    patience: int = Field(ge=1, description="epochs without validation gain that end a stage")
+    min_gain: float = Field(ge=0, description="relative validation gain that counts as one")
+    epsilon: float = Field(ge=1e-5, lt=1, description="most relative change of the output by a growth; "
+                           "below 1e-5 float32 rounds as much")
+    noise: float = Field(gt=0, le=0.5, description="deviation of the noise on new weights, in epsilon")
+    prune: Literal["stage", "end", "none"] = Field(description="when operations are pruned")
+    prune_below: float = Field(ge=0, lt=1, description="mixture weight below which one is pruned ...")
+    keep_all_above: float = Field(gt=0, le=1, description="... while the node's largest is below this")
+    resample: bool = Field(default=False, description="refill a pruned slot with an operation that the mixture does not "
+                           "hold, at mixture weight epsilon")
+    tune_epochs: int = Field(ge=0, description="theta-only epochs after a pruning")
+    grow_operations: Literal["off", "morphism", "splitting"] = Field(
+        default="off", description="duplicate operations: those of the largest weight, or along the steepest descent")
+    duplicate_above: float = Field(default=0.5, gt=0, lt=1, description="mixture weight above which an operation is "
+                                   "duplicated by morphism")
+    max_copies: int = Field(default=2, ge=2, le=8, description="most copies of an operation in one mixture")
+    select_on: Literal["validation", "test"] = Field(
+        description="what Algorithm 2 evaluates on; 'test' is the letter of the paper, see D1")
+
+    train_epochs: int = Field(ge=1, description="most epochs of a training from scratch")
+    optimizer: Literal["adam", "sgd", "nt_asgd"] = Field(
+        default="adam", description="of theta; nt_asgd: SGD whose iterates are averaged from the epoch on in which "
+        "the validation error has stalled (a search takes plain SGD)")
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="of SGD")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="of the learning rate of theta, over search_epochs or train_epochs")
+    learning_rate: float = Field(gt=0, description="step of theta at first, also xi of the second order")
+    weight_decay: float = Field(ge=0, description="L2 factor of theta")
+    alpha_learning_rate: float = Field(gt=0, description="Adam step of alpha")
+    alpha_weight_decay: float = Field(ge=0, description="L2 factor of alpha")
+    grad_clip: float = Field(gt=0, description="largest norm of a theta gradient")
+
+    @model_validator(mode="after")
+    def _nodes_in_order(self) -> Self:
+        if self.initial_nodes > self.max_nodes:
+            raise ValueError(f"parameter 'initial_nodes' = {self.initial_nodes}: allowed is at most "
+                             f"max_nodes = {self.max_nodes}")
+        return self
+
+    @model_validator(mode="after")
+    def _momentum_of_sgd(self) -> Self:
+        if self.momentum and self.optimizer == "adam":
+            raise ValueError(f"parameter 'momentum' = {self.momentum}: allowed is 0 with optimizer 'adam'")
+        return self
+
+
+def no_value_twice(name: str, values: list[Any]) -> None:
+    """Raises ValueError if a list holds a value more than once."""
+    if len(set(values)) < len(values):
+        raise ValueError(f"parameter {name!r} = {values}: no value may stand twice")
+
+
+def known_operations(operations: list[str], allowed: Iterable[str]) -> None:
+    """Raises ValueError if an operation is not among `allowed`."""
+    unknown = [name for name in operations if name not in allowed]
+    if unknown:
+        raise ValueError(f"parameter 'operations' = {unknown}: allowed are {', '.join(allowed)}")
