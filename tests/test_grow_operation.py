@@ -279,6 +279,20 @@ def test_growable_operations_and_the_threshold():
     assert operation_to_duplicate({}, 0.0) is None
 
 
+def test_copies_are_limited():
+    """All copies of an operation count, whichever is duplicated; other operations and mixtures do not."""
+    network, theta, alpha, x, _ = trained(("add_tanh", "gate", "carry"))
+    grow_operation(network, theta, alpha, mixture=1, key="add_tanh", step=0.1, max_copies=2)
+    assert list(growable_operations(network, max_copies=2)) == [(0, "add_tanh"), (0, "gate"), (1, "gate")]
+    assert list(growable_operations(network, max_copies=3)) == list(growable_operations(network))
+    before = network(x)
+    for key in ("add_tanh", "add_tanh#2"):
+        with pytest.raises(ValueError, match=f"2 copies of operation '{key}' of mixture 1.*max_copies = 2"):
+            grow_operation(network, theta, alpha, mixture=1, key=key, step=0.1, max_copies=2)
+    assert torch.equal(network(x), before)
+    assert grow_operation(network, theta, alpha, mixture=1, key="add_tanh#2", step=0.1, max_copies=3) == "add_tanh#3"
+
+
 def test_append_keeps_the_others_ratios():
     mixture = Mixture(["a", "b"])
     before = mixture.named_weights()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from growdarts.cells import OperationOwner, SearchSpace
-from growdarts.mixture import Mixture
+from growdarts.mixture import Mixture, operation_name
 
 # Powers of the gradient that optimisers of torch.optim keep averages of.
 MOMENTS = {"exp_avg": 1, "momentum_buffer": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
@@ -33,7 +33,8 @@ def grow_node(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer:
 
 @torch.no_grad()
 def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer, *,
-                   mixture: int, key: str, step: float, direction: Mapping[str, Tensor] | None = None) -> str:
+                   mixture: int, key: str, step: float, direction: Mapping[str, Tensor] | None = None,
+                   max_copies: int | None = None) -> str:
     r"""Duplicate an operation; the copy gets theta + delta, the original theta - delta [JG Alg. 4].
 
     With mixture weight $w/2$ each (both alphas are $\alpha - \log 2$, all other weights stay) the two give
@@ -56,6 +57,7 @@ def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optim
     step : length of delta for every unit, see `growth_step`.
     direction : morphism: None, random normal. Splitting: unit vectors of the units by name of the weight,
         zero for units that are not split (`growdarts.splitting.Split.direction`).
+    max_copies : most copies of the operation in its mixture afterwards, the original counted; None: any number.
 
     Returns
     -------
@@ -64,8 +66,8 @@ def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optim
     Raises
     ------
     ValueError
-        no such mixture or operation, an operation without weights, a direction that does not fit, a bad step.
-        The network is then unchanged.
+        no such mixture or operation, an operation without weights or of too many copies, a direction that does not
+        fit, a bad step. The network is then unchanged.
     """
     name = f"operation {key!r} of mixture {mixture}"
     mixtures = list(network.mixtures())
@@ -74,6 +76,9 @@ def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optim
         raise ValueError(f"there is no {name}: allowed are {held}")
     if not 0 <= step < float("inf"):
         raise ValueError(f"step = {step}: allowed is a finite number, at least 0")
+    if max_copies is not None and _copies(mixtures[mixture], key) >= max_copies:
+        raise ValueError(f"there are {_copies(mixtures[mixture], key)} copies of {name}: allowed are at most "
+                         f"max_copies = {max_copies}")
     owner = operation_owner(network, mixtures[mixture])
     before = owner.operation_weights(mixtures[mixture], key)
     if not before:
@@ -118,11 +123,20 @@ def operation_owner(network: SearchSpace, mixture: Mixture) -> OperationOwner:
     raise ValueError(f"{type(network).__name__} has no part that can duplicate the operations {mixture.keys}")
 
 
-def growable_operations(network: SearchSpace) -> dict[tuple[int, str], float]:
-    """Mixture weights by (position of the mixture, key) of all operations that own weights."""
+def growable_operations(network: SearchSpace, *, max_copies: int | None = None) -> dict[tuple[int, str], float]:
+    """Mixture weights by (position of the mixture, key) of all operations that own weights.
+
+    Operations of which the mixture holds `max_copies` already, the original counted, are left out.
+    """
     return {(i, key): weight for i, mixture in enumerate(network.mixtures())
             for owner in [operation_owner(network, mixture)]
-            for key, weight in mixture.named_weights().items() if owner.operation_weights(mixture, key)}
+            for key, weight in mixture.named_weights().items() if owner.operation_weights(mixture, key)
+            and (max_copies is None or _copies(mixture, key) < max_copies)}
+
+
+def _copies(mixture: Mixture, key: str) -> int:
+    """How often the mixture holds the operation of `key`."""
+    return [operation_name(held) for held in mixture.keys].count(operation_name(key))
 
 
 def _random_direction(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
