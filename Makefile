@@ -82,8 +82,8 @@ picture: $(ENV)  ## draw the growing cell anew from the records
 	  print(figures.growth(records.longest_search(grids.load_records("time_series", "reduced"), "grow")))' \
 	  > book/_static/growing_cell.svg
 
-batch: $(ENV)  ## every missing or outdated run of a tier: make batch TIER=reduced CORES=2
-	snakemake --cores $(CORES) --config tier=$(TIER)
+batch: $(ENV)  ## missing runs of a tier: make batch TIER=reduced EXPERIMENT=language CORES=2 (no experiment: all)
+	snakemake --cores $(CORES) --config tier=$(TIER) $(if $(EXPERIMENT),experiment=$(EXPERIMENT))
 
 clean:  ## remove the built book (checkpoints and executed batch runs stay in _build)
 	rm -rf _build/site _build/run _build/html _build/.doctrees _build/jupyter_execute

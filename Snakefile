@@ -1,16 +1,16 @@
-# The batch: every job of a tier through papermill. `make batch TIER=reduced`, or on a cluster
-# `snakemake --profile profiles/slurm --config tier=full`.
+# The batch: every job of a tier through papermill. `make batch TIER=reduced EXPERIMENT=language`, or on a cluster
+# `snakemake --profile profiles/slurm --config tier=full`. Without an experiment, all that have the tier are run.
 #
-# A job is one method and one seed, at all origins. Only jobs that lack a record are asked for: a record's
+# A job is one method and one seed of an experiment. Only jobs that lack a record are asked for: a record's
 # name holds the hash of its configuration, so a rerun makes what is missing or changed, also in a fresh
 # clone. A job that was killed goes on from its checkpoints in _build/checkpoints. Executed notebooks and
 # logs stay in _build/batch to be looked at; what Snakemake waits for are flags beside them.
 from pathlib import Path
 
-from growdarts.grids import jobs
+from growdarts.grids import all_jobs
 
 TIER = config.get("tier", "reduced")
-JOBS = {job.name: job for job in jobs("time_series", TIER)}
+JOBS = {job.name: job for job in all_jobs(TIER, config.get("experiment"))}
 MISSING = [name for name, job in JOBS.items() if not job.is_done()]
 EXECUTED = f"_build/batch/{TIER}"
 
@@ -29,7 +29,7 @@ rule run:
     log:
         EXECUTED + "/{name}.log",
     params:
-        notebook="notebooks/02_time_series.ipynb",
+        notebook=lambda wildcards: JOBS[wildcards.name].notebook,
         executed=EXECUTED + "/{name}.ipynb",
         values=lambda wildcards: JOBS[wildcards.name].parameters_yaml(),
     shell:

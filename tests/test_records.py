@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from growdarts import checkpoints, experiment, grids, records
+from growdarts import checkpoints, experiments, grids, records
 from growdarts.config import TimeSeriesConfig, TimeSeriesRun, TimeSeriesSettings
 from growdarts.genotype import Genotype, GenotypeError
 
@@ -22,7 +22,7 @@ def notebook_config(settings, tmp_path, monkeypatch):
 
 
 def test_a_run_leaves_one_complete_record_and_no_checkpoint(notebook_config, tmp_path):
-    made = experiment.run_all(notebook_config)
+    made = experiments.run_all(notebook_config)
     assert [r["config"]["method"] for r in made] == ["mean", "grow"]
     files = sorted(tmp_path.rglob("*.json"))
     assert len(files) == 2 and not list((tmp_path / "checkpoints").glob("*"))
@@ -39,41 +39,41 @@ def test_a_run_leaves_one_complete_record_and_no_checkpoint(notebook_config, tmp
 
 
 def test_records_that_are_there_are_not_made_again(notebook_config, tmp_path, monkeypatch):
-    first = experiment.run_all(notebook_config)
-    monkeypatch.setattr(experiment, "run", lambda *_, **__: pytest.fail("ran again"))
-    assert experiment.run_all(notebook_config) == [json.loads(json.dumps(record)) for record in first]
+    first = experiments.run_all(notebook_config)
+    monkeypatch.setattr(experiments, "run", lambda *_, **__: pytest.fail("ran again"))
+    assert experiments.run_all(notebook_config) == [json.loads(json.dumps(record)) for record in first]
     next(tmp_path.rglob("mean*.json")).unlink()
     with pytest.raises(pytest.fail.Exception):
-        experiment.run_all(notebook_config)
+        experiments.run_all(notebook_config)
 
 
 def test_one_failed_run_does_not_stop_the_others(notebook_config, tmp_path, monkeypatch):
-    real = experiment.run
-    monkeypatch.setattr(experiment, "run", lambda config, **rest: (
+    real = experiments.run
+    monkeypatch.setattr(experiments, "run", lambda config, **rest: (
         real(config, **rest) if config.method == "grow" else (_ for _ in ()).throw(ArithmeticError("no mean today"))))
-    with pytest.raises(experiment.RunsFailed, match="1 of 2 runs failed:\nmean, origin None: ArithmeticError: no mean today"):
-        experiment.run_all(notebook_config)
+    with pytest.raises(experiments.RunsFailed, match="1 of 2 runs failed:\nmean-seed3-last-fifth: ArithmeticError: no mean today"):
+        experiments.run_all(notebook_config)
     assert [file.name.split("-")[0] for file in tmp_path.rglob("*.json")] == ["grow"]
 
 
 def test_a_tier_is_complete_and_holds_nothing_else(notebook_config, tmp_path):
     grid = {"time_series": {"smoke": {"seeds": [3], "methods": ["mean"], "deterministic": ["mean"], "parameters": {}}}}
     (tmp_path / "grid.yml").write_text(yaml.safe_dump(grid))
-    with pytest.raises(records.RecordError, match="1 of 1 records are missing, .*`make batch TIER=smoke` makes them"):
+    with pytest.raises(records.RecordError, match="1 of 1 records are missing, .*`make batch EXPERIMENT=time_series TIER=smoke` makes them"):
         grids.load_records("time_series", "smoke", tmp_path / "grid.yml")
     (job,) = grids.jobs("time_series", "smoke", tmp_path / "grid.yml")
-    experiment.run_all(job.config)
+    experiments.run_all(job.config)
     (record,) = grids.load_records("time_series", "smoke", tmp_path / "grid.yml")
     assert record["config"]["method"] == "mean" and job.is_done()
-    records.path(job.config.runs()[0], "smoke").with_name("mean-by-hand.json").write_text("{}")
+    job.files()[0].with_name("mean-by-hand.json").write_text("{}")
     with pytest.raises(records.RecordError, match="1 records are not of the present grid, .*mean-by-hand.json"):
         grids.load_records("time_series", "smoke", tmp_path / "grid.yml")
 
 
 def test_a_changed_configuration_is_another_file(settings):
     one, other = TimeSeriesRun.of(settings), TimeSeriesRun.of(settings | {"noise": 0.2})
-    assert records.path(one, "smoke") != records.path(other, "smoke")
-    assert records.path(one, "smoke").name.startswith("grow-seed3-last-fifth-")
+    assert records.path(one, "smoke", "time_series") != records.path(other, "smoke", "time_series")
+    assert records.path(one, "smoke", "time_series").name.startswith("grow-seed3-last-fifth-")
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path):

@@ -5,7 +5,7 @@ import re
 import matplotlib.pyplot as plt
 import pytest
 
-from growdarts import experiment, figures, grids, records, report_figures, tables, verdicts
+from growdarts import experiments, figures, grids, records, report_figures, tables, verdicts
 from growdarts.comparison import Difference, Interval, compare_all
 from growdarts.config import TimeSeriesRun
 
@@ -25,7 +25,7 @@ def made():
         for seed in (0,) if method in ("mean", "var1") else (0, 1):
             for origin in (1996, 1997):
                 config = TimeSeriesRun.of(toy | dict(method=method, seed=seed, origin=origin))
-                runs.append({"tier": "smoke", **experiment.run(config)})
+                runs.append({"tier": "smoke", **experiments.run(config)})
     return runs
 
 
@@ -63,7 +63,7 @@ def test_figures_draw_and_leave_nothing_empty(made):
     for figure in drawn:
         assert all(ax.has_data() for ax in figure.axes)
     plt.close("all")
-    layered = experiment.run(TimeSeriesRun.of(grown["config"] | {"n_layers": 2}))
+    layered = experiments.run(TimeSeriesRun.of(grown["config"] | {"n_layers": 2}))
     axes = figures.mixture_weights(layered).axes
     assert [ax.get_title() for ax in axes][:2] == ["layer 1, node 1", "layer 1, node 2"] and len(axes) == 4
     assert sum(len(set(ax.lines[0].get_xdata())) for ax in axes[::2]) == 2 * layered["cost"]["search_epochs"]

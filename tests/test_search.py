@@ -7,7 +7,8 @@ import shutil
 import pytest
 import torch
 
-from growdarts import experiment, records
+from growdarts import experiments, records
+from growdarts.experiments import time_series
 from growdarts.checkpoints import Checkpoint, CheckpointError
 from growdarts.config import TimeSeriesRun
 from growdarts.criteria import growing_helps
@@ -175,21 +176,21 @@ def test_checkpoints_are_not_unpickled(tmp_path):
 @pytest.mark.parametrize("method", ["grow", "grow_fresh", "fixed", "random", "lstm", "var1", "mean"])
 def test_same_seed_twice_gives_the_same_record(settings, method):
     config = TimeSeriesRun.of(settings | dict(method=method, search_epochs=4, patience=1))
-    first = experiment.run(config)
+    first = experiments.run(config)
     torch.randn(7)  # the state of the global generator must not matter, nor be changed
     state = torch.get_rng_state()
-    second = experiment.run(config)
+    second = experiments.run(config)
     assert torch.equal(state, torch.get_rng_state())
     assert records.without_timing(first) == records.without_timing(second)
     if method in ("grow", "lstm"):
-        other = experiment.run(TimeSeriesRun.of(settings | dict(method=method, search_epochs=4, patience=1, seed=4)))
+        other = experiments.run(TimeSeriesRun.of(settings | dict(method=method, search_epochs=4, patience=1, seed=4)))
         assert other["result"]["test_error"] != first["result"]["test_error"]
 
 
 def test_a_killed_run_ends_with_the_same_record(settings, tmp_path, monkeypatch):
     """Killed in the search, then in the middle of training from scratch; both times it goes on."""
     config = TimeSeriesRun.of(settings)
-    whole = experiment.run(config)
+    whole = experiments.run(config)
     copies = copy.deepcopy(records.without_timing(whole))
     saves = Checkpoint.save
     for stop in (3, whole["cost"]["search_epochs"] + 2):
@@ -202,17 +203,17 @@ def test_a_killed_run_ends_with_the_same_record(settings, tmp_path, monkeypatch)
 
         monkeypatch.setattr(Checkpoint, "save", save)
         with pytest.raises(KeyboardInterrupt):
-            experiment.run(config, checkpoints=tmp_path)
+            experiments.run(config, checkpoints=tmp_path)
         assert any(tmp_path.iterdir())
         monkeypatch.setattr(Checkpoint, "save", saves)
-        assert records.without_timing(experiment.run(config, checkpoints=tmp_path)) == copies
+        assert records.without_timing(experiments.run(config, checkpoints=tmp_path)) == copies
         shutil.rmtree(tmp_path)
         tmp_path.mkdir()
 
 
 def test_random_draws_cover_the_space_and_are_alive(settings):
     torch.manual_seed(0)
-    drawn = [experiment.random_genotype(TimeSeriesRun.of(settings | dict(method="random", n_layers=2))) for _ in range(300)]
+    drawn = [time_series.random_genotype(TimeSeriesRun.of(settings | dict(method="random", n_layers=2))) for _ in range(300)]
     assert {genotype.n_nodes for genotype in drawn} == {1, 2, 3}
     assert {name for g in drawn for layer in g.layers for node in layer for name in node} == set(TWO_INPUT)
     assert all(any(TWO_INPUT[node[0]].admits_input() for node in layer) for g in drawn for layer in g.layers)
@@ -222,8 +223,8 @@ def test_growing_comes_close_to_the_known_floor(settings):
     """Two thirds of the way from the mean's error to the best possible one, or the search is broken."""
     config = TimeSeriesRun.of(settings | dict(search_epochs=20, train_epochs=40, patience=5, sizes=[12],
                                           learning_rate=0.01))
-    result = experiment.run(config)["result"]
-    mean = experiment.run(TimeSeriesRun.of(settings | dict(method="mean")))["result"]["test_error"]
+    result = experiments.run(config)["result"]
+    mean = experiments.run(TimeSeriesRun.of(settings | dict(method="mean")))["result"]["test_error"]
     assert result["floor"] * 0.9 < result["test_error"] < result["floor"] + (mean - result["floor"]) / 3
 
 

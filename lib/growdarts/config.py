@@ -1,6 +1,6 @@
 """Configuration of every experiment: what one run depends on, and the parameters of its notebook."""
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,8 @@ Tier = Literal["smoke", "reduced", "full"]
 
 class Grid(Settings):
     """What the notebook of an experiment has besides the settings of its runs."""
+
+    experiment: ClassVar[str]  # names the folder of the records, and the entry of the grid file
 
     tier: Tier = Field(description="names the folder of the records")
     progress: bool = Field(description="show progress bars also where stderr is no terminal")
@@ -76,6 +78,8 @@ class TimeSeriesRun(TimeSeriesSettings):
 
 class TimeSeriesConfig(TimeSeriesSettings, Grid):
     """Parameters of notebook `02_time_series`: methods x origins, one run each."""
+
+    experiment = "time_series"
 
     methods: list[TimeSeriesMethod] = Field(min_length=1, description="methods to run, in order")
     origins: list[int | None] = Field(min_length=1, description="test years; [None]: last fifth")
@@ -147,6 +151,8 @@ class LanguageRun(LanguageSettings):
 class LanguageConfig(LanguageSettings, Grid):
     """Parameters of notebook `03_penn_treebank`."""
 
+    experiment = "language"
+
     methods: list[LanguageMethod] = Field(min_length=1, description="methods to run, in order")
 
     def runs(self) -> list[LanguageRun]:
@@ -204,6 +210,8 @@ class ImageRun(ImageSettings):
 
 class ImageConfig(ImageSettings, Grid):
     """Parameters of notebook `04_cifar10`."""
+
+    experiment = "images"
 
     methods: list[ImageMethod] = Field(min_length=1, description="methods to run, in order")
 

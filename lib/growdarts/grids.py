@@ -9,28 +9,39 @@ import papermill
 import yaml
 
 from growdarts import records
-from growdarts.config import TimeSeriesConfig
+from growdarts.config import Grid, ImageConfig, LanguageConfig, TimeSeriesConfig
 from growdarts.settings import ConfigError
 
 GRIDS = records.ROOT / "notebooks" / "grids.yml"
-NOTEBOOKS = {"time_series": records.ROOT / "notebooks" / "02_time_series.ipynb"}
+NOTEBOOKS: dict[type[Grid], str] = {TimeSeriesConfig: "02_time_series.ipynb", LanguageConfig: "03_penn_treebank.ipynb",
+                                    ImageConfig: "04_cifar10.ipynb"}
+EXPERIMENTS: dict[str, type[Grid]] = {config.experiment: config for config in NOTEBOOKS}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One execution of a notebook: one method, one seed, all origins of the tier."""
+    """One execution of a notebook: one method and one seed of an experiment, at all origins of the tier."""
 
-    config: TimeSeriesConfig
+    config: Grid
     overrides: dict[str, Any]
 
     @property
     def name(self) -> str:
         """Name of the executed notebook; the hash makes changed parameters a new job."""
-        return f"{self.config.methods[0]}-seed{self.config.seed}-{self.config.hash()}"
+        return f"{self.config.experiment}-{self.config.methods[0]}-seed{self.config.seed}-{self.config.hash()}"
+
+    @property
+    def notebook(self) -> Path:
+        """What is executed."""
+        return GRIDS.parent / NOTEBOOKS[type(self.config)]
 
     def is_done(self) -> bool:
         """Whether every record of the job is there."""
-        return all(records.path(run, self.config.tier).exists() for run in self.config.runs())
+        return all(file.exists() for file in self.files())
+
+    def files(self) -> list[Path]:
+        """The records that it makes."""
+        return [records.path(run, self.config.tier, self.config.experiment) for run in self.config.runs()]
 
     def parameters_yaml(self) -> str:
         """What papermill injects, as one line of YAML. (As JSON, 1e-05 would be read as a string.)"""
@@ -41,6 +52,15 @@ def notebook_defaults(notebook: Path) -> dict[str, Any]:
     """Values of the notebook's cell tagged `parameters`."""
     found = papermill.inspect_notebook(str(notebook))
     return {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}
+
+
+def all_jobs(tier: str, experiment: str | None = None, grids: Path = GRIDS) -> list[Job]:
+    """The jobs of `experiment`, None: of all experiments that have the tier."""
+    grid = yaml.safe_load(Path(grids).read_text())
+    chosen = [experiment] if experiment else [name for name, tiers in grid.items() if tier in tiers]
+    if not chosen:
+        raise ConfigError(f"tier {tier!r}: allowed are {', '.join(sorted({t for tiers in grid.values() for t in tiers}))}")
+    return [job for name in chosen for job in jobs(name, tier, grids)]
 
 
 def jobs(experiment: str, tier: str, grids: Path = GRIDS) -> list[Job]:
@@ -57,10 +77,11 @@ def jobs(experiment: str, tier: str, grids: Path = GRIDS) -> list[Job]:
     if tier not in grid[experiment]:
         raise ConfigError(f"tier {tier!r}: allowed are {', '.join(grid[experiment])}")
     chosen = grid[experiment][tier]
-    defaults = notebook_defaults(NOTEBOOKS[experiment])
+    config = EXPERIMENTS[experiment]
+    defaults = notebook_defaults(GRIDS.parent / NOTEBOOKS[config])
     made = []
     for method in chosen["methods"]:
-        seeds = chosen["seeds"][:1] if method in chosen["deterministic"] else chosen["seeds"]
+        seeds = chosen["seeds"][:1] if method in chosen.get("deterministic", ()) else chosen["seeds"]
         for seed in seeds:
             overrides = {**chosen["parameters"], "methods": [method], "seed": seed, "tier": tier,
                          "progress": True, "keep_records": True}
@@ -68,7 +89,7 @@ def jobs(experiment: str, tier: str, grids: Path = GRIDS) -> list[Job]:
             if unknown:
                 raise ConfigError(f"unknown parameter {unknown[0]!r} = {overrides[unknown[0]]!r} in {grids}: "
                                   f"allowed are {', '.join(sorted(defaults))}")
-            made.append(Job(TimeSeriesConfig.of(defaults | overrides), overrides))
+            made.append(Job(config.of(defaults | overrides), overrides))
     return made
 
 
@@ -80,12 +101,11 @@ def load_records(experiment: str, tier: str, grids: Path = GRIDS) -> list[dict[s
     RecordError
         records are missing, or there are some that the grid does not ask for.
     """
-    planned = jobs(experiment, tier, grids)
-    expected = [records.path(run, tier) for job in planned for run in job.config.runs()]
+    expected = [file for job in jobs(experiment, tier, grids) for file in job.files()]
     missing = [file for file in expected if not file.exists()]
     if missing:
         raise records.RecordError(f"{len(missing)} of {len(expected)} records are missing, the first is {missing[0]}; "
-                                  f"`make batch TIER={tier}` makes them")
+                                  f"`make batch EXPERIMENT={experiment} TIER={tier}` makes them")
     extra = sorted({file for folder in {file.parent for file in expected} for file in folder.glob("*.json")}
                    - set(expected))
     if extra:

@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 
 from growdarts.checkpoints import replacing
-from growdarts.config import TimeSeriesRun
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "data" / "results"
@@ -30,11 +29,9 @@ class RecordError(RuntimeError):
     """A file is not a record of this project."""
 
 
-def path(config: TimeSeriesRun, tier: str, folder: Path = RESULTS) -> Path:
+def path(config: Any, tier: str, experiment: str, folder: Path = RESULTS) -> Path:
     """File of a run's record. The hash in its name makes a changed configuration a new file."""
-    origin = "last-fifth" if config.origin is None else config.origin
-    name = f"{config.method}-seed{config.seed}-{origin}-{config.hash()}.json"
-    return folder / "time_series" / tier / config.dataset / config.method / name
+    return folder / experiment / tier / config.dataset / config.method / f"{config.label()}-{config.hash()}.json"
 
 
 def write(record: dict[str, Any], file: Path) -> None:
