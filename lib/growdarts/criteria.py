@@ -24,6 +24,15 @@ def stage_is_over(errors: Sequence[float], patience: int, min_gain: float) -> bo
     return epochs_since_gain(errors, min_gain) >= patience
 
 
+def averaging_starts(errors: Sequence[float], n: int) -> bool:
+    """Whether the last error is worse than the best of those more than `n` epochs before it.
+
+    The trigger of non-monotonically triggered averaging, as in the code of AWD-LSTM (Merity, Keskar & Socher 2018).
+    """
+    earlier = errors[:-1 - n]
+    return bool(earlier) and errors[-1] > min(earlier)
+
+
 def growing_helps(stage_errors: Sequence[float], min_gain: float) -> bool:
     """Second level: whether the last stage improved on every stage before it [JG criteria]."""
     *before, last = stage_errors

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from growdarts.bilevel import alpha_gradient
+from growdarts.bilevel import VirtualStep, alpha_gradient
 from growdarts.cells import SearchSpace
 from growdarts.checkpoints import Checkpoint
 from growdarts.settings import SearchSettings
@@ -21,7 +21,8 @@ from growdarts.criteria import growing_helps, stage_is_over
 from growdarts.genotype import Genotype
 from growdarts.morphisms import grow_node
 from growdarts.pruning import prune
-from growdarts.training import (DivergenceError, Task, theta_epoch, theta_optimizer, theta_step)
+from growdarts.training import (DivergenceError, Task, learning_rate, set_learning_rate, theta_epoch, theta_optimizer,
+                                theta_step)
 
 # Forward-sized passes of one pair of alpha and weight step: a backward pass costs two forward ones.
 PASSES = {1: 3 + 3, 2: 3 + 3 + 3 + 2 * 3}
@@ -108,6 +109,7 @@ class Search:
             while state.epoch < settings.search_epochs and not stage_is_over(
                     state.epoch_errors, settings.patience, settings.min_gain):
                 started = time.perf_counter()
+                set_learning_rate(self.theta_optimizer, learning_rate(settings, state.epoch, settings.search_epochs))
                 loss, error = self._search_epoch(), self._validation_error()
                 if not math.isfinite(loss + error):
                     raise DivergenceError(state.epoch + 1, loss, self.checkpoint)
@@ -127,11 +129,12 @@ class Search:
     def _search_epoch(self) -> float:
         """One pass over the training data: an alpha step on validation data before every theta step."""
         settings, total, count = self.settings, 0.0, 0
-        alphas = self.network.alpha_parameters()
+        alphas, thetas = self.network.alpha_parameters(), self.network.theta_parameters()
+        clip = settings.grad_clip if settings.virtual_clip else None
         for train_batch, validation_batch in self.task.search_batches():
             gradient = alpha_gradient(self.network, self.task.loss, train_batch, validation_batch,
-                                      order=settings.order, xi=settings.learning_rate,
-                                      weight_decay=settings.weight_decay)
+                                      order=settings.order, step=VirtualStep.of(self.theta_optimizer, thetas, clip),
+                                      radius=settings.radius)
             for alpha, g in zip(alphas, gradient, strict=True):
                 alpha.grad = g
             self.alpha_optimizer.step()

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any, Protocol
@@ -11,14 +11,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from growdarts.checkpoints import Checkpoint
 from growdarts.settings import SearchSettings
-from growdarts.criteria import stage_is_over
+from growdarts.criteria import averaging_starts, stage_is_over
 from growdarts.series import Series
 
 Batch = tuple[Tensor, Tensor]  # windows (T, B, F), targets (B, F)
+
+NON_MONOTONE = 5  # epochs whose validation errors nt_asgd disregards, as in AWD-LSTM
 
 
 class DivergenceError(RuntimeError):
@@ -92,8 +95,26 @@ class ForecastTask:
 
 
 def theta_optimizer(parameters: list[nn.Parameter], settings: SearchSettings) -> Optimizer:
-    """Adam for the weights, in the search as in training from scratch."""
-    return torch.optim.Adam(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    """Adam or SGD for the weights, in the search as in training from scratch; one parameter group."""
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum,
+                           weight_decay=settings.weight_decay)
+
+
+def learning_rate(settings: SearchSettings, epoch: int, epochs: int) -> float:
+    r"""Of `epoch`, from 0, of `epochs`: constant, or $\eta\, (1 + \cos(\pi\, epoch / epochs)) / 2$ as in DARTS."""
+    if not 0 <= epoch < epochs:
+        raise ValueError(f"epoch = {epoch}: allowed are 0 to {epochs - 1}")
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    return settings.learning_rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def set_learning_rate(optimizer: Optimizer, value: float) -> None:
+    """For the steps from now on."""
+    (group,) = optimizer.param_groups
+    group["lr"] = value
 
 
 def theta_step(network: nn.Module, task: Task, optimizer: Optimizer, batch: Batch,
@@ -111,65 +132,98 @@ def theta_step(network: nn.Module, task: Task, optimizer: Optimizer, batch: Batc
     return value
 
 
-def theta_epoch(network: nn.Module, task: Task, optimizer: Optimizer, grad_clip: float) -> float:
-    """One pass of weight steps over the training data; mean loss, NaN or inf if it diverged."""
+def theta_epoch(network: nn.Module, task: Task, optimizer: Optimizer, grad_clip: float,
+                averaged: AveragedModel | None = None) -> float:
+    """One pass of weight steps over the training data; mean loss, NaN or inf if it diverged.
+
+    The weights after each step go into `averaged`, if given.
+    """
     total = count = 0
     for batch in task.train_batches():
         value = theta_step(network, task, optimizer, batch, grad_clip)
         if not math.isfinite(value):
             return value
+        if averaged is not None:
+            averaged.update_parameters(network)
         total, count = total + value * len(batch[1]), count + len(batch[1])
     return total / count
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Outcome of `fit`: best validation error, per-epoch validation errors, seconds."""
+    """Outcome of `fit`: best validation error, per-epoch validation errors, seconds.
 
-    validation_error: float
+    Without a validation part the best error is None and there are no errors.
+    """
+
+    validation_error: float | None
     errors: list[float]
     seconds: float
 
 
 def fit(network: nn.Module, parameters: list[nn.Parameter], task: Task, settings: SearchSettings,
-        checkpoint: Checkpoint = Checkpoint(None, ""), *, label: str = "training", progress: bool = False) -> Fit:
+        checkpoint: Checkpoint = Checkpoint(None, ""), *, label: str = "training", progress: bool = False,
+        on_epoch: Callable[[int], None] | None = None, validate: bool = True) -> Fit:
     """Train from scratch until `patience` epochs bring no validation gain; leaves the best weights.
 
     Any gain counts, however small: `min_gain` is for the stages of a search. Resumes from `checkpoint` and
     then ends with the same numbers as an uninterrupted run.
 
+    With the optimiser "nt_asgd" (Merity, Keskar & Socher 2018) SGD goes on as before once the validation error has
+    stalled, see `growdarts.criteria.averaging_starts`, but what is validated and left is the mean of the weights
+    after every step since. `patience` counts on meanwhile: one below 7 may end the training before the averaging.
+
     Parameters
     ----------
     network, parameters : what is trained, and its weights.
     label : names the fit in the progress bar.
+    on_epoch : called with the number of each epoch, from 0, before it starts.
+    validate : False: there is no validation part; all `train_epochs` are run and the last weights are left.
 
     Raises
     ------
     DivergenceError
         the loss is not finite.
+    ValueError
+        "nt_asgd" without a validation part.
     """
+    if settings.optimizer == "nt_asgd" and not validate:
+        raise ValueError("optimizer = 'nt_asgd' without a validation part: allowed are 'adam' and 'sgd'")
     optimizer = theta_optimizer(parameters, settings)
     errors: list[float] = []
-    best, spent = copy.deepcopy(network.state_dict()), 0.0
+    averaged: AveragedModel | None = None
+    best, epoch, spent = copy.deepcopy(network.state_dict()), 0, 0.0
     if (state := checkpoint.load()) is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
-        errors, best, spent = state["errors"], state["best"], state["seconds"]
+        if state["averaged"] is not None:
+            averaged = AveragedModel(network)
+            averaged.load_state_dict(state["averaged"])
+        errors, best, epoch, spent = state["errors"], state["best"], state["epoch"], state["seconds"]
     started = time.perf_counter()
-    with tqdm(total=settings.train_epochs, initial=len(errors), desc=label, leave=False,
+    with tqdm(total=settings.train_epochs, initial=epoch, desc=label, leave=False,
               disable=None if not progress else False) as bar:
-        while len(errors) < settings.train_epochs and not stage_is_over(errors, settings.patience, 0.0):
-            loss = theta_epoch(network, task, optimizer, settings.grad_clip)
-            error = task.evaluate(network, "validation")
+        while epoch < settings.train_epochs and not stage_is_over(errors, settings.patience, 0.0):
+            set_learning_rate(optimizer, learning_rate(settings, epoch, settings.train_epochs))
+            if on_epoch is not None:
+                on_epoch(epoch)
+            if settings.optimizer == "nt_asgd" and averaged is None and averaging_starts(errors, NON_MONOTONE):
+                averaged = AveragedModel(network)
+            loss = theta_epoch(network, task, optimizer, settings.grad_clip, averaged)
+            kept = network if averaged is None else averaged.module
+            error = task.evaluate(kept, "validation") if validate else 0.0
             if not math.isfinite(loss + error):
-                raise DivergenceError(len(errors) + 1, loss, checkpoint)
-            if error < min(errors, default=math.inf):
-                best = copy.deepcopy(network.state_dict())
-            errors.append(error)
+                raise DivergenceError(epoch + 1, loss, checkpoint)
+            if not validate or error < min(errors, default=math.inf):
+                best = copy.deepcopy(kept.state_dict())
+            if validate:
+                errors.append(error)
+            epoch += 1
             bar.update()
-            bar.set_postfix(validation=f"{error:.4f}")
+            bar.set_postfix({"validation": f"{error:.4f}"} if validate else {"loss": f"{loss:.4f}"})
             checkpoint.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(),
-                             "errors": errors, "best": best,
+                             "averaged": None if averaged is None else averaged.state_dict(),
+                             "errors": errors, "best": best, "epoch": epoch,
                              "seconds": spent + time.perf_counter() - started})
     network.load_state_dict(best)
-    return Fit(min(errors), errors, spent + time.perf_counter() - started)
+    return Fit(min(errors, default=None), errors, spent + time.perf_counter() - started)
