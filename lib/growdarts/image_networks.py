@@ -4,14 +4,18 @@ Stem, a stack of cells of which those at one and two thirds reduce, global avera
 Shapes: B batch, C channels, H = W = image_size pixels, K operations of an edge, E edges of a cell.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from growdarts.cells import Duplicate
 from growdarts.cells.conv_operations import convolution_flops
-from growdarts.cells.darts_conv import AuxiliaryHead, Cell, FixedCell, SearchCell, count_edges, derive
+from growdarts.cells.conv_tracing import convolution_traces, last_convolutions
+from growdarts.cells.darts_conv import AuxiliaryHead, Cell, FixedCell, MixedEdge, SearchCell, count_edges, derive
+from growdarts.cells.tracing import OperationTrace, record_calls, statistics_kept
 from growdarts.cells.widening import Widened, widen, widen_fitting
 from growdarts.darts_genotypes import CONVOLUTIONAL_OPERATIONS, ConvolutionalGenotype
 from growdarts.mixture import Mixture
@@ -134,9 +138,10 @@ class FixedImageNetwork(ImageNetwork):
 
 
 class SearchImageNetwork(ImageNetwork):
-    """The network that is searched (`growdarts.cells.SearchSpace`).
+    """The network that is searched (`growdarts.cells.SearchSpace`), owner of its operations' weights.
 
-    All normal cells share one mixture an edge, `normal`, and all reduction cells another, `reduce`.
+    All normal cells share one mixture an edge, `normal`, and all reduction cells another, `reduce`: an operation of
+    an edge has its own weights in every cell of the kind, and is dropped or duplicated in all of them at once.
 
     Parameters
     ----------
@@ -222,12 +227,46 @@ class SearchImageNetwork(ImageNetwork):
         """Keep only operations `index` of the edge of `mixture`, in every cell of its kind."""
         before = set(mixture.keys)
         old, new = mixture.keep(index)
-        for cell in self.cells:
-            for edge, candidate in zip(cell.edges, self._mixtures_of(cell), strict=True):
-                if candidate is mixture:
-                    for key in before - set(mixture.keys):
-                        del edge.operations[key]
+        for edge in self._edges_of(mixture).values():
+            for key in before - set(mixture.keys):
+                del edge.operations[key]
         return old, new
+
+    def _edges_of(self, mixture: Mixture) -> dict[str, MixedEdge]:
+        """The edge of `mixture` in every cell of its kind, by the name of the cell."""
+        return {f"cell {number}": edge for number, cell in enumerate(self.cells)
+                for edge, candidate in zip(cell.edges, self._mixtures_of(cell), strict=True) if candidate is mixture}
+
+    def operation_weights(self, mixture: Mixture, key: str) -> dict[str, nn.Parameter]:
+        """Weights of operation `key` in all cells of the kind, by names such as `"cell 0.op.1.weight"`."""
+        return {f"{cell}.{name}": weight for cell, edge in self._edges_of(mixture).items()
+                for name, weight in edge.operations[key].named_parameters()}
+
+    def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
+        """Add an identical copy of `key`, running statistics included, in every cell of the kind [JG 3.2.2].
+
+        Raises
+        ------
+        ValueError
+            `key` owns no weights: the two could never differ.
+        """
+        weights = self.operation_weights(mixture, key)
+        if not weights:
+            raise ValueError(f"operation {key!r} owns no weights, so a copy of it could never differ from it")
+        twin, old, new = mixture.duplicate(key)
+        for edge in self._edges_of(mixture).values():
+            edge.operations[twin] = copy.deepcopy(edge.operations[key])
+        copies = self.operation_weights(mixture, twin)
+        return Duplicate(twin, old, new, {name: (weights[name], copies[name]) for name in weights})
+
+    def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
+        """Every operation that ends in a convolution, cell by cell; meant for train mode (`cells.conv_tracing`)."""
+        places = [(mixture, key, cell, edge.operations[key]) for mixture in self.mixtures() for key in mixture.keys
+                  for cell, edge in self._edges_of(mixture).items() if last_convolutions(edge.operations[key])]
+        with statistics_kept(self):
+            calls = record_calls([operation for *_, operation in places], loss)
+        return [trace for *place, operation in places
+                for trace in convolution_traces(*place, operation, calls[operation])]
 
     def structure(self) -> dict[str, list[list[str]]]:
         """Keys of every edge of both kinds."""

@@ -1,6 +1,7 @@
 """What a loss makes of single operations: the inputs they met and the loss's gradient by their outputs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -68,3 +69,15 @@ def record_calls(modules: Sequence[nn.Module], loss: Callable[[], Tensor]) -> di
     gradients = iter(torch.autograd.grad(value, [output for module in modules for output in outputs[module]],
                                          allow_unused=True, materialize_grads=True))
     return {module: [Call(args, next(gradients)) for args in arguments[module]] for module in modules}
+
+
+@contextmanager
+def statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Within the context batch norms may run; afterwards their running statistics are what they were."""
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
