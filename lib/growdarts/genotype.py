@@ -72,3 +72,12 @@ class Genotype(JsonForm):
             return cls(layers, data["space"])
         except (KeyError, TypeError) as error:
             raise GenotypeError(f"not a genotype: {data!r:.200} ({error})") from None
+
+
+def genotype_nodes(data: dict[str, Any]) -> int:
+    """Nodes of the (deepest) cell of a genotype of any space, from its `to_dict` form."""
+    if data["space"] == "two_input":
+        return max(len(layer) for layer in data["layers"])
+    if data["space"] == "darts_recurrent":
+        return len(data["recurrent"])
+    return len(data["normal"]) // 2  # a convolutional node has two edges

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from growdarts.checkpoints import replacing
+from growdarts.genotype import genotype_nodes
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "data" / "results"
@@ -64,7 +65,7 @@ def table(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
             "method": config["method"], "seed": config["seed"], "origin": config["origin"],
             "validation": result["validation_error"], "test": result["test_error"],
             "parameters": result["parameters"], "hidden": result["hidden"],
-            "nodes": None if genotype is None else len(genotype["layers"][0]),
+            "nodes": None if genotype is None else genotype_nodes(genotype),
             "search_seconds": cost["search_seconds"], "search_flops": cost["search_flops"],
             "train_seconds": cost["train_seconds"], "search_epochs": cost["search_epochs"]})
     return pd.DataFrame(rows)

@@ -7,9 +7,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from growdarts.comparison import Difference, feature_skill, interval, relative_difference
 from growdarts.figures import COLOURS, LABELS, operation_counts
+from growdarts.images import ImageData
 
 MARKERS = "osv^DPX*h"
 ORDER = list(LABELS)
@@ -150,4 +152,33 @@ def what_was_grown(records: Sequence[dict[str, Any]], methods: Sequence[str]) ->
     right.set_xticks(range(len(names)), names, rotation=30, ha="right")
     right.set_title("operations of the derived cells")
     figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def training_curves(records: Sequence[dict[str, Any]], label: str, *, exponential: bool = False,
+                    scale: float = 1.0) -> Figure:
+    """Validation error by epoch of every training from scratch; `exponential` for perplexities."""
+    figure, ax = plt.subplots(figsize=(8, 3.4))
+    for position, record in enumerate(records):
+        errors = scale * np.array(record["training"][str(record["result"]["hidden"])])
+        ax.plot(range(1, len(errors) + 1), np.exp(errors) if exponential else errors, color=COLOURS[position],
+                marker=MARKERS[position], ms=5, label=LABELS[record["config"]["method"]])
+    ax.set(xlabel="epoch of the training from scratch", ylabel=label)
+    if exponential:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(ScalarFormatter())
+        ax.yaxis.set_minor_formatter(ScalarFormatter())
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend()
+    return figure
+
+
+def example_images(data: ImageData, n: int = 10) -> Figure:
+    """The first training image of each of `n` classes."""
+    figure, axes = plt.subplots(1, n, figsize=(8.5, 1.3))
+    for label, ax in enumerate(axes):
+        image = data.train.x[data.train.y == label][0].permute(1, 2, 0).numpy()
+        ax.imshow(image, cmap="gray")
+        ax.set_title(data.classes[label], fontsize=10)
+        ax.axis("off")
     return figure

@@ -1,14 +1,18 @@
 """Records -> tables for reading, rounded; the exact numbers are in the records."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
 
 from growdarts.comparison import Difference, feature_errors, feature_tests, interval, relative_difference
 from growdarts.figures import LABELS
+from growdarts.genotype import genotype_nodes
 from growdarts.records import table
 from growdarts.report_figures import methods_in
 from growdarts.verdicts import p_text
@@ -33,6 +37,46 @@ def rivals(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     out["parameters"], out["nodes"] = runs.parameters, _or_dash(runs.nodes)
     out["search, s"], out["training, s"] = runs.search_seconds.round(1), runs.train_seconds.round(1)
     return out.dropna(axis="columns", how="all").set_index("method")
+
+
+def perplexities(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Test and validation perplexity of language models, sizes and costs."""
+    rows = {}
+    for record in records:
+        result = record["result"]
+        row = {"test perplexity": f"{result['test_perplexity']:.1f}",
+               "validation": f"{math.exp(result['validation_error']):.1f}"}
+        if result["floor"]:
+            row["above the floor"] = f"{result['test_perplexity'] / result['floor'] - 1:+.1%}"
+        rows[LABELS[record["config"]["method"]]] = row | _size_and_cost(record, "units")
+    return pd.DataFrame(rows).T
+
+
+def accuracies(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Test accuracy of image classifiers with Wilson's 95 % interval, McNemar's test against DARTS V2, sizes and costs."""
+    rows = {}
+    wrong = {record["config"]["method"]: set(record["result"]["mistakes"]) for record in records}
+    for record in records:
+        result, method = record["result"], record["config"]["method"]
+        n, mistakes = result["test_images"], len(result["mistakes"])
+        low, high = proportion_confint(n - mistakes, n, method="wilson")
+        row = {"test accuracy, %": f"{100 * (1 - mistakes / n):.1f}", "interval": f"{100 * low:.1f} to {100 * high:.1f}"}
+        if "darts_v2" in wrong:
+            ours, theirs = (len(wrong[a] - wrong[b]) for a, b in ((method, "darts_v2"), ("darts_v2", method)))
+            row["p"] = "-" if method == "darts_v2" else p_text(
+                mcnemar([[0, ours], [theirs, 0]], exact=True).pvalue).removeprefix("= ")
+        rows[LABELS[method]] = row | _size_and_cost(record, "channels")
+    return pd.DataFrame(rows).T
+
+
+def _size_and_cost(record: dict[str, Any], width: str) -> dict[str, str]:
+    result, cost, genotype = record["result"], record["cost"], record["result"]["genotype"]
+    searched = record["search"] is not None
+    return {"weights": f"{result['parameters']:,}", width: str(result["hidden"]),
+            "nodes": str(genotype_nodes(genotype)) if genotype else "-",
+            "search, TFLOP": f"{cost['search_flops'] / 1e12:.3g}" if searched else "-",
+            "search, s": f"{cost['search_seconds']:.0f}" if searched else "-",
+            "training, s": f"{cost['train_seconds']:.0f}"}
 
 
 def events(record: dict[str, Any]) -> pd.DataFrame:
