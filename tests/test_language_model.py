@@ -2,15 +2,14 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
 
-from growdarts import bilevel, published
-from growdarts.bilevel import alpha_gradient, hessian_vector_product, second_order
+from growdarts import published
+from growdarts.bilevel import VirtualStep, alpha_gradient, hessian_vector_product, second_order
 from growdarts.cells.carried import LSTM, derived_layers, two_input_layers
 from growdarts.cells.darts_recurrent import RecurrentSearchCell
 from growdarts.cells.highway import RecurrentCell
@@ -200,9 +199,8 @@ XI, DECAY = 0.3, 0.01
 @pytest.mark.parametrize(("cell", "radius", "dropout"), [
     ("two_input", 1e-2, Dropout()), ("two_input", 1e-2, replace(EVERYWHERE, hidden=0.0)),
     ("search", 1e-5, Dropout()), ("search", 1e-5, EVERYWHERE)])
-def test_second_order_matches_double_backward_with_masks_and_tied_weights(small, dropout, cell, radius, monkeypatch):
+def test_second_order_matches_double_backward_with_masks_and_tied_weights(small, dropout, cell, radius):
     # batch norm of few and similar states is so curved that its cell needs a finer difference (see the test below)
-    monkeypatch.setattr(bilevel, "hessian_vector_product", partial(hessian_vector_product, radius=radius))
     torch.manual_seed(3)
     smooth = {"two_input": lambda: two_input_layers(H, 1, 2, ("add_tanh", "gate", "gated_update", "carry")),
               "search": lambda: RecurrentSearchCell(H, H, 2, ("none", "tanh", "sigmoid", "identity"))}
@@ -213,7 +211,7 @@ def test_second_order_matches_double_backward_with_masks_and_tied_weights(small,
     h = torch.randn(B, H, dtype=torch.float64)
     h = (h,) if cell == "two_input" else h
     train, validation = window(True, h, 1), window(False, h, 2)
-    found = torch.cat(second_order(network, task.loss, train, validation, XI, DECAY))
+    found = torch.cat(second_order(network, task.loss, train, validation, VirtualStep(XI, DECAY), radius))
 
     def double_backward(moved):
         gradient = torch.autograd.grad(task.loss(network, train), moved, create_graph=True)
@@ -228,7 +226,7 @@ def test_second_order_matches_double_backward_with_masks_and_tied_weights(small,
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * expected.norm().item())
     untied = double_backward([p for p in theta if p is not network.embedding])
     assert (untied - expected).norm() > 1e-3 * expected.norm()  # leaving the embedding out would show
-    first = torch.cat(alpha_gradient(network, task.loss, train, validation, order=1, xi=XI, weight_decay=DECAY))
+    first = torch.cat(alpha_gradient(network, task.loss, train, validation, order=1, step=VirtualStep(XI), radius=radius))
     assert (first - expected).norm() > 1e-2 * expected.norm()
 
 

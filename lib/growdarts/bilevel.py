@@ -1,67 +1,111 @@
 """Gradient of the validation loss by the architecture, first and second order."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from growdarts.cells import SearchSpace
 
 Loss = Callable[[SearchSpace, Any], Tensor]
 
 
+@dataclass(frozen=True)
+class VirtualStep:
+    r"""The step of SGD that the second order looks ahead by [DARTS Eq. 7]:
+
+    $$ \theta' = \theta - \xi\, (\mu m + c\, g + \lambda \theta), \qquad c = \min(1, \text{clip} / \lVert g \rVert) $$
+
+    with g the gradient of the training loss and m the optimiser's momentum. It is the step that SGD is about to make.
+
+    Parameters
+    ----------
+    xi, weight_decay, momentum : step, L2 factor and $\mu$.
+    clip : largest norm of g; None for no clipping.
+    buffers : m, one tensor for every weight, in the order of `theta_parameters`; None for zeros.
+    """
+
+    xi: float
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    clip: float | None = None
+    buffers: Sequence[Tensor] | None = None
+
+    @classmethod
+    def of(cls, optimizer: Optimizer, theta: Sequence[nn.Parameter], clip: float | None) -> Self:
+        """The next step of an optimiser of one group; Adam's moments are no momentum and are left out."""
+        (group,) = optimizer.param_groups
+        if not (momentum := group.get("momentum", 0.0)):
+            return cls(group["lr"], group["weight_decay"], clip=clip)
+        buffers = [optimizer.state[p].get("momentum_buffer") if p in optimizer.state else None for p in theta]
+        return cls(group["lr"], group["weight_decay"], momentum, clip,
+                   [torch.zeros_like(p) if m is None else m for p, m in zip(theta, buffers, strict=True)])
+
+    def coefficient(self, gradient: Sequence[Tensor]) -> float | Tensor:
+        """c, of the norm over all tensors, as `torch.nn.utils.clip_grad_norm_` has it."""
+        return 1.0 if self.clip is None else (self.clip / (_norm(gradient) + 1e-6)).clamp(max=1.0)
+
+    def after(self, theta: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Tensor]:
+        """theta' for the unclipped gradient."""
+        c = self.coefficient(gradient)
+        changes = [c * g + self.weight_decay * p for p, g in zip(theta, gradient, strict=True)]
+        if self.buffers is not None:
+            changes = [d + self.momentum * m for d, m in zip(changes, self.buffers, strict=True)]
+        return [p - self.xi * d for p, d in zip(theta, changes, strict=True)]
+
+
 def alpha_gradient(network: SearchSpace, loss: Loss, train_batch: Any, validation_batch: Any, *,
-                   order: int, xi: float, weight_decay: float) -> list[Tensor]:
+                   order: int, step: VirtualStep, radius: float) -> list[Tensor]:
     """Gradient for the alpha step, one tensor per alpha.
 
     Parameters
     ----------
-    loss : scalar loss of (network, batch).
-    order : 1 takes theta as it is [DARTS xi = 0]; 2 differentiates through one virtual SGD step.
-    xi, weight_decay : step and L2 factor of the virtual step (order 2 only).
+    loss : scalar loss of (network, batch). Passes over the same batch must share what is random, e.g. dropout masks.
+    order : 1 takes theta as it is [DARTS xi = 0]; 2 differentiates through one virtual step.
+    step, radius : the virtual step, and the length of the finite difference's step (order 2 only).
     """
     if order == 1:
         return _gradient(loss(network, validation_batch), network.alpha_parameters())
-    return second_order(network, loss, train_batch, validation_batch, xi, weight_decay)
+    return second_order(network, loss, train_batch, validation_batch, step, radius)
 
 
 def second_order(network: SearchSpace, loss: Loss, train_batch: Any, validation_batch: Any,
-                  xi: float, weight_decay: float) -> list[Tensor]:
-    r"""$\nabla_\alpha L_{val}(\theta', \alpha) - \xi\, \nabla^2_{\alpha,\theta} L_{train}\, \nabla_{\theta'} L_{val}$
-    with $\theta' = \theta - \xi (\nabla_\theta L_{train} + \lambda \theta)$ [DARTS Eq. 7]."""
+                 step: VirtualStep, radius: float) -> list[Tensor]:
+    r"""$\nabla_\alpha L_{val}(\theta', \alpha) - \xi c\, \nabla^2_{\alpha,\theta} L_{train}\, \nabla_{\theta'} L_{val}$
+    with $\theta'$ and c of `VirtualStep` [DARTS Eq. 7].
+
+    m and c count as constants: like the original's, the derivative knows that a clipped gradient moves theta less, not
+    that the factor depends on alpha. No pass leaves a trace in weights or in batch norms' running statistics.
+    """
     theta, alpha = network.theta_parameters(), network.alpha_parameters()
-    saved = [p.detach().clone() for p in theta]
-    gradient = _gradient(loss(network, train_batch), theta)
-    with torch.no_grad():
-        for p, g in zip(theta, gradient, strict=True):
-            p.sub_(xi * (g + weight_decay * p))
-    try:
+    with _restored(network) as saved:
+        gradient = _gradient(loss(network, train_batch), theta)
+        _assign(theta, step.after(saved, gradient))
         grads = _gradient(loss(network, validation_batch), alpha + theta)
-    finally:
-        _assign(theta, saved)
     alpha_grad, theta_grad = grads[:len(alpha)], grads[len(alpha):]
-    implicit = hessian_vector_product(network, loss, train_batch, theta_grad)
-    return [a - xi * h for a, h in zip(alpha_grad, implicit, strict=True)]
+    implicit = hessian_vector_product(network, loss, train_batch, theta_grad, radius)
+    factor = step.xi * step.coefficient(gradient)
+    return [a - factor * h for a, h in zip(alpha_grad, implicit, strict=True)]
 
 
 def hessian_vector_product(network: SearchSpace, loss: Loss, batch: Any, vector: Sequence[Tensor],
-                           radius: float = 1e-2) -> list[Tensor]:
+                           radius: float) -> list[Tensor]:
     r"""$\nabla^2_{\alpha,\theta} L \, v \approx (\nabla_\alpha L(\theta^+) - \nabla_\alpha L(\theta^-)) / 2\epsilon$,
     $\theta^\pm = \theta \pm \epsilon v$, $\epsilon$ = `radius` / |v| [DARTS Eq. 8]."""
     theta, alpha = network.theta_parameters(), network.alpha_parameters()
-    norm = torch.cat([v.flatten() for v in vector]).norm()
+    norm = _norm(vector)
     if norm == 0:
         return [torch.zeros_like(a) for a in alpha]
     epsilon = radius / norm
-    saved = [p.detach().clone() for p in theta]
     sides = []
-    try:
+    with _restored(network) as saved:
         for sign in (1, -1):
             _assign(theta, [p + sign * epsilon * v for p, v in zip(saved, vector, strict=True)])
             sides.append(_gradient(loss(network, batch), alpha))
-    finally:
-        _assign(theta, saved)  # bit for bit: adding and subtracting would leave rounding behind
     return [(plus - minus) / (2 * epsilon) for plus, minus in zip(*sides, strict=True)]
 
 
@@ -70,7 +114,24 @@ def _gradient(loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
     return list(torch.autograd.grad(loss, parameters, materialize_grads=True))
 
 
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.flatten() for t in tensors]).norm()
+
+
+@contextmanager
+def _restored(network: SearchSpace) -> Iterator[list[Tensor]]:
+    """Copies of theta, to start from; at the end theta and the running statistics are what they were, bit for bit
+    (adding and subtracting a step would leave rounding behind)."""
+    theta = network.theta_parameters()
+    tensors = theta + [buffer for module in network.modules() for buffer in module.buffers(recurse=False)]
+    saved = [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield saved[:len(theta)]
+    finally:
+        _assign(tensors, saved)
+
+
 @torch.no_grad()
-def _assign(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)
+def _assign(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)

@@ -168,6 +168,8 @@ class ImageSettings(SearchSettings):
     """What an image classification run depends on, apart from the method."""
 
     dataset: Literal["digits", "cifar10"] = Field(description="which images; see growdarts.images")
+    virtual_clip: bool = Field(default=False, description="whether the virtual step of the second order is clipped as "
+                               "the real one is; DARTS does so for recurrent cells only")
     search_images: int | None = Field(ge=20, description="training images of a search; None: all")
     search_portion: float = Field(gt=0, lt=1, description="share of them that trains theta, the rest trains alpha")
     channels: int = Field(ge=2, le=512, multiple_of=2, description="channels C of the first cell in the search")

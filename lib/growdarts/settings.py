@@ -113,6 +113,8 @@ class SearchSettings(Settings):
     order: int = Field(ge=1, le=2, description="1: first-order alpha gradient, 2: second-order")
     radius: float = Field(default=1e-2, gt=0, description="length of the step of theta in the finite difference of "
                           "the second order")
+    virtual_clip: bool = Field(default=True, description="whether the virtual step of the second order is clipped as "
+                               "the real one is")
     search_epochs: int = Field(ge=1, description="most passes over the training data in a search")
     patience: int = Field(ge=1, description="epochs without validation gain that end a stage")
     min_gain: float = Field(ge=0, description="relative validation gain that counts as one")
