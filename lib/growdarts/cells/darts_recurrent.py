@@ -3,49 +3,20 @@
 Shapes: T time, B batch, I inputs, H hidden, N nodes, E edges, K operations.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from growdarts.cells.highway import ACTIVATIONS, HighwayCell, masked, uniform
+from growdarts.cells import Duplicate
+from growdarts.cells.highway import HighwayCell
+from growdarts.cells.recurrent_node import PrivateOperation, RecurrentNode
+from growdarts.cells.tracing import OperationTrace, record_calls, statistics_kept
 from growdarts.darts_genotypes import RECURRENT_OPERATIONS, RecurrentGenotype
 from growdarts.genotype import GenotypeError
 from growdarts.interop import StateDictError
-from growdarts.mixture import Mixture
-
-
-class RecurrentNode(nn.Module):
-    """A node of the search cell: one W for all its edges, one mixture for each.
-
-    Parameters
-    ----------
-    edges : for every predecessor the names of its operations.
-    weighted : whether the node enters the output by a weight of its own (a node grown by morphism).
-    """
-
-    def __init__(self, hidden: int, edges: Sequence[Sequence[str]], weighted: bool) -> None:
-        super().__init__()
-        unknown = sorted({key for keys in edges for key in keys} - set(RECURRENT_OPERATIONS))
-        if unknown:
-            raise ValueError(f"unknown operations {unknown}: allowed are {', '.join(RECURRENT_OPERATIONS)}")
-        self.W = uniform(hidden, 2 * hidden)
-        self.edges = nn.ModuleList(Mixture(keys) for keys in edges)
-        self.output_weight = nn.Parameter(torch.zeros(())) if weighted else None
-
-    def live(self) -> list[int]:
-        """Predecessors whose edge holds more than `none`; a node without any computes zero times state 0."""
-        return [j for j, edge in enumerate(self.edges) if edge.keys != ["none"]] or [0]
-
-    def activations(self) -> list[str]:
-        """Activations that at least one edge holds."""
-        held = {key for edge in self.edges for key in edge.keys}
-        return [name for name in ACTIVATIONS if name in held] or ["identity"]
-
-    def theta_parameters(self) -> list[nn.Parameter]:
-        """W, and the output weight if there is one."""
-        return [self.W] if self.output_weight is None else [self.W, self.output_weight]
+from growdarts.mixture import Mixture, operation_name
 
 
 class RecurrentSearchCell(HighwayCell):
@@ -56,6 +27,9 @@ class RecurrentSearchCell(HighwayCell):
 
     [DARTS Eq. 2], with one batch norm without affine parameters for all states and time steps. The edges, rows of
     the original's alpha, are ordered by node, then by predecessor.
+
+    All operations of a node compute with one W. To be duplicated, an operation leaves it: on its edge it and its copy
+    get a W of their own, $W - \delta$ and $W + \delta$, while all others keep the shared one.
 
     Parameters
     ----------
@@ -75,12 +49,29 @@ class RecurrentSearchCell(HighwayCell):
         self.nodes = nn.ModuleList(RecurrentNode(hidden, [operations] * i, False) for i in range(1, n_nodes + 1))
 
     def alpha_matrix(self) -> Tensor:
-        """The original's alpha (E, K), columns as in RECURRENT_OPERATIONS; -inf where an edge has no such operation."""
-        mixtures, K = list(self.mixtures()), len(RECURRENT_OPERATIONS)
-        place = [row * K + RECURRENT_OPERATIONS.index(key) for row, m in enumerate(mixtures) for key in m.keys]
-        alpha = torch.cat([mixture.alpha for mixture in mixtures])
-        empty = alpha.new_full((len(mixtures) * K,), float("-inf"))
-        return empty.scatter(0, torch.tensor(place, device=alpha.device), alpha).view(-1, K)
+        """The original's alpha (E, K), columns as in RECURRENT_OPERATIONS; -inf where an edge has no such operation.
+
+        Raises
+        ------
+        StateDictError
+            an edge holds copies: the original's alpha has one column an operation.
+        """
+        return self._logits(self._original_columns(), len(RECURRENT_OPERATIONS))
+
+    def _original_columns(self) -> list[list[int]]:
+        """For every edge the original's columns of its operations."""
+        copies = {name: mixture.keys for name, mixture in zip(self.mixture_names(), self.mixtures(), strict=True)
+                  if len(mixture.operation_weights()) < len(mixture.keys)}
+        if copies:
+            raise StateDictError(f"the original's alpha has one column an operation, no place for copies: {copies}")
+        return [[RECURRENT_OPERATIONS.index(operation_name(key)) for key in m.keys] for m in self.mixtures()]
+
+    def _logits(self, columns: list[list[int]], K: int) -> Tensor:
+        """All alphas as rows of K `columns`, (E, K); -inf elsewhere."""
+        alpha = torch.cat([mixture.alpha for mixture in self.mixtures()])
+        place = torch.tensor([row * K + column for row, edge in enumerate(columns) for column in edge])
+        empty = alpha.new_full((len(columns) * K,), float("-inf"))
+        return empty.scatter(0, place.to(alpha.device), alpha).view(-1, K)
 
     @torch.no_grad()
     def load_alpha(self, matrix: Tensor) -> None:
@@ -88,40 +79,37 @@ class RecurrentSearchCell(HighwayCell):
         mixtures = list(self.mixtures())
         if matrix.shape != (len(mixtures), len(RECURRENT_OPERATIONS)):
             raise StateDictError(f"alpha {tuple(matrix.shape)} instead of {(len(mixtures), len(RECURRENT_OPERATIONS))}")
-        for mixture, row in zip(mixtures, matrix, strict=True):
-            mixture.alpha.copy_(row[[RECURRENT_OPERATIONS.index(key) for key in mixture.keys]])
+        for mixture, row, columns in zip(mixtures, matrix, self._original_columns(), strict=True):
+            mixture.alpha.copy_(row[columns])
 
-    def _prepare(self) -> list[tuple[RecurrentNode, list[int], list[str], Tensor]]:
-        """Per node: its live predecessors, its activations, and their weights (live, activations)."""
-        weights = torch.softmax(self.alpha_matrix(), dim=-1).split([len(node.edges) for node in self.nodes])
+    def _prepare(self) -> list[tuple[RecurrentNode, list[int], list[str], Tensor, list[PrivateOperation]]]:
+        """Per node: its live predecessors; the activations that share W, and their weights (live, activations); the
+        operations that do not."""
+        K = len(RECURRENT_OPERATIONS)
+        private = sorted({key for node in self.nodes for keys in node.own() for key in keys})  # columns after the K
+        columns = [[K + private.index(key) if key in own else RECURRENT_OPERATIONS.index(key) for key in edge.keys]
+                   for node in self.nodes for edge, own in zip(node.edges, node.private, strict=True)]
+        weights = torch.softmax(self._logits(columns, K + len(private)), dim=-1)
         prepared = []
-        for node, rows in zip(self.nodes, weights, strict=True):
+        for node, rows in zip(self.nodes, weights.split([len(node.edges) for node in self.nodes]), strict=True):
             live, names = node.live(), node.activations()
-            columns = [RECURRENT_OPERATIONS.index(name) for name in names]
-            prepared.append((node, live, names, rows[live][:, columns]))
+            shared = rows[live][:, [RECURRENT_OPERATIONS.index(name) for name in names]]
+            own = [PrivateOperation(live.index(j), operation_name(key), node.private[j][key],
+                                    rows[j, K + private.index(key)]) for j, keys in enumerate(node.own()) for key in keys]
+            prepared.append((node, live, names, shared, own))
         return prepared
 
     def _step(self, s: Tensor, h_mask: Tensor | None, prepared: Any) -> Tensor:
         states = [self.bn(s)]
-        for node, live, names, weights in prepared:
+        for node, live, *operations in prepared:
             sources = torch.stack([states[j] for j in live])  # (live, B, H)
-            states.append(self.bn(self._mix(node.W, sources, masked(sources, h_mask), names, weights)))
+            states.append(self.bn(node(sources, h_mask, *operations)))
         plain = [s for s, node in zip(states[1:], self.nodes, strict=True) if node.output_weight is None]
         h = torch.stack(plain).mean(dim=0)
         for s, node in zip(states[1:], self.nodes, strict=True):
             if node.output_weight is not None:
                 h = h + node.output_weight * s
         return h
-
-    @staticmethod
-    def _mix(W: Tensor, sources: Tensor, dropped: Tensor, names: list[str], weights: Tensor) -> Tensor:
-        r"""$\sum_j \sum_o w_{jo}\, o(s_j) = \sum_j q_j s_j + \sigma(c_j)(\sum_o w_{jo} f_o(u_j) - q_j s_j)$ with
-        $q_j = \sum_o w_{jo}$, $[c_j, u_j]$ from `dropped` states: (live, B, H) -> (B, H) [DARTS Eq. 2]."""
-        c, u = (dropped @ W).chunk(2, dim=-1)
-        candidates = torch.stack([ACTIVATIONS[name](u) for name in names], dim=1)  # (live, K, B, H)
-        mixed = torch.bmm(weights[:, None], candidates.flatten(2)).view_as(sources)
-        kept = weights.sum(dim=1)[:, None, None] * sources
-        return torch.lerp(kept, mixed, torch.sigmoid(c)).sum(dim=0)
 
     def grow_node(self, *, morphism: bool, epsilon: float, noise: float) -> None:
         r"""Append a node with edges from all states; function-preserving if `morphism` [JG 3.2.1].
@@ -171,13 +159,37 @@ class RecurrentSearchCell(HighwayCell):
         return len(self.nodes)
 
     def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        """Keep only operations `index` of an edge; the old and the new alpha. W serves all edges and stays."""
-        return mixture.keep(index)
+        """Keep only operations `index` of an edge; the old and the new alpha."""
+        node, j = self._edge_of(mixture)
+        return node.keep(j, index)
+
+    def _edge_of(self, mixture: Mixture) -> tuple[RecurrentNode, int]:
+        """Node and predecessor of the edge of `mixture`."""
+        return next((node, j) for node in self.nodes for j, edge in enumerate(node.edges) if edge is mixture)
+
+    def operation_weights(self, mixture: Mixture, key: str) -> dict[str, nn.Parameter]:
+        """`W`, (H, 2 H), of an operation: its own, or the one that it shares; empty for `none`."""
+        node, j = self._edge_of(mixture)
+        return node.weights_of(j, key)
+
+    def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
+        """Add an identical copy of an operation to its edge; the two have a W of their own each [JG 3.2.2]."""
+        node, j = self._edge_of(mixture)
+        return node.duplicate(j, key)
+
+    def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
+        """Every operation but `none` on all samples and time steps that `loss` runs the cell over.
+
+        Those that share W are taken as duplicating leaves them: each with a W of its own. Dropout masks are part of
+        the trace. Its gradient at a time step is the total one: also through the later steps and the batch norm.
+        """
+        with statistics_kept(self):
+            calls = record_calls([*self.nodes], loss)
+        return [trace for node in self.nodes for trace in node.traces(calls[node])]
 
     def structure(self) -> list[dict[str, Any]]:
-        """Per node the operations of its edges, and whether it has an output weight."""
-        return [{"edges": [list(edge.keys) for edge in node.edges], "weighted": node.output_weight is not None}
-                for node in self.nodes]
+        """Per node the operations of its edges, which of them have their own W, and whether it has an output weight."""
+        return [node.structure() for node in self.nodes]
 
     def restructure(self, structure: Sequence[dict[str, Any]]) -> None:
         """Rebuild the nodes for `structure`, with fresh weights."""
@@ -186,20 +198,20 @@ class RecurrentSearchCell(HighwayCell):
 
     def flops(self) -> int:
         """Multiply-adds, counted twice, of the matrix products of one time step and sample."""
-        return 2 * self.W0.numel() + sum(2 * len(node.live()) * node.W.numel() for node in self.nodes)
+        return 2 * self.W0.numel() + sum(node.flops() for node in self.nodes)
 
     def genotype(self) -> RecurrentGenotype:
         """Per node the edge and operation of the largest weight, `none` aside [DARTS 2.4].
 
-        An edge that holds `none` only cannot be chosen, and a node without an edge to choose is left out.
+        Copies of a duplicated operation count together. An edge that holds `none` only cannot be chosen, and a node without an edge to choose is left out.
         """
         number, recurrent = {0: 0}, []  # number of a state in the genotype
         for i, node in enumerate(self.nodes, start=1):
-            candidates = [(weight, key, j) for j, edge in enumerate(node.edges) if j in number
-                          for key, weight in edge.named_weights().items() if key != "none"]
+            candidates = [(weight, name, j) for j, edge in enumerate(node.edges) if j in number
+                          for name, weight in edge.operation_weights().items() if name != "none"]
             if candidates:
-                _, key, j = max(candidates, key=lambda candidate: candidate[0])  # the first of equals, as DARTS
-                recurrent.append((key, number[j]))
+                _, name, j = max(candidates, key=lambda candidate: candidate[0])  # the first of equals, as DARTS
+                recurrent.append((name, number[j]))
                 number[i] = len(recurrent)
         if not recurrent:
             raise GenotypeError("every edge of the cell holds none only: no architecture can be derived")
@@ -210,5 +222,9 @@ class RecurrentSearchCell(HighwayCell):
         weighted = [i for i, node in enumerate(self.nodes, start=1) if node.output_weight is not None]
         if weighted:
             raise StateDictError(f"nodes {weighted} have output weights, which the original's cell does not know")
+        own = {name: keys for name, keys in zip(self.mixture_names(), (k for n in self.nodes for k in n.own()),
+                                                strict=True) if keys}
+        if own:
+            raise StateDictError(f"operations with weights of their own, which the original's cell does not know: {own}")
         return {"_W0": self.W0, **{f"_Ws.{i}": node.W for i, node in enumerate(self.nodes)},
                 **{f"bn.{name}": buffer for name, buffer in self.bn.named_buffers()}}

@@ -32,6 +32,12 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x * mask
 
 
+def highway(s: Tensor, product: Tensor, activation: str) -> Tensor:
+    """o(s) from s (..., H) and `product` [c, u] (..., 2 H)."""
+    c, u = product.chunk(2, dim=-1)
+    return torch.lerp(s, ACTIVATIONS[activation](u), torch.sigmoid(c))
+
+
 class HighwayCell(nn.Module):
     """What the searched and the fixed cell share: the first state, the loop over time, names of the original."""
 
@@ -102,9 +108,7 @@ class RecurrentCell(HighwayCell):
             if nodes:
                 s = states[j]
                 for i, product in zip(nodes, (masked(s, h_mask) @ W).chunk(len(nodes), dim=-1), strict=True):
-                    c, u = product.chunk(2, dim=-1)
-                    f = ACTIVATIONS[self._genotype.recurrent[i - 1][0]]
-                    states[i] = torch.lerp(s, f(u), torch.sigmoid(c))
+                    states[i] = highway(s, product, self._genotype.recurrent[i - 1][0])
         return torch.stack([states[i] for i in self._genotype.concat]).mean(dim=0)
 
     def theta_parameters(self) -> list[nn.Parameter]:
