@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 
+from growdarts.cells.darts_recurrent import RecurrentSearchCell
 from growdarts.criteria import epochs_since_gain, improves, operations_to_prune, stage_is_over
+from growdarts.image_networks import SearchImageNetwork
 from growdarts.mixture import Mixture
 from growdarts.networks import two_input_forecaster
 from growdarts.primitives import DEFAULT_TWO_INPUT
@@ -34,7 +36,32 @@ def test_improves_needs_the_whole_gain():
     ([0.4, 0.3, 0.26, 0.04], [3]), ([0.6, 0.3, 0.06, 0.04], []), ([0.02, 0.03, 0.04], [0, 1]), ([1.0], [])])
 def test_operations_to_prune(weights, pruned):
     """Only while no weight surpasses keep_all_above = 0.5, and never the strongest."""
-    assert operations_to_prune(weights, 0.05, 0.5) == pruned
+    assert operations_to_prune(dict(zip("abcd", weights, strict=False)), 0.05, 0.5) == ["abcd"[i] for i in pruned]
+
+
+@pytest.mark.parametrize("weights, pruned", [
+    ({"none": 0.9, "tanh": 0.02, "relu": 0.04, "identity": 0.04}, ["tanh", "identity"]),  # a dead edge otherwise
+    ({"none": 0.03, "tanh": 0.5, "relu": 0.47}, ["none"]),  # none goes as any other
+    ({"none": 0.01, "tanh": 0.02, "relu": 0.03}, ["none", "tanh"]),
+    ({"none": 1.0}, []), ({"none": 0.02}, []),
+    ({"none": 0.91, "relu": 0.04, "tanh": 0.03, "tanh#2": 0.02}, ["relu", "tanh#2"]),  # tanh weighs 0.05 in all
+    ({"gate": 0.03, "gate#2": 0.49, "carry": 0.48}, ["gate"])])  # a copy may go
+def test_the_operation_that_would_be_derived_is_never_pruned(weights, pruned):
+    assert operations_to_prune(weights, 0.05, 0.95) == pruned
+
+
+def test_a_pruned_edge_of_the_darts_cells_never_holds_none_only():
+    cell = RecurrentSearchCell(3, 3, 2)
+    images = SearchImageNetwork(2, 3, 3, 1, ("none", "skip_connect", "sep_conv_3x3"), image_size=8)
+    for network in (cell, images):
+        with torch.no_grad():
+            for mixture in network.mixtures():
+                mixture.alpha[0] += 5.0  # none has nearly all the weight, as it often has
+        theta, alpha = torch.optim.SGD(network.theta_parameters()), torch.optim.Adam(network.alpha_parameters())
+        before = network.genotype()
+        assert prune(network, theta, alpha, prune_below=0.2, keep_all_above=1.0)
+        assert all(len(mixture.keys) == 2 and mixture.keys[0] == "none" for mixture in network.mixtures())
+        assert network.genotype() == before
 
 
 def trained():

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from growdarts.mixture import operation_name
+
 
 def improves(error: float, best: float, min_gain: float) -> bool:
     """Whether `error` is below `best` by more than the fraction `min_gain` of it."""
@@ -39,15 +41,20 @@ def growing_helps(stage_errors: Sequence[float], min_gain: float) -> bool:
     return improves(last, min(before, default=float("inf")), min_gain)
 
 
-def operations_to_prune(weights: Sequence[float], prune_below: float, keep_all_above: float) -> list[int]:
-    """Operations with a weight below `prune_below`, while no weight surpasses `keep_all_above` [JG pruning].
+def operations_to_prune(weights: Mapping[str, float], prune_below: float, keep_all_above: float) -> list[str]:
+    """Keys of weights below `prune_below`, while no weight surpasses `keep_all_above` [JG pruning].
 
-    The strongest operation always stays.
+    The operation that would be derived always stays: of the strongest besides `none`, copies added up, the strongest
+    copy. Without it the edge would hold nothing but `none`, or end as another operation only because of the pruning.
     """
-    strongest = max(range(len(weights)), key=weights.__getitem__)
-    if weights[strongest] >= keep_all_above:
+    if max(weights.values()) >= keep_all_above:
         return []
-    return [i for i, weight in enumerate(weights) if weight < prune_below and i != strongest]
+    total: dict[str, float] = {}
+    for key, weight in weights.items():
+        total[operation_name(key)] = total.get(operation_name(key), 0.0) + weight
+    strongest = max((key for key in weights if key != "none"), default="none",
+                    key=lambda key: (total[operation_name(key)], weights[key]))
+    return [key for key, weight in weights.items() if weight < prune_below and key != strongest]
 
 
 Operation = tuple[int, str]  # position of its mixture, key

@@ -15,11 +15,11 @@ def prune(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Opt
     """
     dropped = []
     for name, mixture in zip(network.mixture_names(), network.mixtures(), strict=True):
-        weak = operations_to_prune(mixture.weights().tolist(), prune_below, keep_all_above)
+        weak = operations_to_prune(mixture.named_weights(), prune_below, keep_all_above)
         if not weak:
             continue
-        keep = [i for i in range(len(mixture.keys)) if i not in weak]
-        dropped += [f"{name}: {mixture.keys[i]}" for i in weak]
+        keep = [i for i, key in enumerate(mixture.keys) if key not in weak]
+        dropped += [f"{name}: {key}" for key in weak]
         old, new = network.keep_operations(mixture, keep)
         carry_moments(alpha_optimizer, old, new, keep)
     follow(theta_optimizer, network.theta_parameters())
