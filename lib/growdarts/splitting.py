@@ -24,6 +24,11 @@ $S_u v_u$ of *all* units at once, for any operation that autograd differentiates
 is ever stored. Piecewise linear operations have S = 0. For relu that leaves out its kink, where the two copies
 together give more than the one: a split there is neither predicted nor proposed.
 
+The loss is that of the mode in which the network is. In training mode batch statistics and dropout masks are part of
+the function, and all of the above holds for those masks (a window of text keeps the masks that its first pass draws).
+Operations of convolutional cells are curved in training mode only: behind their last convolution comes nothing but a
+batch norm, which is affine once it divides by running statistics (`growdarts.cells.conv_tracing`).
+
 Shapes: U units (H of a recurrent cell, C of a convolution), D weights of a unit.
 """
 
@@ -99,6 +104,7 @@ def splitting_matrices(network: SearchSpace, loss: Loss, batches: Iterable[Any])
     """Of every operation that owns weights, averaged over `batches` [JG 3.2.2].
 
     A space may hold an operation in several places at once (convolutional cells that share alpha): one entry a place.
+    Weights, moments and running statistics stay as they are.
 
     Parameters
     ----------
