@@ -232,6 +232,15 @@ class SearchImageNetwork(ImageNetwork):
                 del edge.operations[key]
         return old, new
 
+    def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
+        """Add operation `name`, with fresh weights, to the edge of `mixture` in every cell of its kind, at mixture
+        weight `weight`."""
+        built = [(edge, edge.build(name)) for edge in self._edges_of(mixture).values()]
+        old, new = mixture.add(name, weight)
+        for edge, operation in built:
+            edge.operations[name] = operation.to(new).train(self.training)
+        return old, new
+
     def _edges_of(self, mixture: Mixture) -> dict[str, MixedEdge]:
         """The edge of `mixture` in every cell of its kind, by the name of the cell."""
         return {f"cell {number}": edge for number, cell in enumerate(self.cells)

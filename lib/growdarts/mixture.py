@@ -65,6 +65,17 @@ class Mixture(nn.Module):
         self.keys = [*self.keys, key]
         return old, self.alpha
 
+    def add(self, key: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
+        r"""Add candidate `key` with mixture weight w, between 0 and 1; the others keep their ratios.
+
+        Its logit is $\log \sum_o e^{\alpha_o} + \log \frac{w}{1 - w}$. Returns the old and the new `alpha`, as `keep`.
+        """
+        if not 0 < weight < 1:
+            raise ValueError(f"weight = {weight} of {key!r}: allowed is a number between 0 and 1")
+        if key in map(operation_name, self.keys):
+            raise ValueError(f"the mixture of {self.keys} holds {key!r} already")
+        return self.append(key, torch.logsumexp(self.alpha.detach(), 0) + math.log(weight / (1 - weight)))
+
     def duplicate(self, key: str) -> tuple[str, nn.Parameter, nn.Parameter]:
         r"""Let a copy share the weight of `key`: both logits are $\alpha - \log 2$, both weights half [JG 3.2.2].
 

@@ -66,6 +66,16 @@ class TwoInputForecaster(Forecaster):
         node = next(node for cell in self.cells for node in cell.nodes if node.mixture is mixture)
         return node.keep(index)
 
+    @property
+    def operations(self) -> list[str]:
+        """Candidates of every node."""
+        return self.cells[0].operations
+
+    def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
+        """Add operation `name`, with fresh weights, to the node of `mixture`, at mixture weight `weight`."""
+        node = next(node for cell in self.cells for node in cell.nodes if node.mixture is mixture)
+        return node.add(name, weight)
+
     def structure(self) -> list[list[list[str]]]:
         """Layers of nodes of operation keys."""
         return [cell.structure() for cell in self.cells]

@@ -1,10 +1,14 @@
-"""Dropping weak operations from a mixture."""
+"""Dropping weak operations from a mixture, and refilling their slots."""
 
+from collections.abc import Mapping, Sequence
+
+import torch
 from torch.optim import Optimizer
 
 from growdarts.cells import SearchSpace
 from growdarts.criteria import operations_to_prune
-from growdarts.morphisms import carry_moments, follow
+from growdarts.mixture import operation_name
+from growdarts.morphisms import carry_moments, embed_moments, follow
 
 
 def prune(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer, *,
@@ -25,3 +29,36 @@ def prune(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Opt
     follow(theta_optimizer, network.theta_parameters())
     follow(alpha_optimizer, network.alpha_parameters())
     return dropped
+
+
+def held_operations(network: SearchSpace) -> dict[str, list[str]]:
+    """Keys of every mixture by its name."""
+    return {name: list(mixture.keys)
+            for name, mixture in zip(network.mixture_names(), network.mixtures(), strict=True)}
+
+
+def resample(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer, *,
+             before: Mapping[str, Sequence[str]], weight: float) -> list[str]:
+    """Refill every slot that was taken `before`, see `held_operations`, and is free after a pruning.
+
+    Each by an operation drawn uniformly from the network's candidates that the mixture does not hold: one that it did
+    not hold before either, if there is such a one. It has fresh weights and enters with `weight`, in the mixture and,
+    about, as a change of the function; the others keep their ratios and moments. Where the mixture holds all
+    candidates, nothing is refilled. Returns what was added, as `"mixture: key"`.
+    """
+    added = []
+    for name, mixture in zip(network.mixture_names(), network.mixtures(), strict=True):
+        former = set(map(operation_name, before[name]))
+        for _ in set(before[name]) - set(mixture.keys):
+            free = [candidate for candidate in network.operations
+                    if candidate not in map(operation_name, mixture.keys)]
+            choice = [candidate for candidate in free if candidate not in former] or free
+            if not choice:
+                break
+            chosen = choice[int(torch.randint(len(choice), ()))]
+            old, new = network.add_operation(mixture, chosen, weight)
+            embed_moments(alpha_optimizer, old, new, (slice(0, len(old)),))
+            added.append(f"{name}: {chosen}")
+    follow(theta_optimizer, network.theta_parameters())
+    follow(alpha_optimizer, network.alpha_parameters())
+    return added

@@ -13,6 +13,8 @@ from growdarts.mixture import Mixture
 class SearchSpace(Protocol):
     """What `growdarts.search` needs of a network; it must not know which space it grows."""
 
+    operations: Sequence[str]  # candidates of every mixture, also of those that are grown
+
     def __call__(self, x: Tensor) -> Tensor: ...
 
     def alpha_parameters(self) -> list[nn.Parameter]:
@@ -39,6 +41,9 @@ class SearchSpace(Protocol):
 
     def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
         """Keep only operations `index` in the node of `mixture`; the old and the new alpha."""
+
+    def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
+        """Add candidate `name`, with fresh weights, at mixture weight `weight`; the old and the new alpha."""
 
     def structure(self) -> Any:
         """Plain description of nodes and their operations, enough to rebuild the network."""
@@ -73,10 +78,17 @@ class OperationOwner(Protocol):
         """The mixtures whose operations' weights it owns."""
 
     def operation_weights(self, mixture: Mixture, key: str) -> dict[str, nn.Parameter]:
-        """Weights that operation `key` computes with, by name; none for an operation without weights."""
+        """Weights that operation `key` computes with, in all its places, by name; none for one without weights."""
 
     def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
-        """Add an identical copy of `key`, with half of its mixture weight each [JG 3.2.2]."""
+        """Add an identical copy of `key`, with half of its mixture weight each [JG 3.2.2].
+
+        Weights that `key` shared with others are its own afterwards: `Duplicate.weights` has new ones in their place.
+        """
 
     def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
-        """Evaluate `loss` once; a trace of every operation with weights that took part."""
+        """Evaluate `loss` once, in the present mode; a trace of every operation with weights that took part.
+
+        An operation that is held in several places has one a place. Nothing in the network changes, its running
+        statistics included.
+        """

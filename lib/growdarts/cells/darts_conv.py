@@ -58,8 +58,12 @@ class MixedEdge(nn.Module):
 
     def __init__(self, channels: int, stride: int, keys: Sequence[str]) -> None:
         super().__init__()
-        self.operations = nn.ModuleDict({key: build_operation(operation_name(key), channels, stride, search=True)
-                                         for key in keys})
+        self.channels, self.stride = channels, stride
+        self.operations = nn.ModuleDict({key: self.build(key) for key in keys})
+
+    def build(self, key: str) -> nn.Module:
+        """Operation `key` of this edge, with fresh weights."""
+        return build_operation(operation_name(key), self.channels, self.stride, search=True)
 
     def forward(self, x: Tensor, keys: Sequence[str], weights: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H / stride, W / stride); `weights` (K,) in the order of `keys`."""

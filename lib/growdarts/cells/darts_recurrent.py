@@ -95,7 +95,8 @@ class RecurrentSearchCell(HighwayCell):
             live, names = node.live(), node.activations()
             shared = rows[live][:, [RECURRENT_OPERATIONS.index(name) for name in names]]
             own = [PrivateOperation(live.index(j), operation_name(key), node.private[j][key],
-                                    rows[j, K + private.index(key)]) for j, keys in enumerate(node.own()) for key in keys]
+                                    rows[j, K + private.index(key)])
+                   for j, keys in enumerate(node.own()) for key in keys]
             prepared.append((node, live, names, shared, own))
         return prepared
 
@@ -163,6 +164,11 @@ class RecurrentSearchCell(HighwayCell):
         node, j = self._edge_of(mixture)
         return node.keep(j, index)
 
+    def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
+        """Add operation `name` to an edge at mixture weight `weight`; the old and the new alpha."""
+        node, j = self._edge_of(mixture)
+        return node.add(j, name, weight)
+
     def _edge_of(self, mixture: Mixture) -> tuple[RecurrentNode, int]:
         """Node and predecessor of the edge of `mixture`."""
         return next((node, j) for node in self.nodes for j, edge in enumerate(node.edges) if edge is mixture)
@@ -203,7 +209,8 @@ class RecurrentSearchCell(HighwayCell):
     def genotype(self) -> RecurrentGenotype:
         """Per node the edge and operation of the largest weight, `none` aside [DARTS 2.4].
 
-        Copies of a duplicated operation count together. An edge that holds `none` only cannot be chosen, and a node without an edge to choose is left out.
+        Copies of a duplicated operation count together. An edge that holds `none` only cannot be chosen, and a node
+        without an edge to choose is left out.
         """
         number, recurrent = {0: 0}, []  # number of a state in the genotype
         for i, node in enumerate(self.nodes, start=1):
@@ -225,6 +232,6 @@ class RecurrentSearchCell(HighwayCell):
         own = {name: keys for name, keys in zip(self.mixture_names(), (k for n in self.nodes for k in n.own()),
                                                 strict=True) if keys}
         if own:
-            raise StateDictError(f"operations with weights of their own, which the original's cell does not know: {own}")
+            raise StateDictError(f"the original's cell knows no operations with weights of their own: {own}")
         return {"_W0": self.W0, **{f"_Ws.{i}": node.W for i, node in enumerate(self.nodes)},
                 **{f"bn.{name}": buffer for name, buffer in self.bn.named_buffers()}}

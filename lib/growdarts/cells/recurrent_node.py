@@ -110,6 +110,12 @@ class RecurrentNode(nn.Module):
             del self.private[j][key]
         return old, new
 
+    def add(self, j: int, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
+        """Add operation `name` to edge `j` at mixture weight `weight`; it computes with the node's W, as all others."""
+        if name not in RECURRENT_OPERATIONS:
+            raise ValueError(f"unknown operation {name!r}: allowed are {', '.join(RECURRENT_OPERATIONS)}")
+        return self.edges[j].add(name, weight)
+
     def weights_of(self, j: int, key: str) -> dict[str, nn.Parameter]:
         """The W that operation `key` of edge `j` computes with, its own or the node's; none for `none`."""
         if key == "none":

@@ -28,12 +28,17 @@ class TwoInputNode(nn.Module):
         self.inputs, self.hidden = inputs, hidden
         self.mixture = Mixture(keys)
         self.W, self.U, self.b = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
-        bound = hidden**-0.5  # the range torch.nn's recurrent cells start from
-        for key, rows in zip(keys, self._rows(), strict=True):
-            if rows:
-                self.W[key] = nn.Parameter(torch.empty(rows, inputs).uniform_(-bound, bound))
-                self.U[key] = nn.Parameter(torch.empty(rows, hidden).uniform_(-bound, bound))
-                self.b[key] = nn.Parameter(torch.empty(rows).uniform_(-bound, bound))
+        for key in keys:
+            self._draw_weights(key)
+
+    def _draw_weights(self, key: str) -> None:
+        """Fresh weights of operation `key`, if it has any."""
+        rows = TWO_INPUT[operation_name(key)].blocks * self.hidden
+        bound = self.hidden**-0.5  # the range torch.nn's recurrent cells start from
+        if rows:
+            self.W[key] = nn.Parameter(torch.empty(rows, self.inputs).uniform_(-bound, bound))
+            self.U[key] = nn.Parameter(torch.empty(rows, self.hidden).uniform_(-bound, bound))
+            self.b[key] = nn.Parameter(torch.empty(rows).uniform_(-bound, bound))
 
     def operations(self) -> list[TwoInputOperation]:
         """The node's operations, in the order of alpha."""
@@ -74,6 +79,15 @@ class TwoInputNode(nn.Module):
             for part in (self.W, self.U, self.b):
                 del part[key]
         return self.mixture.keep(index)
+
+    def add(self, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
+        """Add operation `name` with fresh weights at mixture weight `weight`; the old and the new alpha."""
+        if name not in TWO_INPUT:
+            raise ValueError(f"unknown operation {name!r}: allowed are {', '.join(TWO_INPUT)}")
+        old, new = self.mixture.add(name, weight)
+        self._draw_weights(name)
+        self.to(new)
+        return old, new
 
     def weights_of(self, key: str) -> dict[str, nn.Parameter]:
         """`W`, `U`, `b` of operation `key`; empty if it owns none."""
