@@ -9,10 +9,11 @@ import yaml
 
 from growdarts import grids
 from growdarts import settings as settings_module
-from growdarts.config import (ImageConfig, ImageRun, LanguageConfig, LanguageRun, MorphismConfig, ReportConfig,
-                              TimeSeriesConfig, TimeSeriesRun, TimeSeriesSettings)
+from growdarts.config import (ImageConfig, ImageRun, LanguageConfig, LanguageRun, TimeSeriesConfig, TimeSeriesRun,
+                              TimeSeriesSettings)
 from growdarts.figures import LABELS
 from growdarts.images import image_names
+from growdarts.page_settings import AblationConfig, MorphismConfig, ReportConfig
 from growdarts.series import series_names
 from growdarts.settings import ConfigError
 from growdarts.text import text_names
@@ -60,7 +61,7 @@ def test_several_problems_are_all_told(settings):
 
 def test_every_field_says_what_it_is():
     for config in (TimeSeriesRun, TimeSeriesConfig, LanguageRun, LanguageConfig, ImageRun, ImageConfig,
-                   MorphismConfig, ReportConfig):
+                   AblationConfig, MorphismConfig, ReportConfig):
         assert all(field.description for field in config.model_fields.values())
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from growdarts.config import MorphismConfig
+from growdarts.page_settings import MorphismConfig
 from growdarts.morphism_study import study
 from growdarts.primitives import DEFAULT_TWO_INPUT
 

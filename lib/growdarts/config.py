@@ -20,6 +20,14 @@ class Grid(Settings):
     progress: bool = Field(description="show progress bars also where stderr is no terminal")
     keep_records: bool = Field(description="write records under data/results, reuse those there")
 
+    def records_folder(self) -> str:
+        """Of the records, in data/results."""
+        return self.experiment
+
+    def label(self) -> str:
+        """What a job of the batch is called."""
+        return f"{self.methods[0]}-seed{self.seed}"
+
     def runs(self) -> list[Any]:
         """The configurations of the runs, in order."""
         raise NotImplementedError
@@ -221,35 +229,3 @@ class ImageConfig(ImageSettings, Grid):
         """One run a method."""
         shared = {name: getattr(self, name) for name in ImageSettings.model_fields}
         return [ImageRun(**shared, method=method) for method in self.methods]
-
-
-# ---- pages that do not search ------------------------------------------------------------------
-
-
-class MorphismConfig(Settings):
-    """Parameters of notebook `01_morphisms`."""
-
-    seed: int = Field(ge=0, lt=2**31, description="seed of every random draw")
-    window: int = Field(ge=1, le=250, description="days the cell reads before it forecasts")
-    hidden: int = Field(ge=1, le=4096, description="units H of the cell")
-    operations: list[str] = Field(min_length=1, description="candidate operations of every node")
-    epochs_before: int = Field(ge=1, description="epochs of training before the growth")
-    epochs_after: int = Field(ge=1, description="epochs of training after it")
-    epsilons: list[float] = Field(min_length=2, description="bounds on the relative change that are tried")
-    noises: list[float] = Field(min_length=1, description="noise deviations, in epsilon, that are tried")
-    draws: int = Field(ge=1, description="growths per pair of epsilon and noise")
-
-    @model_validator(mode="after")
-    def _in_range(self) -> Self:
-        known_operations(self.operations, TWO_INPUT)
-        if not all(0 < epsilon < 1 for epsilon in self.epsilons):
-            raise ValueError(f"parameter 'epsilons' = {self.epsilons}: allowed is above 0 and below 1")
-        if not all(0 < noise <= 0.5 for noise in self.noises):
-            raise ValueError(f"parameter 'noises' = {self.noises}: allowed is above 0, at most 0.5")
-        return self
-
-
-class ReportConfig(Settings):
-    """Parameters of notebook `06_report`: whose records it reads."""
-
-    tier: Literal["reduced", "full"] = Field(description="tier of the grid file whose records are read")

@@ -10,17 +10,18 @@ import yaml
 
 from growdarts import records
 from growdarts.config import Grid, ImageConfig, LanguageConfig, TimeSeriesConfig
+from growdarts.page_settings import AblationConfig
 from growdarts.settings import ConfigError
 
 GRIDS = records.ROOT / "notebooks" / "grids.yml"
 NOTEBOOKS: dict[type[Grid], str] = {TimeSeriesConfig: "02_time_series.ipynb", LanguageConfig: "03_penn_treebank.ipynb",
-                                    ImageConfig: "04_cifar10.ipynb"}
+                                    ImageConfig: "04_cifar10.ipynb", AblationConfig: "05_ablations.ipynb"}
 EXPERIMENTS: dict[str, type[Grid]] = {config.experiment: config for config in NOTEBOOKS}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One execution of a notebook: one method and one seed of an experiment, at all origins of the tier."""
+    """One execution of a notebook: one seed of one method, or of one switch of the ablations."""
 
     config: Grid
     overrides: dict[str, Any]
@@ -28,7 +29,7 @@ class Job:
     @property
     def name(self) -> str:
         """Name of the executed notebook; the hash makes changed parameters a new job."""
-        return f"{self.config.experiment}-{self.config.methods[0]}-seed{self.config.seed}-{self.config.hash()}"
+        return f"{self.config.experiment}-{self.config.label()}-{self.config.hash()}"
 
     @property
     def notebook(self) -> Path:
@@ -41,7 +42,7 @@ class Job:
 
     def files(self) -> list[Path]:
         """The records that it makes."""
-        return [records.path(run, self.config.tier, self.config.experiment) for run in self.config.runs()]
+        return [records.path(run, self.config.tier, self.config.records_folder()) for run in runs_of(self.config)]
 
     def parameters_yaml(self) -> str:
         """What papermill injects, as one line of YAML. (As JSON, 1e-05 would be read as a string.)"""
@@ -64,33 +65,74 @@ def all_jobs(tier: str, experiment: str | None = None, grids: Path = GRIDS) -> l
 
 
 def jobs(experiment: str, tier: str, grids: Path = GRIDS) -> list[Job]:
-    """All jobs of `tier`, in the order of methods and seeds.
+    """All jobs of `tier`, in the order of methods (or switches) and seeds.
 
     Raises
     ------
     ConfigError
         unknown experiment or tier, or a parameter that the notebook does not have or allow.
     """
+    chosen, config = _entry(experiment, tier, grids), EXPERIMENTS[experiment]
+    defaults = notebook_defaults(GRIDS.parent / NOTEBOOKS[config])
+    made = []
+    for varied in _variations(chosen):
+        overrides = {**chosen["parameters"], **varied, "tier": tier, "progress": True, "keep_records": True}
+        _known(overrides, defaults, str(grids))
+        made.append(Job(config.of(defaults | overrides), overrides))
+    return made
+
+
+def _entry(experiment: str, tier: str, grids: Path) -> dict[str, Any]:
+    """What the grid file says about a tier."""
     grid = yaml.safe_load(Path(grids).read_text())
     if experiment not in grid:
         raise ConfigError(f"experiment {experiment!r}: allowed are {', '.join(grid)}")
     if tier not in grid[experiment]:
-        raise ConfigError(f"tier {tier!r}: allowed are {', '.join(grid[experiment])}")
-    chosen = grid[experiment][tier]
-    config = EXPERIMENTS[experiment]
-    defaults = notebook_defaults(GRIDS.parent / NOTEBOOKS[config])
-    made = []
-    for method in chosen["methods"]:
-        seeds = chosen["seeds"][:1] if method in chosen.get("deterministic", ()) else chosen["seeds"]
-        for seed in seeds:
-            overrides = {**chosen["parameters"], "methods": [method], "seed": seed, "tier": tier,
-                         "progress": True, "keep_records": True}
-            unknown = sorted(set(overrides) - set(defaults))
-            if unknown:
-                raise ConfigError(f"unknown parameter {unknown[0]!r} = {overrides[unknown[0]]!r} in {grids}: "
-                                  f"allowed are {', '.join(sorted(defaults))}")
-            made.append(Job(config.of(defaults | overrides), overrides))
-    return made
+        raise ConfigError(f"tier {tier!r} of {experiment}: allowed are {', '.join(grid[experiment])}")
+    return grid[experiment][tier]
+
+
+def _variations(chosen: dict[str, Any]) -> list[dict[str, Any]]:
+    """What differs between the jobs of a tier."""
+    if "switches" in chosen:
+        return [{"switch": switch, "values": values, "seeds": [seed]}
+                for switch, values in chosen["switches"].items() for seed in chosen["seeds"]]
+    return [{"methods": [method], "seed": seed} for method in chosen["methods"]
+            for seed in (chosen["seeds"][:1] if method in chosen.get("deterministic", ()) else chosen["seeds"])]
+
+
+def _known(overrides: dict[str, Any], allowed: dict[str, Any], where: str) -> None:
+    unknown = sorted(set(overrides) - set(allowed))
+    if unknown:
+        raise ConfigError(f"unknown parameter {unknown[0]!r} = {overrides[unknown[0]]!r} in {where}: "
+                          f"allowed are {', '.join(sorted(allowed))}")
+
+
+def runs_of(config: Grid) -> list[Any]:
+    """The configurations of the runs of a notebook's parameters, in order.
+
+    Those of an ablation are the growing runs of its base experiment with one parameter replaced, for every value
+    of that parameter and every seed.
+
+    Raises
+    ------
+    ConfigError
+        the base experiment has no such parameter or does not allow the value.
+    """
+    if not isinstance(config, AblationConfig):
+        return config.runs()
+    base_config = EXPERIMENTS[config.base_experiment]
+    base = notebook_defaults(GRIDS.parent / NOTEBOOKS[base_config]) | {"methods": ["grow"]}
+    if config.base_tier != "smoke":
+        base |= _entry(config.base_experiment, config.base_tier, GRIDS)["parameters"]
+    changed = {"methods" if config.switch == "method" else config.switch: None, **config.changes}
+    _known(changed, base, "an ablation")
+    runs = []
+    for value in config.values:
+        switched = {"methods": [value]} if config.switch == "method" else {config.switch: value}
+        for seed in config.seeds:
+            runs += base_config.of(base | config.changes | {"seed": seed} | switched).runs()
+    return runs
 
 
 def load_records(experiment: str, tier: str, grids: Path = GRIDS) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from growdarts.config import MorphismConfig
+from growdarts.page_settings import MorphismConfig
 from growdarts.morphisms import grow_node, net2deeper, net2wider
 from growdarts.networks import TwoInputForecaster, two_input_forecaster
 from growdarts.series import load_series

@@ -1,7 +1,7 @@
 """An experiment's runs, from configuration to record: found again if they are there, resumed if they were killed."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from tqdm import tqdm
 from growdarts import records
 from growdarts.config import Grid, ImageRun, LanguageRun, TimeSeriesRun
 from growdarts.experiments import images, language, time_series
+from growdarts.grids import runs_of
 
 Run = TimeSeriesRun | LanguageRun | ImageRun
 RUNNERS: dict[type, Callable[..., dict[str, Any]]] = {
@@ -26,15 +27,15 @@ def run(config: Run, *, checkpoints: Path | None = None, progress: bool = False)
     return RUNNERS[type(config)](config, checkpoints=checkpoints, progress=progress)
 
 
-def run_all(config: Grid, runs: Sequence[Run] | None = None) -> list[dict[str, Any]]:
-    """Run all `runs`, default those of `config`; records there already are read, not made again.
+def run_all(config: Grid) -> list[dict[str, Any]]:
+    """Make all runs of a notebook's parameters; records there already are read, not made again.
 
     Raises
     ------
     RunsFailed
         after all others are done, if some failed.
     """
-    runs, made, failed = config.runs() if runs is None else runs, [], {}
+    runs, made, failed = runs_of(config), [], {}
     with tqdm(runs, desc="runs", disable=None if not config.progress else False) as bar:
         for run_config in bar:
             bar.set_postfix(run=run_config.label())
@@ -55,7 +56,7 @@ class RunsFailed(RuntimeError):
 
 def _recorded(config: Run, grid: Grid) -> dict[str, Any]:
     """The stored record of a run, made first if it is missing; resumes from checkpoints if it was killed."""
-    file = records.path(config, grid.tier, grid.experiment)
+    file = records.path(config, grid.tier, grid.records_folder())
     if file.exists():
         return records.load(file)
     checkpoints = records.CHECKPOINTS / config.hash()
