@@ -110,6 +110,41 @@ def test_papermill_cannot_inject_nonsense(tmp_path, injected, message):
     assert "ConfigError" in str(error.value) and message in str(error.value)
 
 
+@pytest.mark.parametrize("experiment", ["language", "images"])
+@pytest.mark.parametrize("tier", ["reduced", "full"])
+def test_every_tier_of_language_and_images_is_valid(experiment, tier):
+    jobs = grids.jobs(experiment, tier)
+    grid = yaml.safe_load(grids.GRIDS.read_text())[experiment][tier]
+    assert len(jobs) == len(grid["methods"]) * len(grid["seeds"])
+    assert len({file for job in jobs for file in job.files()}) == len(jobs)
+
+
+def test_an_ablation_varies_one_thing():
+    jobs = grids.jobs("ablations", "reduced")
+    grid = yaml.safe_load(grids.GRIDS.read_text())
+    switches = grid["ablations"]["reduced"]["switches"]
+    assert len(jobs) == len(switches) * len(grid["ablations"]["reduced"]["seeds"])
+    base = next(run for run in grids.jobs("time_series", "reduced")[-11].config.runs() if run.origin == 2019)
+    assert base.method == "grow"
+    for job in jobs:
+        runs = grids.runs_of(job.config)
+        assert [run.model_dump()[job.config.switch] for run in runs] == job.config.values
+        for run in runs:
+            differs = {name for name, value in run.model_dump().items() if value != base.model_dump()[name]}
+            assert differs - {"seed", "duplicate_above"} == ({job.config.switch} if run is not runs[0] else set())
+
+
+def test_an_ablation_of_nothing_is_refused():
+    base = dict(base_experiment="time_series", base_tier="smoke", changes={}, values=["x"], seeds=[0], tier="smoke",
+                keep_records=False, progress=False)
+    with pytest.raises(ConfigError, match="unknown parameter 'prunes' = None in an ablation: allowed are .*prune,"):
+        grids.runs_of(AblationConfig.of(base | {"switch": "prunes"}))
+    with pytest.raises(ConfigError, match="parameter 'prune' = 'x': .*'stage', 'end' or 'none'"):
+        grids.runs_of(AblationConfig.of(base | {"switch": "prune"}))
+    with pytest.raises(ConfigError, match="'switch' = 'prune': it stands in 'changes' too"):
+        AblationConfig.of(base | {"switch": "prune", "changes": {"prune": "end"}})
+
+
 @pytest.mark.parametrize("tier", ["reduced", "full"])
 def test_every_tier_of_the_grid_is_valid(tier):
     jobs = grids.jobs("time_series", tier)
@@ -133,7 +168,7 @@ def test_bad_grid_is_refused(tmp_path, change, message):
     (tmp_path / "grid.yml").write_text(yaml.safe_dump(grid))
     with pytest.raises(ConfigError, match=message):
         grids.jobs("time_series", "reduced", tmp_path / "grid.yml")
-    with pytest.raises(ConfigError, match="tier 'huge': allowed are reduced, full"):
+    with pytest.raises(ConfigError, match="tier 'huge' of time_series: allowed are reduced, full"):
         grids.jobs("time_series", "huge")
     with pytest.raises(ConfigError, match="experiment 'tea': allowed are time_series"):
         grids.jobs("tea", "reduced")

@@ -1,0 +1,91 @@
+"""Language and image runs from configuration to record; the width that a budget of weights allows."""
+
+import pytest
+import torch
+
+from growdarts import ablations, experiments, grids, records
+from growdarts.config import ImageRun, LanguageRun
+from growdarts.darts_genotypes import ConvolutionalGenotype
+from growdarts.experiments.phases import largest_width
+from growdarts.genotype import Genotype
+from growdarts.page_settings import AblationConfig
+from growdarts.settings import ConfigError
+
+
+def smoke(experiment, **changes):
+    """A run of the notebook's own parameters, smaller."""
+    config = grids.EXPERIMENTS[experiment]
+    defaults = grids.notebook_defaults(grids.GRIDS.parent / grids.NOTEBOOKS[config])
+    small = {"language": dict(search_tokens=1500, search_epochs=3, patience=1, min_gain=0.0, train_epochs=1, hidden=6),
+             "images": dict(search_images=80, search_epochs=2, patience=1, min_gain=0.0, train_images=200,
+                            train_epochs=2)}[experiment]
+    (run,) = config.of(defaults | small | changes).runs()
+    return run
+
+
+@pytest.mark.parametrize("method", ["lstm", "darts_v2", "fixed", "grow"])
+def test_a_language_run_ends_in_a_record(method):
+    config = smoke("language", methods=[method])
+    record = experiments.run(config)
+    result = record["result"]
+    assert LanguageRun.of(record["config"]).hash() == record["config_hash"]
+    assert result["test_perplexity"] == pytest.approx(torch.tensor(result["test_error"]).exp().item(), rel=1e-4)
+    assert 0.9 * config.parameters < result["parameters"] <= config.parameters
+    assert len(record["training"][str(result["hidden"])]) == 1
+    assert (record["search"] is not None) == (method in ("fixed", "grow"))
+    if method == "grow":
+        assert Genotype.from_dict(result["genotype"]).n_nodes >= 1
+    assert records.without_timing(record) == records.without_timing(experiments.run(config))
+
+
+def test_the_search_of_a_language_run_reads_the_start_of_the_text_only():
+    flops = [experiments.run(smoke("language", methods=["fixed"], search_epochs=1, search_tokens=n))["cost"]["search_flops"]
+             for n in (1000, 2000)]
+    assert flops[1] == pytest.approx(2 * flops[0])
+
+
+@pytest.mark.parametrize("method", ["darts_v2", "grow"])
+def test_an_image_run_ends_in_a_record(method):
+    record = experiments.run(smoke("images", methods=[method]))
+    result = record["result"]
+    assert ImageRun.of(record["config"]).hash() == record["config_hash"]
+    assert len(result["mistakes"]) / result["test_images"] == pytest.approx(result["test_error"])
+    assert result["images"] == {"train": 180, "validation": 20, "test": 360}
+    assert result["parameters"] <= 6000 and result["hidden"] % 2 == 0
+    ConvolutionalGenotype.from_dict(result["genotype"])
+
+
+def test_without_a_validation_part_the_last_weights_are_tested():
+    result = experiments.run(smoke("images", methods=["darts_v2"], train_portion=1.0))["result"]
+    assert result["validation_error"] is None and result["images"]["validation"] == 0
+
+
+@pytest.mark.parametrize("budget, width", [(10, 3), (11, 3), (18, 4), (10**9, 8192)])
+def test_the_width_is_the_largest_that_the_budget_allows(budget, width):
+    def build(n):  # n * n weights, or 1 more than 9 of them
+        return torch.nn.Linear(n, n, bias=False) if n != 3 else torch.nn.Linear(5, 2, bias=False)
+
+    assert largest_width(build, budget) == width
+
+
+def test_a_budget_that_nothing_fits_is_refused():
+    with pytest.raises(ConfigError, match="parameter 'parameters' = 7: allowed is at least 16"):
+        largest_width(lambda n: torch.nn.Linear(8 * n, 2, bias=False), 7)
+
+
+def test_an_ablation_pairs_runs_by_seed():
+    config = AblationConfig.of(dict(
+        base_experiment="time_series", base_tier="smoke", switch="prune", values=["none", "end"], seeds=[0, 1],
+        changes={"search_epochs": 2, "train_epochs": 2, "sizes": [4], "hidden": 4}, tier="smoke", keep_records=False,
+        progress=False))
+    runs = experiments.run_all(config)
+    base, end = ablations.effects("prune", runs)
+    assert (base.value, end.value, end.base) == ("none", "end", "none")
+    assert base.error.mean == 0 and base.flops == 1
+    errors = [record["result"]["test_error"] for record in runs]
+    expected = [100 * (errors[2] / errors[0] - 1), 100 * (errors[3] / errors[1] - 1)]
+    assert end.by_seed == pytest.approx(expected)
+    assert end.error.mean == pytest.approx(sum(expected) / 2)
+    shown = ablations.table([base, end])
+    assert shown["test error, %"].iloc[0] == "-" and shown["test error, %"].iloc[1] == f"{end.error.mean:+.2f}"
+    assert f"{end.error.mean:+.2f} %" in ablations.sentence([base, end], "prune", "end")
