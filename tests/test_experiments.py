@@ -15,11 +15,10 @@ from growdarts.settings import ConfigError
 def smoke(experiment, **changes):
     """A run of the notebook's own parameters, smaller."""
     config = grids.EXPERIMENTS[experiment]
-    defaults = grids.notebook_defaults(grids.GRIDS.parent / grids.NOTEBOOKS[config])
     small = {"language": dict(search_tokens=1500, search_epochs=3, patience=1, min_gain=0.0, train_epochs=1, hidden=6),
              "images": dict(search_images=80, search_epochs=2, patience=1, min_gain=0.0, train_images=200,
                             train_epochs=2)}[experiment]
-    (run,) = config.of(defaults | small | changes).runs()
+    (run,) = config.of(grids.defaults(experiment) | small | changes).runs()
     return run
 
 

@@ -49,9 +49,9 @@ class Job:
         return yaml.safe_dump(self.overrides, default_flow_style=True, width=float("inf")).strip()
 
 
-def notebook_defaults(notebook: Path) -> dict[str, Any]:
-    """Values of the notebook's cell tagged `parameters`."""
-    found = papermill.inspect_notebook(str(notebook))
+def defaults(experiment: str) -> dict[str, Any]:
+    """Parameters of an experiment's notebook as it stands: values of its cell tagged `parameters`."""
+    found = papermill.inspect_notebook(str(GRIDS.parent / NOTEBOOKS[EXPERIMENTS[experiment]]))
     return {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}
 
 
@@ -73,12 +73,11 @@ def jobs(experiment: str, tier: str, grids: Path = GRIDS) -> list[Job]:
         unknown experiment or tier, or a parameter that the notebook does not have or allow.
     """
     chosen, config = _entry(experiment, tier, grids), EXPERIMENTS[experiment]
-    defaults = notebook_defaults(GRIDS.parent / NOTEBOOKS[config])
-    made = []
+    own, made = defaults(experiment), []
     for varied in _variations(chosen):
         overrides = {**chosen["parameters"], **varied, "tier": tier, "progress": True, "keep_records": True}
-        _known(overrides, defaults, str(grids))
-        made.append(Job(config.of(defaults | overrides), overrides))
+        _known(overrides, own, str(grids))
+        made.append(Job(config.of(own | overrides), overrides))
     return made
 
 
@@ -122,7 +121,7 @@ def runs_of(config: Grid) -> list[Any]:
     if not isinstance(config, AblationConfig):
         return config.runs()
     base_config = EXPERIMENTS[config.base_experiment]
-    base = notebook_defaults(GRIDS.parent / NOTEBOOKS[base_config]) | {"methods": ["grow"]}
+    base = defaults(config.base_experiment) | {"methods": ["grow"]}
     if config.base_tier != "smoke":
         base |= _entry(config.base_experiment, config.base_tier, GRIDS)["parameters"]
     changed = {"methods" if config.switch == "method" else config.switch: None, **config.changes}
