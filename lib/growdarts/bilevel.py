@@ -81,15 +81,22 @@ def second_order(network: SearchSpace, loss: Loss, train_batch: Any, validation_
     m and c count as constants: like the original's, the derivative knows that a clipped gradient moves theta less, not
     that the factor depends on alpha. No pass leaves a trace in weights or in batch norms' running statistics.
     """
+    direct, implicit = direct_and_implicit(network, loss, train_batch, validation_batch, step, radius)
+    return [d - i for d, i in zip(direct, implicit, strict=True)]
+
+
+def direct_and_implicit(network: SearchSpace, loss: Loss, train_batch: Any, validation_batch: Any,
+                        step: VirtualStep, radius: float) -> tuple[list[Tensor], list[Tensor]]:
+    """The two terms of `second_order`, the second to be subtracted from the first."""
     theta, alpha = network.theta_parameters(), network.alpha_parameters()
     with _restored(network) as saved:
         gradient = _gradient(loss(network, train_batch), theta)
         _assign(theta, step.after(saved, gradient))
         grads = _gradient(loss(network, validation_batch), alpha + theta)
-    alpha_grad, theta_grad = grads[:len(alpha)], grads[len(alpha):]
-    implicit = hessian_vector_product(network, loss, train_batch, theta_grad, radius)
+    direct, theta_grad = grads[:len(alpha)], grads[len(alpha):]
+    product = hessian_vector_product(network, loss, train_batch, theta_grad, radius)
     factor = step.xi * step.coefficient(gradient)
-    return [a - factor * h for a, h in zip(alpha_grad, implicit, strict=True)]
+    return direct, [factor * h for h in product]
 
 
 def hessian_vector_product(network: SearchSpace, loss: Loss, batch: Any, vector: Sequence[Tensor],

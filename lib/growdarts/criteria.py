@@ -21,9 +21,17 @@ def epochs_since_gain(errors: Sequence[float], min_gain: float) -> int:
     return since
 
 
-def stage_is_over(errors: Sequence[float], patience: int, min_gain: float) -> bool:
-    """First level of early stopping: no validation gain for `patience` epochs of the stage [JG criteria]."""
-    return epochs_since_gain(errors, min_gain) >= patience
+def stage_is_over(errors: Sequence[float], patience: int, min_gain: float, split_at: int = 0) -> bool:
+    """First level of early stopping: no validation gain for `patience` epochs of the stage [JG criteria].
+
+    They are counted anew after an operation was split, which was after the first `split_at` of the `errors`.
+    """
+    return min(epochs_since_gain(errors, min_gain), len(errors) - split_at) >= patience
+
+
+def gained_since(errors: Sequence[float], min_gain: float, split_at: int) -> bool:
+    """Whether any of the `errors` after the first `split_at` was a validation gain."""
+    return epochs_since_gain(errors, min_gain) < len(errors) - split_at
 
 
 def averaging_starts(errors: Sequence[float], n: int) -> bool:

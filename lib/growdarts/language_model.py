@@ -17,8 +17,8 @@ from growdarts.cells.highway import masked, uniform
 from growdarts.text import Text, batchify, windows
 
 # What `growdarts.cells.SearchSpace` asks of a network and only the cell can answer.
-OF_THE_CELL = ("alpha_parameters", "mixtures", "mixture_names", "n_nodes", "grow_node", "keep_operations", "add_operation",
-               "operations", "structure", "restructure", "genotype")
+OF_THE_CELL = ("operations", "alpha_parameters", "mixtures", "mixture_names", "n_nodes", "grow_node", "keep_operations",
+               "add_operation", "structure", "restructure", "genotype")
 
 
 @dataclass(frozen=True)

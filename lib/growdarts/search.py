@@ -13,14 +13,17 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from growdarts.batch_norm import renew_statistics
 from growdarts.bilevel import VirtualStep, alpha_gradient
 from growdarts.cells import SearchSpace
 from growdarts.checkpoints import Checkpoint
 from growdarts.settings import SearchSettings
-from growdarts.criteria import growing_helps, stage_is_over
+from growdarts.criteria import gained_since, growing_helps, stage_is_over
+from growdarts.events import Event, mixture_weights
 from growdarts.genotype import Genotype
 from growdarts.morphisms import grow_node
-from growdarts.pruning import prune
+from growdarts.operation_growth import Duplication, duplicate, largest_weight, refuse_weightless, steepest_descent
+from growdarts.pruning import held_operations, prune, resample
 from growdarts.training import (DivergenceError, Task, learning_rate, set_learning_rate, theta_epoch, theta_optimizer,
                                 theta_step)
 
@@ -36,6 +39,7 @@ class Progress:
     seconds: float = 0.0
     flops: float = 0.0
     epoch_errors: list[float] = field(default_factory=list)  # validation, of the stage under way
+    split_at: int = 0  # how many of them there were when an operation was split last
     stage_errors: list[float] = field(default_factory=list)  # Algorithm 2's eva, one a stage
     history: list[dict[str, Any]] = field(default_factory=list)  # one row an epoch
     events: list[dict[str, Any]] = field(default_factory=list)  # every growth, pruning, end of a stage
@@ -66,6 +70,11 @@ class Search:
     settings : every number of the search.
     morphism : new nodes preserve the function (C4 compares with fresh random weights).
     checkpoint : stored after every epoch; a search that finds one goes on from there, bit for bit.
+
+    Raises
+    ------
+    ValueError
+        operations are to be grown where none owns weights.
     """
 
     def __init__(self, network: SearchSpace, task: Task, settings: SearchSettings, *,
@@ -74,6 +83,8 @@ class Search:
         self.network, self.task, self.settings = network, task, settings
         self.morphism, self.checkpoint, self.show = morphism, checkpoint, progress
         self.state = Progress()
+        if settings.grow_operations != "off":
+            refuse_weightless(network, settings.grow_operations)
         self._new_optimizers()
 
     def run(self) -> SearchResult:
@@ -83,9 +94,9 @@ class Search:
         while True:
             self._train_backbone()  # line 4
             if settings.prune == "stage":
-                self._prune()  # 6
-                self._tune()  # 7
-            with _Event(self, "stage") as event:
+                if self._prune(refill=settings.resample):  # 6
+                    self._tune()  # 7
+            with Event(self, "stage") as event:
                 state.stage_errors.append(self.task.evaluate(self.network, settings.select_on))  # 9
                 helped = growing_helps(state.stage_errors, settings.min_gain)  # 10
                 event["what"] = ["gain" if helped else "no gain"]
@@ -97,8 +108,8 @@ class Search:
             self._grow()  # 12
         self._restore(state.best)
         if settings.prune == "end":
-            self._prune()  # 19
-        return SearchResult(self.network.genotype(), self._validation_error(), state.epoch, state.seconds,
+            self._prune(refill=False)  # 19; nothing would train what came in now
+        return SearchResult(self.network.genotype(), self.validation_error(), state.epoch, state.seconds,
                             state.flops, state.stage_errors, state.history, state.events)
 
     def _train_backbone(self) -> None:
@@ -106,11 +117,10 @@ class Search:
         settings, state = self.settings, self.state
         with tqdm(total=settings.search_epochs, initial=state.epoch, desc="search", leave=False,
                   disable=None if not self.show else False) as bar:
-            while state.epoch < settings.search_epochs and not stage_is_over(
-                    state.epoch_errors, settings.patience, settings.min_gain):
+            while state.epoch < settings.search_epochs and self._stage_goes_on():
                 started = time.perf_counter()
                 set_learning_rate(self.theta_optimizer, learning_rate(settings, state.epoch, settings.search_epochs))
-                loss, error = self._search_epoch(), self._validation_error()
+                loss, error = self._search_epoch(), self.validation_error()
                 if not math.isfinite(loss + error):
                     raise DivergenceError(state.epoch + 1, loss, self.checkpoint)
                 if error < min(state.epoch_errors, default=math.inf):
@@ -124,7 +134,28 @@ class Search:
                 bar.update()
                 bar.set_postfix(validation=f"{error:.4f}", nodes=self.network.n_nodes())
         self._restore(state.stage_best)
-        state.epoch_errors, state.stage_best = [], {}
+        state.epoch_errors, state.split_at, state.stage_best = [], 0, {}
+
+    def _stage_goes_on(self) -> bool:
+        """Asked before every epoch: whether the stage is not over, which splitting may put off [JG Alg. 4].
+
+        The checkpoint of the epoch before knows nothing of what is duplicated here: a resumed search repeats it.
+        """
+        settings, state = self.settings, self.state
+        over = stage_is_over(state.epoch_errors, settings.patience, settings.min_gain, state.split_at)
+        if settings.grow_operations == "morphism" and state.epoch_errors and not over:
+            self._duplicate(largest_weight(self.network, settings))
+        elif settings.grow_operations == "splitting" and over and gained_since(
+                state.epoch_errors, settings.min_gain, state.split_at):
+            self._restore(state.stage_best)  # as before a node is grown
+            started = time.perf_counter()
+            split, passes = steepest_descent(self.network, self.task, settings)
+            state.flops += passes * self.task.flops(self.network)
+            state.seconds += time.perf_counter() - started
+            self._duplicate(split)
+            state.split_at = len(state.epoch_errors)
+            return split is not None
+        return not over
 
     def _search_epoch(self) -> float:
         """One pass over the training data: an alpha step on validation data before every theta step."""
@@ -147,47 +178,53 @@ class Search:
     def _grow(self) -> None:
         """Add a node to every cell and note what it did to the validation error."""
         settings = self.settings
-        with _Event(self, "grow_node") as event:
+        with Event(self, "grow_node") as event:
             grow_node(self.network, self.theta_optimizer, self.alpha_optimizer, morphism=self.morphism,
                       epsilon=settings.epsilon, noise=settings.noise)
             event["what"] = [f"node {self.network.n_nodes()}"]
 
-    def _prune(self) -> None:
-        """Drop weak operations from every mixture."""
-        with _Event(self, "prune") as event:
-            event["what"] = prune(self.network, self.theta_optimizer, self.alpha_optimizer,
-                                  prune_below=self.settings.prune_below,
-                                  keep_all_above=self.settings.keep_all_above)
+    def _duplicate(self, chosen: Duplication | None) -> None:
+        """Grow an operation, if there is one to grow."""
+        if chosen is not None:
+            with Event(self, "grow_operation") as event:
+                event["what"] = [duplicate(self.network, self.theta_optimizer, self.alpha_optimizer, chosen, self.settings)]
+
+    def _prune(self, *, refill: bool) -> bool:
+        """Drop weak operations from every mixture, maybe let others in; whether any was dropped."""
+        settings, before = self.settings, held_operations(self.network)
+        optimizers = (self.theta_optimizer, self.alpha_optimizer)
+        with Event(self, "prune") as event:
+            event["what"] = prune(self.network, *optimizers, prune_below=settings.prune_below,
+                                  keep_all_above=settings.keep_all_above)
+            if event["what"] and renew_statistics(self.network, self.task):
+                self.state.flops += self.task.flops(self.network)
+        if event["what"] and refill:
+            with Event(self, "resample") as newcomers:
+                newcomers["what"] = resample(self.network, *optimizers, before=before, weight=settings.epsilon)
+        return bool(event["what"])
 
     def _tune(self) -> None:
         """Theta-only epochs after a pruning that dropped something; kept if they lower the validation error."""
-        if not self.state.events[-1]["what"]:
-            return
-        with _Event(self, "tune") as event:
-            started, best = time.perf_counter(), (self._validation_error(), self._snapshot())
+        with Event(self, "tune") as event:
+            started, best = time.perf_counter(), (self.validation_error(), self._snapshot())
             for _ in range(self.settings.tune_epochs):
                 loss = theta_epoch(self.network, self.task, self.theta_optimizer, self.settings.grad_clip)
                 if not math.isfinite(loss):
                     raise DivergenceError(self.state.epoch, loss, self.checkpoint)
-                best = min(best, (self._validation_error(), self._snapshot()), key=lambda pair: pair[0])
+                best = min(best, (self.validation_error(), self._snapshot()), key=lambda pair: pair[0])
                 self.state.flops += 3 * self.task.flops(self.network)
             self._restore(best[1])
             self.state.seconds += time.perf_counter() - started
             event["what"] = [f"{self.settings.tune_epochs} epochs"]
 
-    def _validation_error(self) -> float:
+    def validation_error(self) -> float:
         return self.task.evaluate(self.network, "validation")
 
     def _row(self, loss: float, error: float) -> dict[str, Any]:
         """One row of the history."""
         return {"epoch": self.state.epoch, "stage": len(self.state.stage_errors) + 1, "train_loss": loss,
                 "validation_error": error, "nodes": self.network.n_nodes(),
-                "weights": self._weights()}
-
-    def _weights(self) -> dict[str, dict[str, float]]:
-        """Mixture weights by name of the mixture, rounded: they are for looking at."""
-        return {name: {key: round(weight, 3) for key, weight in mixture.named_weights().items()}
-                for name, mixture in zip(self.network.mixture_names(), self.network.mixtures(), strict=True)}
+                "weights": mixture_weights(self.network)}
 
     def _new_optimizers(self) -> None:
         settings = self.settings
@@ -221,24 +258,3 @@ class Search:
             self.state = Progress(**stored["progress"])
             self._restore(stored["now"])
             torch.set_rng_state(random)
-
-
-class _Event:
-    """Context that notes one change of the architecture: what, when, at what cost, with what effect."""
-
-    def __init__(self, search: Search, kind: str) -> None:
-        self.search, self.kind = search, kind
-
-    def __enter__(self) -> dict[str, Any]:
-        self.entry = {"kind": self.kind, "epoch": self.search.state.epoch, "what": [],
-                      "validation_before": self.search._validation_error()}
-        return self.entry
-
-    def __exit__(self, exception_type: type | None, *_: object) -> None:
-        if exception_type is None:
-            search = self.search
-            self.entry |= {"validation_after": search._validation_error(), "nodes": search.network.n_nodes(),
-                           "weights": search._weights(),
-                           "parameters": sum(p.numel() for p in search.network.theta_parameters()),
-                           "flops_spent": search.state.flops, "seconds_spent": search.state.seconds}
-            search.state.events.append(self.entry)
