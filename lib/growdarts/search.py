@@ -187,9 +187,10 @@ class Search:
         """Grow an operation, if there is one to grow."""
         if chosen is not None:
             with Event(self, "grow_operation") as event:
-                event["what"] = [duplicate(self.network, self.theta_optimizer, self.alpha_optimizer, chosen, self.settings)]
+                event["what"] = [duplicate(self.network, self.theta_optimizer, self.alpha_optimizer, chosen,
+                                           self.settings)]
 
-    def _prune(self, *, refill: bool) -> bool:
+    def _prune(self, *, refill: bool = False) -> bool:
         """Drop weak operations from every mixture, maybe let others in; whether any was dropped."""
         settings, before = self.settings, held_operations(self.network)
         optimizers = (self.theta_optimizer, self.alpha_optimizer)
