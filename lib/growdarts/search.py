@@ -247,7 +247,8 @@ class Search:
             random = torch.get_rng_state()  # the fresh weights are overwritten: they must not cost draws
             self.network.restructure(snapshot["structure"])
             torch.set_rng_state(random)
-        self.network.load_state_dict(snapshot["network"])
+        # tensors of the snapshot's own memory format: another one would round differently
+        self.network.load_state_dict(copy.deepcopy(snapshot["network"]), assign=True)
         self._new_optimizers()
         self.theta_optimizer.load_state_dict(copy.deepcopy(snapshot["theta_optimizer"]))
         self.alpha_optimizer.load_state_dict(copy.deepcopy(snapshot["alpha_optimizer"]))
