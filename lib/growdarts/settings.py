@@ -136,6 +136,8 @@ class SearchSettings(Settings):
         description="what Algorithm 2 evaluates on; 'test' is the letter of the paper, see D1")
 
     train_epochs: int = Field(ge=1, description="most epochs of a training from scratch")
+    train_patience: int | None = Field(default=None, ge=1, description="epochs without validation gain that end it; "
+                                       "None: as many as end a stage of a search")
     optimizer: Literal["adam", "sgd", "nt_asgd"] = Field(
         default="adam", description="of theta; nt_asgd: SGD whose iterates are averaged from the epoch on in which "
         "the validation error has stalled (a search takes plain SGD)")
