@@ -201,9 +201,10 @@ def fit(network: nn.Module, parameters: list[nn.Parameter], task: Task, settings
             averaged.load_state_dict(state["averaged"])
         errors, best, epoch, spent = state["errors"], state["best"], state["epoch"], state["seconds"]
     started = time.perf_counter()
+    patience = settings.train_patience or settings.patience
     with tqdm(total=settings.train_epochs, initial=epoch, desc=label, leave=False,
               disable=None if not progress else False) as bar:
-        while epoch < settings.train_epochs and not stage_is_over(errors, (settings.train_patience or settings.patience), 0.0):
+        while epoch < settings.train_epochs and not stage_is_over(errors, patience, 0.0):
             set_learning_rate(optimizer, learning_rate(settings, epoch, settings.train_epochs))
             if on_epoch is not None:
                 on_epoch(epoch)
