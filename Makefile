@@ -78,8 +78,8 @@ outputs: $(EXECUTED)  ## store the outputs of the executed notebooks in notebook
 
 # Of the README and of the book's first page; a test compares it with the records.
 picture: $(ENV)  ## draw the growing cell anew from the records
-	python -c 'from growdarts import figures, grids, records; \
-	  print(figures.growth(records.longest_search(grids.load_records("time_series", "reduced"), "grow")))' \
+	python -c 'from growdarts import drawings, grids, records; \
+	  print(drawings.growth(records.longest_search(grids.load_records("time_series", "reduced"), "grow")))' \
 	  > book/_static/growing_cell.svg
 
 batch: $(ENV)  ## missing runs of a tier: make batch TIER=reduced EXPERIMENT=language CORES=2 (no experiment: all)

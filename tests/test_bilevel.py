@@ -203,8 +203,8 @@ def test_the_virtual_step_is_the_next_step_of_sgd(problem, momentum, clip):
     optimizer = torch.optim.SGD(theta[::-1], lr=XI, momentum=momentum, weight_decay=DECAY)  # theirs is another order
     task = type("Task", (), {"loss": staticmethod(loss)})
     for _ in range(3):
-        step = VirtualStep.of(optimizer, theta, clip)
-        expected = step.after([p.detach().clone() for p in theta], torch.autograd.grad(loss(network, train_batch), theta))
+        gradient = torch.autograd.grad(loss(network, train_batch), theta)
+        expected = VirtualStep.of(optimizer, theta, clip).after([p.detach().clone() for p in theta], gradient)
         theta_step(network, task, optimizer, train_batch, clip)
         for found, p in zip(expected, theta, strict=True):
             torch.testing.assert_close(found, p.detach(), rtol=1e-9, atol=1e-12)

@@ -5,7 +5,7 @@ import re
 import matplotlib.pyplot as plt
 import pytest
 
-from growdarts import experiments, figures, grids, records, report_figures, tables, verdicts
+from growdarts import drawings, experiments, figures, grids, records, report_figures, tables, verdicts
 from growdarts.comparison import Difference, Interval, compare_all
 from growdarts.config import TimeSeriesRun
 
@@ -70,18 +70,6 @@ def test_figures_draw_and_leave_nothing_empty(made):
     plt.close("all")
     dots = report_figures.every_seed(runs).axes[0].lines
     assert sum(len(line.get_xdata()) for line in dots if line.get_linestyle() == "None") == 1 + 2 * 5
-
-
-def test_cells_are_drawn_with_their_weights(made):
-    svg = figures.search_cell({"layer 1, node 1": {"gate": 0.7, "carry": 0.3}, "layer 1, node 2": {"add_tanh": 1.0}})
-    assert svg.count("<svg") == 1 and all(text in svg for text in ("gate", "0.70", "carry", "0.30", "add_tanh"))
-    assert "hadamard" in figures.fixed_cell([[["hadamard"]]]) and "layer" not in figures.fixed_cell([[["carry"]]])
-    assert figures.fixed_cell([[["gate"]], [["carry"]]]).count("layer") == 2
-    two = figures.search_cell({"layer 1, node 1": {"gate": 1.0}, "layer 2, node 1": {"carry": 1.0}})
-    assert two.count("h</text>") == 4 and "layer 1" in two and "layer 2" in two  # two chains, not one
-    grown = next(r for r in made if r["config"]["method"] == "grow")
-    assert len(re.findall(r"stage \d", figures.growth(grown))) == len(grown["search"]["stage_errors"])
-    assert figures.operation_counts([{"layers": [[["gate", "gate"], ["carry"]]]}]) == {"gate": 1, "carry": 1}
 
 
 def difference(decided, method="grow", rival="lstm"):
@@ -168,7 +156,7 @@ def test_cost_ratio_is_the_geometric_mean(made):
 def test_the_picture_of_the_first_page_is_that_of_the_records():
     """Words and numbers of the drawing; their places depend on the machine's fonts."""
     shown = (records.ROOT / "book" / "_static" / "growing_cell.svg").read_text()
-    drawn = figures.growth(records.longest_search(grids.load_records("time_series", "reduced"), "grow"))
+    drawn = drawings.growth(records.longest_search(grids.load_records("time_series", "reduced"), "grow"))
     texts = [re.findall(r">([^<>]+)</text>", svg) for svg in (shown, drawn)]
     assert len(texts[0]) > 20 and texts[0] == texts[1]
 

@@ -1,16 +1,19 @@
-"""Records -> matplotlib axes; cells -> SVG. Figures read records, nothing here trains."""
+"""Records -> matplotlib axes. Figures read records, nothing here trains."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pygraphviz
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from growdarts.darts_genotypes import CONVOLUTIONAL_OPERATIONS, PUBLISHED_OPERATIONS, RECURRENT_OPERATIONS
+from growdarts.drawings import by_layer, key_label
+from growdarts.genotype import genotype_operations
+from growdarts.mixture import operation_name
 from growdarts.primitives import TWO_INPUT
 
 # Okabe & Ito's colours; methods and operations differ in marker or dash as well, for grey prints.
@@ -19,7 +22,6 @@ LABELS = {"mean": "historical mean", "var1": "VAR(1)", "rnn": "RNN", "gru": "GRU
           "darts_v2": "DARTS V2 cell", "random": "random cell", "fixed": "fixed backbone",
           "grow": "growing (morphism)", "grow_fresh": "growing (fresh weights)"}
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (6, 2, 2, 2))]
-FONT = "Helvetica,Arial,sans-serif"
 EVENTS = {"grow_node": ("grow", COLOURS[1], "--"), "prune": ("prune", COLOURS[2], ":")}
 
 
@@ -51,9 +53,16 @@ def loss_curves(ax: Axes, record: dict[str, Any]) -> None:
 
 
 def mixture_weights(record: dict[str, Any]) -> Figure:
-    """Weights of every node's operations by epoch, a row a layer, a panel a node, while the node existed."""
+    """How the mixtures of a search weigh their operations.
+
+    Two-input cells: by epoch, a row a layer, a panel a node, while the node existed. Cells of edges, which are too
+    many for that: a panel a kind of cell, a row an edge, a column an operation, of the stage that the architecture is
+    derived from.
+    """
+    if record["result"]["genotype"]["space"] != "two_input":
+        return _edge_weights(record)
     history = record["search"]["history"]
-    layers = _by_layer(max((row["weights"] for row in history), key=len))
+    layers = by_layer(max((row["weights"] for row in history), key=len))
     n_nodes = max(len(nodes) for nodes in layers.values())
     figure, axes = plt.subplots(len(layers), n_nodes, figsize=(2.2 + 2.6 * n_nodes, 0.6 + 2.6 * len(layers)),
                                 sharey=True, sharex=True, squeeze=False)
@@ -75,6 +84,39 @@ def mixture_weights(record: dict[str, Any]) -> Figure:
     return figure
 
 
+def _edge_weights(record: dict[str, Any]) -> Figure:
+    """Mixture weights of all edges as numbers on a ground that is the darker, the larger they are."""
+    panels: dict[str, dict[str, dict[str, float]]] = {}
+    for name, mixture in derived_from(record)["weights"].items():
+        kind, edge = name.split(" ", 1)
+        panels.setdefault(kind, {})[edge] = mixture
+    order = record["config"]["operations"]
+    keys = sorted({key for edges in panels.values() for mixture in edges.values() for key in mixture},
+                  key=lambda key: (order.index(operation_name(key)), key))
+    rows = len(max(panels.values(), key=len))
+    figure, axes = plt.subplots(1, len(panels), figsize=(min(8.5, 1 + 0.65 * len(keys) * len(panels)), 1.3 + 0.26 * rows),
+                                sharey=True, squeeze=False)
+    for ax, (kind, edges) in zip(axes[0], panels.items(), strict=True):
+        weights = np.array([[mixture.get(key, np.nan) for key in keys] for mixture in edges.values()])
+        numbers = np.vectorize(lambda weight: "" if np.isnan(weight) else f"{weight:.2f}".removeprefix("0"))(weights)
+        sns.heatmap(weights, ax=ax, vmin=0, vmax=1, cmap="Blues", cbar=False, annot=numbers, fmt="",
+                    annot_kws={"size": 10}, linewidths=0.5, linecolor="#DDDDDD",
+                    xticklabels=[key_label(key) for key in keys], yticklabels=list(edges))
+        ax.set_title("" if len(panels) == 1 else f"{kind} cell")
+        ax.tick_params(axis="x", rotation=90, labelsize=10)
+        ax.tick_params(axis="y", rotation=0, labelsize=10)
+    axes[0][0].set_ylabel("node <- predecessor")
+    return figure
+
+
+def derived_from(record: dict[str, Any]) -> dict[str, Any]:
+    """The event after which a search derived its architecture: pruning at the end, or the end of its best stage."""
+    events = record["search"]["events"]
+    if events[-1]["kind"] == "prune":
+        return events[-1]
+    return [event for event in events if event["kind"] == "stage" and event["what"] == ["gain"]][-1]
+
+
 def forecasts(record: dict[str, Any], truth: Any, features: Sequence[int] = (0, 1)) -> Figure:
     """One-day-ahead forecasts of the first test days against what happened.
 
@@ -92,96 +134,12 @@ def forecasts(record: dict[str, Any], truth: Any, features: Sequence[int] = (0, 
     return figure
 
 
-def _by_layer(weights: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """`{"layer 1, node 2": w}` -> `{"layer 1": {"node 2": w}}`, in the order of layers and nodes."""
-    layers: dict[str, dict[str, Any]] = {}
-    for name, mixture in weights.items():
-        layer, node = name.split(", ")
-        layers.setdefault(layer, {})[node] = mixture
-    return layers
-
-
-def search_cell(weights: dict[str, dict[str, float]]) -> str:
-    """Searched cells as an SVG graph: per node every operation with its mixture weight, darker is more.
-
-    weights : by name of the mixture, as in the events and the history of a record.
-    """
-    return _svg(_titled("", weights))
-
-
-def fixed_cell(layers: Sequence[Sequence[Sequence[str]]]) -> str:
-    """Derived cells as an SVG graph: layers of nodes of operations, as in a genotype."""
-    return _svg([(f"layer {layer}" if len(layers) > 1 else "",
-                  [_label(node, [(name, None) for name in names]) for node, names in enumerate(nodes)])
-                 for layer, nodes in reversed(list(enumerate(layers, start=1)))])
-
-
-def _titled(title: str, weights: dict[str, dict[str, float]]) -> list[tuple[str, list[str]]]:
-    """A titled cell for every layer, the last first: dot stacks upwards."""
-    layers = _by_layer(weights)
-    titles = {layer: title if len(layers) == 1 else ", ".join(filter(None, [title, layer])) for layer in layers}
-    return [(titles[layer], _mixture_labels(list(nodes.values()))) for layer, nodes in reversed(layers.items())]
-
-
-def growth(record: dict[str, Any]) -> str:
-    """The cell at the end of every stage of a search, one below the other, as SVG."""
-    stages = [event for event in record["search"]["events"] if event["kind"] == "stage"]
-    titles = [f"stage {number}, epoch {event['epoch']}: validation error {event['validation_after']:.4f}"
-              for number, event in enumerate(stages, start=1)]
-    return _svg([cell for title, event in reversed(list(zip(titles, stages, strict=True)))
-                 for cell in _titled(title, event["weights"])])
-
-
-def _mixture_labels(weights: list[dict[str, float]]) -> list[str]:
-    return [_label(node, sorted(mixture.items(), key=lambda item: -item[1])) for node, mixture in enumerate(weights)]
-
-
-def _label(node: int, rows: list[tuple[str, float | None]]) -> str:
-    """Graphviz HTML table: a header and a row per operation, shaded by weight."""
-    cells = []
-    for name, weight in rows:
-        shade = 0.15 if weight is None else min(1.0, weight)
-        red, green, blue = (round(255 * (1 - shade * (1 - part))) for part in (0.0, 0.447, 0.698))
-        ink = "white" if shade > 0.55 else "black"
-        text = f'<TD ALIGN="LEFT"><FONT COLOR="{ink}">{name}</FONT></TD>'
-        if weight is not None:
-            text += f'<TD ALIGN="RIGHT"><FONT COLOR="{ink}">{weight:.2f}</FONT></TD>'
-        cells.append(f'<TR><TD BGCOLOR="#{red:02x}{green:02x}{blue:02x}" BORDER="0"><TABLE BORDER="0" '
-                     f'CELLBORDER="0" CELLSPACING="0">{f"<TR>{text}</TR>"}</TABLE></TD></TR>')
-    return (f'<<TABLE BORDER="1" CELLBORDER="0" CELLSPACING="2" COLOR="#444444" STYLE="ROUNDED">'
-            f'<TR><TD><B>s<SUB>{node + 1}</SUB></B></TD></TR>{"".join(cells)}</TABLE>>')
-
-
-def _svg(cells: list[tuple[str, list[str]]]) -> str:
-    """Cells, each a title and its nodes' labels, as one drawing."""
-    graph = pygraphviz.AGraph(directed=True, rankdir="LR", nodesep="0.25", ranksep="0.45", bgcolor="white",
-                              fontname=FONT, fontsize="12", labeljust="l")
-    graph.node_attr.update(fontname=FONT, fontsize="11", shape="plain")
-    graph.edge_attr.update(color="#444444", arrowsize="0.7")
-    ends = dict(shape="ellipse", style="filled", fillcolor="#eeeeee", color="#444444", margin="0.08,0.04")
-    for number, (title, labels) in enumerate(cells):
-        part = graph.add_subgraph(name=f"cluster{number}", label=title, pencolor="white")
-        for name, label in (("first", "h<SUB>t-1</SUB> = s<SUB>0</SUB>"), ("x", "x<SUB>t</SUB>"),
-                            ("last", "h<SUB>t</SUB>")):
-            part.add_node(f"{name} {number}", label=f"<{label}>", **ends)
-        before = f"first {number}"
-        for position, label in enumerate(labels):
-            node = f"{position} {number}"
-            part.add_node(node, label=label)
-            part.add_edge(before, node, penwidth="1.6")
-            part.add_edge(f"x {number}", node, style="dashed")
-            before = node
-        part.add_edge(before, f"last {number}", penwidth="1.6")
-    return graph.draw(format="svg", prog="dot").decode()
-
-
 def operation_counts(genotypes: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """How often each operation was chosen over all layers and nodes of `genotypes`."""
-    counts = dict.fromkeys(TWO_INPUT, 0)
+    """How often each operation was chosen over all nodes or edges of `genotypes`, copies of one counted once."""
+    counts = dict.fromkeys([*TWO_INPUT, *RECURRENT_OPERATIONS, *CONVOLUTIONAL_OPERATIONS, *PUBLISHED_OPERATIONS], 0)
     for genotype in genotypes:
-        for layer in genotype["layers"]:
-            for node in layer:
-                counts[node[0]] += 1
+        for name in genotype_operations(genotype):
+            counts[name] += 1
     return {name: count for name, count in counts.items() if count}
 
 

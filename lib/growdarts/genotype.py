@@ -80,4 +80,12 @@ def genotype_nodes(data: dict[str, Any]) -> int:
         return max(len(layer) for layer in data["layers"])
     if data["space"] == "darts_recurrent":
         return len(data["recurrent"])
-    return len(data["normal"]) // 2  # a convolutional node has two edges
+    return max(len(data["normal"]), len(data["reduce"])) // 2  # a convolutional node has two edges
+
+
+def genotype_operations(data: dict[str, Any]) -> list[str]:
+    """The operation of every node or edge of a genotype of any space, from its `to_dict` form; copies count once."""
+    if data["space"] == "two_input":
+        return [name for layer in data["layers"] for node in layer for name in dict.fromkeys(node)]
+    fields = ("recurrent",) if data["space"] == "darts_recurrent" else ("normal", "reduce")
+    return [name for field in fields for name, _ in data[field]]
