@@ -9,7 +9,7 @@ from torch.func import functional_call
 from growdarts.bilevel import VirtualStep, alpha_gradient, hessian_vector_product, second_order
 from growdarts.cells.darts_recurrent import RecurrentSearchCell
 from growdarts.darts_genotypes import CONVOLUTIONAL_OPERATIONS, RECURRENT_OPERATIONS
-from growdarts.image_networks import SearchImageNetwork
+from growdarts.image_search_network import SearchImageNetwork
 from growdarts.language_model import Dropout, LanguageModel, LanguageTask, Memory, Window
 from growdarts.networks import two_input_forecaster
 from growdarts.text import grammar_text

@@ -7,7 +7,7 @@ import torch
 
 from growdarts.cells.darts_recurrent import RecurrentSearchCell
 from growdarts.criteria import epochs_since_gain, improves, operations_to_prune, stage_is_over
-from growdarts.image_networks import SearchImageNetwork
+from growdarts.image_search_network import SearchImageNetwork
 from growdarts.mixture import Mixture
 from growdarts.networks import two_input_forecaster
 from growdarts.primitives import DEFAULT_TWO_INPUT

@@ -19,7 +19,8 @@ from growdarts.checkpoints import Checkpoint
 from growdarts.config import TimeSeriesRun
 from growdarts.darts_genotypes import CONVOLUTIONAL_OPERATIONS, ConvolutionalGenotype
 from growdarts.genotype import GenotypeError
-from growdarts.image_networks import FixedImageNetwork, SearchImageNetwork
+from growdarts.image_networks import FixedImageNetwork
+from growdarts.image_search_network import SearchImageNetwork
 from growdarts.image_states import export_alphas, export_original, load_alphas, load_original, original_name
 from growdarts.interop import StateDictError
 from growdarts.mixture import Mixture

@@ -11,7 +11,7 @@ from torch.optim import SGD, Adam
 from growdarts.cells import OperationOwner
 from growdarts.cells.conv_operations import CONVOLUTIONAL, convolutional
 from growdarts.cells.conv_tracing import last_convolutions
-from growdarts.image_networks import SearchImageNetwork
+from growdarts.image_search_network import SearchImageNetwork
 from growdarts.image_states import export_alphas, export_original
 from growdarts.interop import StateDictError
 from growdarts.morphisms import growable_operations, grow_operation, growth_step, operation_owner

@@ -16,7 +16,8 @@ from growdarts.checkpoints import Checkpoint
 from growdarts.config import TimeSeriesRun
 from growdarts.darts_genotypes import ConvolutionalGenotype
 from growdarts.datasets import DataError
-from growdarts.image_networks import FixedImageNetwork, SearchImageNetwork
+from growdarts.image_networks import FixedImageNetwork
+from growdarts.image_search_network import SearchImageNetwork
 from growdarts.image_task import EVALUATION_BATCH, ImageTask, schedule_drop_path
 from growdarts.images import images_from_arrays, load_images
 from growdarts.records import without_timing

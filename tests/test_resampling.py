@@ -7,7 +7,7 @@ import torch
 
 from growdarts.cells.carried import two_input_layers
 from growdarts.cells.darts_recurrent import RecurrentSearchCell
-from growdarts.image_networks import SearchImageNetwork
+from growdarts.image_search_network import SearchImageNetwork
 from growdarts.language_model import LanguageModel
 from growdarts.mixture import Mixture, operation_name
 from growdarts.networks import two_input_forecaster

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from growdarts.darts_genotypes import CONVOLUTIONAL_OPERATIONS
-from growdarts.image_networks import ImageNetwork, SearchImageNetwork
+from growdarts.image_networks import ImageNetwork
+from growdarts.image_search_network import SearchImageNetwork
 from growdarts.interop import StateDictError, load_tensors
 
 

@@ -9,7 +9,8 @@ from torch import nn
 from growdarts.config import ImageRun
 from growdarts.darts_genotypes import ConvolutionalGenotype
 from growdarts.experiments import phases
-from growdarts.image_networks import FixedImageNetwork, SearchImageNetwork
+from growdarts.image_networks import FixedImageNetwork
+from growdarts.image_search_network import SearchImageNetwork
 from growdarts.image_task import ImageTask, schedule_drop_path
 from growdarts.images import ImageData, load_images
 from growdarts.published import CIFAR10_DARTS_V2
