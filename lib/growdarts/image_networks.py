@@ -4,10 +4,9 @@ Stem, a stack of cells of which those at one and two thirds reduce, global avera
 Shapes: B batch, C channels, H = W = image_size pixels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from growdarts.cells.conv_operations import convolution_flops

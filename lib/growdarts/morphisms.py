@@ -16,7 +16,7 @@ MOMENTS = {"exp_avg": 1, "momentum_buffer": 1, "exp_avg_sq": 2, "max_exp_avg_sq"
 
 
 def grow_node(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer, *,
-              morphism: bool, epsilon: float, noise: float) -> None:
+              morphism: bool, epsilon: float, noise: float, max_nodes: int | None = None) -> None:
     """Add a node to every cell; inherited parameters and their moments are untouched [JG Alg. 3].
 
     Parameters
@@ -24,7 +24,15 @@ def grow_node(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer:
     morphism : initialise the new node function-preserving; otherwise with fresh random weights.
     epsilon : most relative change of the network's output.
     noise : deviation of the additive noise on the new weights, in units of epsilon.
+    max_nodes : limit, None: none.
+
+    Raises
+    ------
+    ValueError
+        the network has `max_nodes` nodes already; it is then unchanged.
     """
+    if max_nodes is not None and network.n_nodes() >= max_nodes:
+        raise ValueError(f"a cell of {network.n_nodes()} nodes cannot grow: allowed are at most max_nodes = {max_nodes}")
     for old, new, index in network.grow_node(morphism=morphism, epsilon=epsilon, noise=noise) or ():
         embed_moments(theta_optimizer, old, new, index)
     follow(theta_optimizer, network.theta_parameters())

@@ -100,6 +100,8 @@ class Search:
                 state.stage_errors.append(self.task.evaluate(self.network, settings.select_on))  # 9
                 helped = growing_helps(state.stage_errors, settings.min_gain)  # 10
                 event["what"] = ["gain" if helped else "no gain"]
+            if not (helped or state.best):  # the only stage has no finite error, such as one that a pruning ruined
+                raise DivergenceError(state.epoch, state.stage_errors[-1], self.checkpoint)
             if not helped:
                 break  # 15
             state.best = self._snapshot()  # 11, 13
@@ -122,7 +124,7 @@ class Search:
                 set_learning_rate(self.theta_optimizer, learning_rate(settings, state.epoch, settings.search_epochs))
                 loss, error = self._search_epoch(), self.validation_error()
                 if not math.isfinite(loss + error):
-                    raise DivergenceError(state.epoch + 1, loss, self.checkpoint)
+                    raise DivergenceError(state.epoch + 1, error if math.isfinite(loss) else loss, self.checkpoint)
                 if error < min(state.epoch_errors, default=math.inf):
                     state.stage_best = self._snapshot()
                 state.epoch += 1
@@ -180,7 +182,7 @@ class Search:
         settings = self.settings
         with Event(self, "grow_node") as event:
             grow_node(self.network, self.theta_optimizer, self.alpha_optimizer, morphism=self.morphism,
-                      epsilon=settings.epsilon, noise=settings.noise)
+                      epsilon=settings.epsilon, noise=settings.noise, max_nodes=settings.max_nodes)
             event["what"] = [f"node {self.network.n_nodes()}"]
 
     def _duplicate(self, chosen: Duplication | None) -> None:
@@ -212,7 +214,8 @@ class Search:
                 loss = theta_epoch(self.network, self.task, self.theta_optimizer, self.settings.grad_clip)
                 if not math.isfinite(loss):
                     raise DivergenceError(self.state.epoch, loss, self.checkpoint)
-                best = min(best, (self.validation_error(), self._snapshot()), key=lambda pair: pair[0])
+                best = min(best, (self.validation_error(), self._snapshot()),
+                           key=lambda pair: (math.isnan(pair[0]), pair[0]))  # no number is the worst
                 self.state.flops += 3 * self.task.flops(self.network)
             self._restore(best[1])
             self.state.seconds += time.perf_counter() - started
