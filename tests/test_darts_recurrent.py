@@ -227,6 +227,13 @@ def test_impossible_cells_are_refused(arguments):
         RecurrentCell(I, H, published.CIFAR10_DARTS_V2)
 
 
+def test_a_single_column_is_refused_in_train_mode_only():
+    cell, x = RecurrentSearchCell(I, H, 2), torch.randn(2, 1, I)
+    with pytest.raises(ValueError, match="batch of size 1: allowed is at least 2 in train mode"):
+        cell(x)
+    assert cell.eval()(x).isfinite().all()
+
+
 # State dicts of the original ----------------------------------------------------------------------------------
 
 def test_state_dicts_are_exchanged_with_the_original():

@@ -82,6 +82,14 @@ class RecurrentSearchCell(HighwayCell):
         for mixture, row, columns in zip(mixtures, matrix, self._original_columns(), strict=True):
             mixture.alpha.copy_(row[columns])
 
+    def forward(self, x: Tensor, h: Tensor | None = None, x_mask: Tensor | None = None,
+                h_mask: Tensor | None = None) -> Tensor:
+        """As `HighwayCell.forward`; a batch of one column is a ValueError in train mode."""
+        if self.training and x.shape[1] < 2:
+            raise ValueError(f"batch of size {x.shape[1]}: allowed is at least 2 in train mode, batch norm has nothing "
+                             "to compare a single column with")
+        return super().forward(x, h, x_mask, h_mask)
+
     def _prepare(self) -> list[tuple[RecurrentNode, list[int], list[str], Tensor, list[PrivateOperation]]]:
         """Per node: its live predecessors; the activations that share W, and their weights (live, activations); the
         operations that do not."""
