@@ -11,9 +11,8 @@ from growdarts.training import Task
 def renew_statistics(network: nn.Module, task: Task) -> bool:
     """Let all batch norms forget their running statistics and average anew over one pass of the training batches.
 
-    What they knew is that of the old architecture; in a recurrent cell, which feeds its normalised states back, the
-    wrong scale can make the states explode in eval mode. The weights stay. Returns whether there is any batch norm;
-    without one, nothing is done or drawn.
+    What they knew is that of the old architecture, and a recurrent cell feeds what it normalises by them back. The
+    weights stay. Returns whether there is any batch norm; without one, nothing is done or drawn.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
