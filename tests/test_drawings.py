@@ -76,8 +76,9 @@ RECURRENT = {"edge 1 <- 0": {"none": 0.5, "tanh": 0.2, "relu": 0.3},
 
 def boxes(svg):
     """Place, width of the frame, words of the boxes of edges."""
-    return [(float(x), float(y), float(width), re.findall(">([^<]+)</text>", words)) for x, y, width, words in re.findall(
-        r'<rect x="([\d.]+)" y="([\d.]+)"[^>]*stroke="#0072B2" stroke-width="([\d.]+)"[^>]*/>((?:<text.*?</text>)+)', svg)]
+    frame = r'<rect x="([\d.]+)" y="([\d.]+)"[^>]*stroke="#0072B2" stroke-width="([\d.]+)"[^>]*/>'
+    return [(float(x), float(y), float(width), re.findall(">([^<]+)</text>", words))
+            for x, y, width, words in re.findall(frame + r"((?:<text.*?</text>)+)", svg)]
 
 
 def test_a_searched_cell_has_a_box_for_every_edge():

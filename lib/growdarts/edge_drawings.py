@@ -20,7 +20,7 @@ ROW, BOX = 40, 30  # of a chart: from state to state, and height of an edge's bo
 
 
 def derived_cells(data: dict[str, Any]) -> list[str]:
-    """Graphs of the cells of a derived genotype, in its `to_dict` form, from left to right, or down if that is too wide.
+    """Graphs of the cells of a derived genotype in its `to_dict` form, to the right, or downwards if that is too wide.
 
     Nodes have the numbers of their states, edges the names of their operations; dashed lines make up the output.
     """

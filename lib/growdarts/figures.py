@@ -94,8 +94,8 @@ def _edge_weights(record: dict[str, Any]) -> Figure:
     keys = sorted({key for edges in panels.values() for mixture in edges.values() for key in mixture},
                   key=lambda key: (order.index(operation_name(key)), key))
     rows = len(max(panels.values(), key=len))
-    figure, axes = plt.subplots(1, len(panels), figsize=(min(8.5, 1 + 0.65 * len(keys) * len(panels)), 1.3 + 0.26 * rows),
-                                sharey=True, squeeze=False)
+    size = min(8.5, 1 + 0.65 * len(keys) * len(panels)), 1.3 + 0.26 * rows
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
     for ax, (kind, edges) in zip(axes[0], panels.items(), strict=True):
         weights = np.array([[mixture.get(key, np.nan) for key in keys] for mixture in edges.values()])
         numbers = np.vectorize(lambda weight: "" if np.isnan(weight) else f"{weight:.2f}".removeprefix("0"))(weights)
