@@ -141,5 +141,7 @@ def test_weights_of_edges_are_those_the_architecture_is_derived_from():
 def test_operations_are_counted_in_every_space():
     two_input = Genotype(((("gate", "gate"), ("carry",)),))
     assert figures.operation_counts([two_input.to_dict(), ONE_NODE.to_dict()]) == {"gate": 1, "carry": 1, "tanh": 1}
+    turned = ConvolutionalGenotype(GROWN.reduce, GROWN.reduce_concat, GROWN.normal, GROWN.normal_concat)
+    assert genotype_nodes(turned.to_dict()) == turned.n_nodes == 3  # of the deeper cell
     assert figures.operation_counts([GROWN.to_dict()]) == {
         "max_pool_3x3": 2, "avg_pool_3x3": 1, "skip_connect": 2, "sep_conv_3x3": 2, "dil_conv_5x5": 1}

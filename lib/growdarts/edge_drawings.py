@@ -34,7 +34,7 @@ def derived_cells(data: dict[str, Any]) -> list[str]:
 
 def _graph(title: str, convolutional: bool, edges: Sequence[tuple[int, int, str]], outputs: Sequence[int]) -> str:
     """A cell of `edges` (predecessor, node, operation)."""
-    graph = pygraphviz.AGraph(directed=True, strict=False, rankdir="LR", nodesep="0.15", ranksep="0.2",
+    graph = pygraphviz.AGraph(directed=True, rankdir="LR", nodesep="0.15", ranksep="0.2",
                               bgcolor="white", fontname=FONT, fontsize="12", labelloc="t", labeljust="l", label=title)
     graph.node_attr.update(fontname=FONT, fontsize=LETTER, shape="box", style="filled", fillcolor=STATE, color=INK,
                            width="0.3", height="0.3", margin="0.07,0.04")
