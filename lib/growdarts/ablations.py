@@ -119,5 +119,5 @@ def figure(found: Sequence[Effect]) -> Figure:
     left.set_yticks(range(len(shown)), [f"{e.switch}: {e.value}" for e in shown])
     left.set_ylim(len(shown) - 0.5, -0.5)
     left.set_xlabel("difference of the test error to the base, %")
-    right.set(xscale="log", xlabel="operations of the search,\nbase = 1")
+    right.set(xlabel="operations of the search,\nbase = 1")
     return drawn
