@@ -123,10 +123,10 @@ def test_every_combination(settings, kind, prune, growth):
         assert kinds["stage"] == len(result.stage_errors) == 2 and kinds["grow_node"] == 1
         assert kinds["prune"] == {"stage": 2, "end": 1, "none": 0}[prune]
         assert growth != "off" or not kinds["grow_operation"]
-        assert (refill and prune == "stage") or not kinds["resample"]
-        assert prune == "stage" or not kinds["tune"]
-    expected = {"stage": True, "grow_node": True, "prune": prune != "none", "tune": prune == "stage",
-                "resample": prune == "stage", "grow_operation": growth != "off"}
+        assert (refill and prune != "none") or not kinds["resample"]
+        assert prune == "stage" or (prune == "end" and refill) or not kinds["tune"]
+    expected = {"stage": True, "grow_node": True, "prune": prune != "none", "tune": prune != "none",
+                "resample": prune != "none", "grow_operation": growth != "off"}
     assert {what: changed[what] > 0 for what in expected} == expected
 
 

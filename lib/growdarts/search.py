@@ -110,7 +110,8 @@ class Search:
             self._grow()  # 12
         self._restore(state.best)
         if settings.prune == "end":
-            self._prune(refill=False)  # 19; nothing would train what came in now
+            if self._prune(refill=settings.resample) and settings.resample:  # 19
+                self._tune()  # of what came in
         return SearchResult(self.network.genotype(), self.validation_error(), state.epoch, state.seconds,
                             state.flops, state.stage_errors, state.history, state.events)
 
