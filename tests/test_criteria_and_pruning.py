@@ -12,6 +12,7 @@ from growdarts.mixture import Mixture
 from growdarts.networks import two_input_forecaster
 from growdarts.primitives import DEFAULT_TWO_INPUT
 from growdarts.pruning import prune
+from stepping import step
 
 
 @pytest.mark.parametrize("errors, since", [
@@ -69,12 +70,7 @@ def trained():
     theta = torch.optim.Adam(network.theta_parameters(), lr=0.01)
     alpha = torch.optim.Adam(network.alpha_parameters(), lr=0.3)
     for _ in range(3):
-        loss = network(torch.randn(4, 8, 3)).square().sum()
-        theta.zero_grad()
-        alpha.zero_grad()
-        loss.backward()
-        theta.step()
-        alpha.step()
+        step(network(torch.randn(4, 8, 3)).square().sum(), theta, alpha)
     return network, theta, alpha
 
 

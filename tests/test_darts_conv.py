@@ -27,6 +27,7 @@ from growdarts.mixture import Mixture
 from growdarts.morphisms import embed_moments, grow_node
 from growdarts.pruning import prune
 from growdarts.search import Search
+from stepping import step
 
 GOLDEN = Path(__file__).parent / "golden"
 CIFAR10 = {name: value for name, value in vars(published).items() if isinstance(value, ConvolutionalGenotype)}
@@ -73,12 +74,7 @@ def _trained(n_cells, operations):
     alpha = torch.optim.Adam(network.alpha_parameters(), lr=0.1)
     x, y = batch()
     for _ in range(10):
-        loss = nn.functional.cross_entropy(network(x), y)
-        theta.zero_grad()
-        alpha.zero_grad()
-        loss.backward()
-        theta.step()
-        alpha.step()
+        step(nn.functional.cross_entropy(network(x), y), theta, alpha)
     return network, theta, alpha, x, y
 
 

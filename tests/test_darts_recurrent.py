@@ -23,6 +23,7 @@ from growdarts.pruning import prune
 from growdarts.search import Search
 from growdarts.series import load_series
 from growdarts.training import ForecastTask
+from stepping import step
 
 GOLDEN = Path(__file__).parent / "golden"
 T, B, I, H = 3, 4, 5, 2
@@ -296,12 +297,7 @@ def trained(n_nodes=2, steps=30, hidden=8):
     alpha = torch.optim.Adam(network.alpha_parameters(), lr=0.05)
     x, y = torch.randn(6, 32, I, dtype=torch.float64), torch.randn(32, I, dtype=torch.float64)
     for _ in range(steps):
-        loss = nn.functional.mse_loss(network(x), y)
-        theta.zero_grad()
-        alpha.zero_grad()
-        loss.backward()
-        theta.step()
-        alpha.step()
+        step(nn.functional.mse_loss(network(x), y), theta, alpha)
     return network, theta, alpha, x, y
 
 

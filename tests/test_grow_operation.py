@@ -13,6 +13,7 @@ from growdarts.morphisms import _random_direction, growable_operations, grow_ope
 from growdarts.networks import derived_forecaster, two_input_forecaster
 from growdarts.primitives import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
 from growdarts.pruning import prune
+from stepping import step
 
 F, H = 5, 8
 WITH_WEIGHTS = [name for name in DEFAULT_TWO_INPUT if name != "carry"]
@@ -30,12 +31,7 @@ def trained(operations=DEFAULT_TWO_INPUT, n_layers=1, n_nodes=2, optimizer=Adam,
 
 
 def update(network, theta, alpha, x, y):
-    loss = nn.functional.mse_loss(network(x), y)
-    theta.zero_grad()
-    alpha.zero_grad()
-    loss.backward()
-    theta.step()
-    alpha.step()
+    step(nn.functional.mse_loss(network(x), y), theta, alpha)
 
 
 @pytest.mark.parametrize("key", WITH_WEIGHTS)

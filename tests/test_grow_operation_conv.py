@@ -17,6 +17,7 @@ from growdarts.interop import StateDictError
 from growdarts.morphisms import growable_operations, grow_operation, growth_step, operation_owner
 from growdarts.pruning import prune
 from growdarts.splitting import lowest_eigenpairs, possible_splits, select_operation, splitting_matrices
+from stepping import step
 
 OPERATIONS = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")
 # of the network below: mixtures 0 and 1 belong to the normal cell, 2 and 3 to the reduction cells
@@ -39,11 +40,7 @@ def trained(operations=OPERATIONS, steps=10, n=8, channels=2, n_nodes=1, optimiz
 
 
 def update(network, theta, alpha, batch):
-    theta.zero_grad()
-    alpha.zero_grad()
-    loss(network, batch).backward()
-    theta.step()
-    alpha.step()
+    step(loss(network, batch), theta, alpha)
 
 
 def test_the_network_owns_its_operations():

@@ -19,6 +19,7 @@ from growdarts.mixture import operation_name
 from growdarts.morphisms import growable_operations, grow_operation, growth_step, operation_owner
 from growdarts.pruning import prune
 from growdarts.splitting import lowest_eigenpairs, possible_splits, select_operation, splitting_matrices
+from stepping import step
 
 T, B, I, H = 3, 5, 3, 2
 WITH_WEIGHTS = ["tanh", "relu", "sigmoid", "identity"]
@@ -51,11 +52,7 @@ def trained(steps=10, **options):
 
 
 def update(cell, theta, alpha, batch):
-    theta.zero_grad()
-    alpha.zero_grad()
-    loss(cell, batch).backward()
-    theta.step()
-    alpha.step()
+    step(loss(cell, batch), theta, alpha)
 
 
 def by_hand(cell, x):

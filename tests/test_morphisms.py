@@ -11,6 +11,7 @@ from growdarts.cells.two_input_node import TwoInputNode
 from growdarts.morphisms import carry_moments, follow, grow_node, net2deeper, net2wider
 from growdarts.networks import two_input_forecaster
 from growdarts.primitives import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
+from stepping import step
 
 F, H = 5, 8
 
@@ -22,12 +23,7 @@ def trained(operations=DEFAULT_TWO_INPUT, n_layers=1, steps=30, hidden=H):
     alpha = torch.optim.Adam(network.alpha_parameters(), lr=0.05)
     x, y = torch.randn(6, 64, F, dtype=torch.float64), torch.randn(64, F, dtype=torch.float64)
     for _ in range(steps):
-        loss = nn.functional.mse_loss(network(x), y)
-        theta.zero_grad()
-        alpha.zero_grad()
-        loss.backward()
-        theta.step()
-        alpha.step()
+        step(nn.functional.mse_loss(network(x), y), theta, alpha)
     return network, theta, alpha, x, y
 
 

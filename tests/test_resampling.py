@@ -13,6 +13,7 @@ from growdarts.mixture import Mixture, operation_name
 from growdarts.networks import two_input_forecaster
 from growdarts.primitives import DEFAULT_TWO_INPUT
 from growdarts.pruning import held_operations, prune, resample
+from stepping import step
 
 IMAGES = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")
 SPACES = {
@@ -43,11 +44,7 @@ def trained(space, steps=3):
 
 
 def update(network, theta, alpha, x):
-    theta.zero_grad()
-    alpha.zero_grad()
-    output(network, x).square().mean().backward()
-    theta.step()
-    alpha.step()
+    step(output(network, x).square().mean(), theta, alpha)
 
 
 @pytest.mark.parametrize("weight", [0.3, 1e-3])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from growdarts.cells import SearchSpace
+from growdarts.cells.tracing import statistics_kept
 
 Loss = Callable[[SearchSpace, Any], Tensor]
 
@@ -130,12 +131,12 @@ def _restored(network: SearchSpace) -> Iterator[list[Tensor]]:
     """Copies of theta, to start from; at the end theta and the running statistics are what they were, bit for bit
     (adding and subtracting a step would leave rounding behind)."""
     theta = network.theta_parameters()
-    tensors = theta + [buffer for module in network.modules() for buffer in module.buffers(recurse=False)]
-    saved = [tensor.detach().clone() for tensor in tensors]
-    try:
-        yield saved[:len(theta)]
-    finally:
-        _assign(tensors, saved)
+    saved = [p.detach().clone() for p in theta]
+    with statistics_kept(network):
+        try:
+            yield saved
+        finally:
+            _assign(theta, saved)
 
 
 @torch.no_grad()

@@ -24,13 +24,24 @@ class Grid(Settings):
         """Of the records, in data/results."""
         return self.experiment
 
+
+class MethodGrid(Grid):
+    """The notebook of an experiment that runs several methods, each a `run_class` of the same settings."""
+
+    run_class: ClassVar[type[SearchSettings]]
+
     def label(self) -> str:
         """What a job of the batch is called."""
         return f"{self.methods[0]}-seed{self.seed}"
 
     def runs(self) -> list[Any]:
-        """The configurations of the runs, in order."""
-        raise NotImplementedError
+        """The configurations of the runs, one a method."""
+        return [self.run_of(method) for method in self.methods]
+
+    def run_of(self, method: str, **varied: Any) -> Any:
+        """The run of `method`, with what the grid does not share."""
+        shared = {name: getattr(self, name) for name in self.run_class.model_fields if name not in ("method", *varied)}
+        return self.run_class(**shared, method=method, **varied)
 
 
 # ---- time series -------------------------------------------------------------------------------
@@ -84,19 +95,17 @@ class TimeSeriesRun(TimeSeriesSettings):
         return f"{self.method}-seed{self.seed}-{'last-fifth' if self.origin is None else self.origin}"
 
 
-class TimeSeriesConfig(TimeSeriesSettings, Grid):
+class TimeSeriesConfig(TimeSeriesSettings, MethodGrid):
     """Parameters of notebook `02_time_series`: methods x origins, one run each."""
 
-    experiment = "time_series"
+    experiment, run_class = "time_series", TimeSeriesRun
 
     methods: list[TimeSeriesMethod] = Field(min_length=1, description="methods to run, in order")
     origins: list[int | None] = Field(min_length=1, description="test years; [None]: last fifth")
 
     def runs(self) -> list[TimeSeriesRun]:
         """The runs of the grid, methods within origins."""
-        shared = {name: getattr(self, name) for name in TimeSeriesSettings.model_fields}
-        return [TimeSeriesRun(**shared, method=method, origin=origin)
-                for origin in self.origins for method in self.methods]
+        return [self.run_of(method, origin=origin) for origin in self.origins for method in self.methods]
 
 
 # ---- language ----------------------------------------------------------------------------------
@@ -156,17 +165,12 @@ class LanguageRun(LanguageSettings):
         return f"{self.method}-seed{self.seed}"
 
 
-class LanguageConfig(LanguageSettings, Grid):
+class LanguageConfig(LanguageSettings, MethodGrid):
     """Parameters of notebook `03_penn_treebank`."""
 
-    experiment = "language"
+    experiment, run_class = "language", LanguageRun
 
     methods: list[LanguageMethod] = Field(min_length=1, description="methods to run, in order")
-
-    def runs(self) -> list[LanguageRun]:
-        """One run a method."""
-        shared = {name: getattr(self, name) for name in LanguageSettings.model_fields}
-        return [LanguageRun(**shared, method=method) for method in self.methods]
 
 
 # ---- images ------------------------------------------------------------------------------------
@@ -218,14 +222,9 @@ class ImageRun(ImageSettings):
         return f"{self.method}-seed{self.seed}"
 
 
-class ImageConfig(ImageSettings, Grid):
+class ImageConfig(ImageSettings, MethodGrid):
     """Parameters of notebook `04_cifar10`."""
 
-    experiment = "images"
+    experiment, run_class = "images", ImageRun
 
     methods: list[ImageMethod] = Field(min_length=1, description="methods to run, in order")
-
-    def runs(self) -> list[ImageRun]:
-        """One run a method."""
-        shared = {name: getattr(self, name) for name in ImageSettings.model_fields}
-        return [ImageRun(**shared, method=method) for method in self.methods]

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from growdarts.cells.baselines import TorchRecurrent
 from growdarts.cells.two_input import TwoInputCell, fixed_cell
+from growdarts.cells.two_input_node import TwoInputNode
 from growdarts.genotype import Genotype
 from growdarts.mixture import Mixture
 
@@ -63,8 +64,7 @@ class TwoInputForecaster(Forecaster):
 
     def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
         """Keep only operations `index` in the node of `mixture`."""
-        node = next(node for cell in self.cells for node in cell.nodes if node.mixture is mixture)
-        return node.keep(index)
+        return self._node_of(mixture).keep(index)
 
     @property
     def operations(self) -> list[str]:
@@ -73,8 +73,10 @@ class TwoInputForecaster(Forecaster):
 
     def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
         """Add operation `name`, with fresh weights, to the node of `mixture`, at mixture weight `weight`."""
-        node = next(node for cell in self.cells for node in cell.nodes if node.mixture is mixture)
-        return node.add(name, weight)
+        return self._node_of(mixture).add(name, weight)
+
+    def _node_of(self, mixture: Mixture) -> TwoInputNode:
+        return next(node for cell in self.cells for node in cell.nodes if node.mixture is mixture)
 
     def structure(self) -> list[list[list[str]]]:
         """Layers of nodes of operation keys."""

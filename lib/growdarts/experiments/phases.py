@@ -1,7 +1,6 @@
 """What the runs of all experiments share: seeds, checkpoints, the search, the width that a budget of weights allows."""
 
 import hashlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,14 +96,3 @@ def record(config: SearchSettings, hashes: dict[str, str], searched: Searched | 
             "validation_error": found.validation_error, "test_error": searched.test_error,
             "stage_errors": found.stage_errors, "events": found.events,
             "history": records.significant(found.history, 4)}}
-
-
-class Stopwatch:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-
-    def seconds(self) -> float:
-        """Until now."""
-        return time.perf_counter() - self.started
