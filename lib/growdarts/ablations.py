@@ -96,7 +96,7 @@ def sentence(found: Sequence[Effect], switch: str, value: Any) -> str:
     (effect,) = [e for e in found if e.switch == switch and e.value == value]
     finding = {-1: "lowers the test error", 0: "cannot be told from no effect", 1: "raises the test error"}
     given = f", 95 % interval over {effect.error.n} seeds {effect.error.low:+.2f} to {effect.error.high:+.2f} %"
-    return (f"`{switch}` = {value} instead of {effect.base} {finding[effect.error.sign()]} "
+    return (f"{switch} = {value} instead of {effect.base} {finding[effect.error.sign()]} "
             f"({effect.error.mean:+.2f} %{given if effect.error.n > 1 else ''}) at {effect.flops:.2f} times the "
             "operations of the search")
 
