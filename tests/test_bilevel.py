@@ -12,6 +12,7 @@ from growdarts.darts_genotypes import CONVOLUTIONAL_OPERATIONS, RECURRENT_OPERAT
 from growdarts.image_search_network import SearchImageNetwork
 from growdarts.language_model import Dropout, LanguageModel, LanguageTask, Memory, Window
 from growdarts.networks import two_input_forecaster
+from growdarts.plain import plain_forms
 from growdarts.text import grammar_text
 from growdarts.training import theta_step
 
@@ -91,6 +92,7 @@ class Moved:
         return getattr(self.network, name)
 
 
+@plain_forms()
 def double_backward(network, loss, train_batch, validation_batch, step):
     """d/dalpha L_val(theta - xi (mu m + c dL_train/dtheta + lambda theta), alpha) through the step; c is a constant."""
     theta = network.theta_parameters()
@@ -159,8 +161,9 @@ def test_hessian_vector_product_along_any_direction(problem):
     network, loss, batch, _ = problem
     theta, alpha = network.theta_parameters(), network.alpha_parameters()
     vector = [torch.randn_like(p) for p in theta]
-    gradient = torch.autograd.grad(loss(network, batch), theta, create_graph=True)
-    exact = flat(torch.autograd.grad(sum((g * v).sum() for g, v in zip(gradient, vector, strict=True)), alpha))
+    with plain_forms():
+        gradient = torch.autograd.grad(loss(network, batch), theta, create_graph=True)
+        exact = flat(torch.autograd.grad(sum((g * v).sum() for g, v in zip(gradient, vector, strict=True)), alpha))
 
     def error(radius):
         return (flat(hessian_vector_product(network, loss, batch, vector, radius)) - exact).norm().item()

@@ -17,6 +17,7 @@ from growdarts.interop import StateDictError
 from growdarts.language_model import Dropout, LanguageModel, LanguageTask, Memory, Window
 from growdarts.mixture import operation_name
 from growdarts.morphisms import growable_operations, grow_operation, growth_step, operation_owner
+from growdarts.plain import plain_forms
 from growdarts.pruning import prune
 from growdarts.splitting import lowest_eigenpairs, possible_splits, select_operation, splitting_matrices
 from stepping import step
@@ -268,6 +269,7 @@ def loss_after_splitting(network, batch, loss, matrices):
     return value, torch.zeros(matrices.pack(matrices.weights).numel(), dtype=torch.float64)
 
 
+@plain_forms()
 def check_blocks(network, batch, loss, matrices):
     value, zero = loss_after_splitting(network, batch, loss, matrices)
     expected = torch.block_diag(*matrices.dense())

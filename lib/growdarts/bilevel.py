@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from growdarts.cells import SearchSpace
 from growdarts.cells.tracing import statistics_kept
+from growdarts.gradients import gradient
 
 Loss = Callable[[SearchSpace, Any], Tensor]
 
@@ -70,7 +71,7 @@ def alpha_gradient(network: SearchSpace, loss: Loss, train_batch: Any, validatio
     step, radius : the virtual step, and the length of the finite difference's step (order 2 only).
     """
     if order == 1:
-        return _gradient(loss(network, validation_batch), network.alpha_parameters())
+        return gradient(network, loss, validation_batch, network.alpha_parameters())[1]
     return second_order(network, loss, train_batch, validation_batch, step, radius)
 
 
@@ -91,12 +92,12 @@ def direct_and_implicit(network: SearchSpace, loss: Loss, train_batch: Any, vali
     """The two terms of `second_order`, the second to be subtracted from the first."""
     theta, alpha = network.theta_parameters(), network.alpha_parameters()
     with _restored(network) as saved:
-        gradient = _gradient(loss(network, train_batch), theta)
-        _assign(theta, step.after(saved, gradient))
-        grads = _gradient(loss(network, validation_batch), alpha + theta)
+        _, inner = gradient(network, loss, train_batch, theta)
+        _assign(theta, step.after(saved, inner))
+        _, grads = gradient(network, loss, validation_batch, alpha + theta)
     direct, theta_grad = grads[:len(alpha)], grads[len(alpha):]
     product = hessian_vector_product(network, loss, train_batch, theta_grad, radius)
-    factor = step.xi * step.coefficient(gradient)
+    factor = step.xi * step.coefficient(inner)
     return direct, [factor * h for h in product]
 
 
@@ -113,13 +114,8 @@ def hessian_vector_product(network: SearchSpace, loss: Loss, batch: Any, vector:
     with _restored(network) as saved:
         for sign in (1, -1):
             _assign(theta, [p + sign * epsilon * v for p, v in zip(saved, vector, strict=True)])
-            sides.append(_gradient(loss(network, batch), alpha))
+            sides.append(gradient(network, loss, batch, alpha)[1])
     return [(plus - minus) / (2 * epsilon) for plus, minus in zip(*sides, strict=True)]
-
-
-def _gradient(loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
-    """Gradient by `parameters`; zero where the loss does not depend on one, as on a decided node's alpha."""
-    return list(torch.autograd.grad(loss, parameters, materialize_grads=True))
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:

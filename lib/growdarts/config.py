@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from growdarts.darts_genotypes import CONVOLUTIONAL_OPERATIONS, RECURRENT_OPERATIONS
+from growdarts.precision import Precision
 from growdarts.primitives import TWO_INPUT
 from growdarts.settings import SearchSettings, Settings, known_operations, no_value_twice
 
@@ -128,6 +129,14 @@ class LanguageSettings(SearchSettings):
                             "is the largest that these allow")
     train_batch_size: int = Field(ge=1, description="columns of text per gradient step of the training from scratch")
     train_weight_decay: float = Field(ge=0, description="L2 factor in the training from scratch")
+    learning_rates: list[float] | None = Field(default=None, min_length=1, description="steps of theta at first that "
+                                               "are tried for the training from scratch, the best on validation is "
+                                               "kept; None: learning_rate, as in the search")
+    rate_epochs: int = Field(default=3, ge=1, description="epochs on the text of the search that such a trial takes")
+    eval_batch_size: int = Field(default=10, ge=1, description="columns of text in an evaluation; the first token of "
+                                 "each, and what does not fill all, is not predicted")
+    precision: Precision = Field(default="float32", description="of matrix products in training; see "
+                                 "growdarts.precision")
     dropout_word: float = Field(ge=0, lt=1, description="rate of dropped words")
     dropout_embedding: float = Field(ge=0, lt=1, description="rate of dropped units of the embedded text")
     dropout_inputs: float = Field(ge=0, lt=1, description="rate of dropped units of the cell's inputs")
@@ -138,8 +147,10 @@ class LanguageSettings(SearchSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name in ("operations", "methods"):
-            no_value_twice(name, getattr(self, name, []))
+        for name in ("operations", "methods", "learning_rates"):
+            no_value_twice(name, getattr(self, name, None) or [])
+        if min(self.learning_rates or [1.0]) <= 0:
+            raise ValueError(f"parameter 'learning_rates' = {self.learning_rates}: every one must be above 0")
         if (self.dataset == "folder") != (self.folder is not None):
             raise ValueError(f"parameter 'folder' = {self.folder!r}: it goes with dataset 'folder', and only there")
         if self.space == "two_input":

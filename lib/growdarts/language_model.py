@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from growdarts.cells.carried import State
 from growdarts.cells.highway import masked, uniform
+from growdarts.precision import Precision, products_in
 from growdarts.text import Text, batchify, windows
+from growdarts.vocabulary_loss import vocabulary_loss
 
 # What `growdarts.cells.SearchSpace` asks of a network and only the cell can answer.
 OF_THE_CELL = ("operations", "alpha_parameters", "mixtures", "mixture_names", "n_nodes", "grow_node", "keep_operations",
@@ -53,9 +55,10 @@ class Masks(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a language model computes from a window."""
+    """What a language model computes from a window: logits, or in their place the loss where the targets are given."""
 
-    logits: Tensor  # (T, B, V), for the word that follows
+    logits: Tensor | None  # (T, B, V), for the word that follows
+    loss: Tensor | None  # mean negative log likelihood, nats a word
     states: Tensor  # (T, B, H) of the cell
     dropped: Tensor  # the same after dropout, what the decoder reads
     carried: State  # what the next window starts from, not detached
@@ -89,10 +92,11 @@ class LanguageModel(nn.Module):
         self.bias = nn.Parameter(torch.zeros(words))
         self.cell, self.dropout = cell, dropout
 
-    def forward(self, x: Tensor, h: State | None = None, masks: Masks = Masks()) -> Output:
+    def forward(self, x: Tensor, h: State | None = None, masks: Masks = Masks(), y: Tensor | None = None) -> Output:
         """Word numbers (T, B) -> logits (T, B, V) and states, starting from `h`, default zero.
 
-        The masks are applied as given, whatever the mode.
+        With the words `y` (T, B) that follow it is their loss instead, and logits are not kept. The masks are applied
+        as given, whatever the mode.
         """
         embedded = nn.functional.embedding(x, self.embedding)  # (T, B, E)
         if masks.word is not None:
@@ -104,7 +108,10 @@ class LanguageModel(nn.Module):
             result = self.cell(masked(embedded, masks.inputs), h)
         states, carried = result if isinstance(result, tuple) else (result, result[-1])
         dropped = masked(states, masks.outputs)
-        return Output(nn.functional.linear(dropped, self.embedding, self.bias), states, dropped, carried)
+        if y is None:
+            return Output(nn.functional.linear(dropped, self.embedding, self.bias), None, states, dropped, carried)
+        loss = vocabulary_loss(dropped.flatten(0, 1), self.embedding, self.bias, y.flatten())
+        return Output(None, loss, states, dropped, carried)
 
     def draw_masks(self, batch_size: int, generator: torch.Generator | None = None) -> Masks:
         """Fresh masks for a window of `batch_size` columns, for all passes that belong together: the original draws new
@@ -167,6 +174,7 @@ class LanguageTask:
     random_length : draw lengths around `length`, see `growdarts.text.windows`.
     eval_batch_size : columns of an evaluation; each column starts from the zero state and its first token is not
         predicted, nor are the up to B - 1 tokens left over, so few columns evaluate nearly all tokens.
+    precision : of the matrix products in the loss, see `growdarts.precision`; evaluations are in float32.
     """
 
     text: Text
@@ -176,6 +184,7 @@ class LanguageTask:
     temporal_act_reg: float = 0.0
     random_length: bool = True
     eval_batch_size: int = 10
+    precision: Precision = "float32"
 
     def train_batches(self) -> Iterator[Window]:
         """The training text once, in order; every window starts from the state that the one before ended in."""
@@ -209,14 +218,14 @@ class LanguageTask:
         memory = window.memory
         if network.training and memory.masks is None:
             memory.masks = network.draw_masks(window.x.shape[1])
-        output = network(window.x, memory.before, memory.masks if network.training else Masks())
-        memory.after = detached(output.carried)
-        loss = cross_entropy(output.logits, window.y)
-        if window.regularised and self.act_reg:
-            loss = loss + self.act_reg * output.dropped.square().mean()
-        if window.regularised and self.temporal_act_reg and len(output.states) > 1:
-            loss = loss + self.temporal_act_reg * output.states.diff(dim=0).square().mean()
-        return loss
+        with products_in(self.precision):
+            output = network(window.x, memory.before, memory.masks if network.training else Masks(), window.y)
+            memory.after, loss = detached(output.carried), output.loss
+            if window.regularised and self.act_reg:
+                loss = loss + self.act_reg * output.dropped.square().mean()
+            if window.regularised and self.temporal_act_reg and len(output.states) > 1:
+                loss = loss + self.temporal_act_reg * output.states.diff(dim=0).square().mean()
+            return loss
 
     @torch.no_grad()
     def evaluate(self, network: LanguageModel, part: str, batch_size: int | None = None) -> float:
@@ -225,19 +234,14 @@ class LanguageTask:
         training = network.training
         network.eval()
         for x, y in windows(columns, self.length):
-            output = network(x, h)
-            h, total = output.carried, total + cross_entropy(output.logits, y).item() * y.numel()
+            output = network(x, h, y=y)
+            h, total = output.carried, total + output.loss.item() * y.numel()
         network.train(training)
         return total / columns[1:].numel()
 
     def flops(self, network: LanguageModel) -> int:
         """Floating-point operations of one forward pass over the training text."""
         return len(self.text.train) * network.flops()
-
-
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean negative log likelihood in nats of the words y (T, B) under logits (T, B, V)."""
-    return nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
 
 
 def detached(state: State) -> State:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from growdarts.checkpoints import Checkpoint
 from growdarts.settings import SearchSettings
 from growdarts.criteria import averaging_starts, stage_is_over
+from growdarts.gradients import gradient
 from growdarts.series import Series
 
 Batch = tuple[Tensor, Tensor]  # windows (T, B, F), targets (B, F)
@@ -121,12 +122,10 @@ def theta_step(network: nn.Module, task: Task, optimizer: Optimizer, batch: Batc
                grad_clip: float) -> float:
     """One weight step; returns the loss before it. alpha gets no gradient."""
     parameters = optimizer.param_groups[0]["params"]
-    loss = task.loss(network, batch)
-    value = loss.item()
+    value, gradients = gradient(network, task.loss, batch, parameters)
     if math.isfinite(value):
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters, materialize_grads=True),
-                                       strict=True):
-            parameter.grad = gradient
+        for parameter, g in zip(parameters, gradients, strict=True):
+            parameter.grad = g
         nn.utils.clip_grad_norm_(parameters, grad_clip)
         optimizer.step()
     return value

@@ -36,8 +36,8 @@ class LSTM(nn.Module):
         h, c = (zero, zero) if h is None else h
         wx = x @ self.layer.weight_ih_l0.t() + (self.layer.bias_ih_l0 + self.layer.bias_hh_l0)  # (T, B, 4 H)
         U, states = self.layer.weight_hh_l0.t(), []
-        for t in range(len(x)):
-            i, f, g, o = (wx[t] + (h * h_mask) @ U).chunk(4, dim=-1)
+        for wx_t in wx.unbind():
+            i, f, g, o = (wx_t + (h * h_mask) @ U).chunk(4, dim=-1)
             c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
             h = torch.sigmoid(o) * torch.tanh(c)
             states.append(h)

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 from growdarts.cells import Duplicate
 from growdarts.cells.highway import HighwayCell
+from growdarts.cells.mixed_kernels import COLUMNS
+from growdarts.cells.mixed_scan import Norm, mixed_scan
 from growdarts.cells.recurrent_node import PrivateOperation, RecurrentNode
 from growdarts.cells.tracing import OperationTrace, record_calls, statistics_kept
 from growdarts.darts_genotypes import RECURRENT_OPERATIONS, RecurrentGenotype
 from growdarts.genotype import GenotypeError
 from growdarts.interop import StateDictError
 from growdarts.mixture import Mixture, operation_name
+from growdarts.plain import is_plain, plain_forms
 
 
 class RecurrentSearchCell(HighwayCell):
@@ -88,7 +91,42 @@ class RecurrentSearchCell(HighwayCell):
         if self.training and x.shape[1] < 2:
             raise ValueError(f"batch of size {x.shape[1]}: allowed is at least 2 in train mode, batch norm has nothing "
                              "to compare a single column with")
-        return super().forward(x, h, x_mask, h_mask)
+        return super().forward(x, h, x_mask, h_mask) if is_plain() else self._scan(x, h, x_mask, h_mask)
+
+    def _scan(self, x: Tensor, h: Tensor | None, x_mask: Tensor | None, h_mask: Tensor | None) -> Tensor:
+        """The same function by `mixed_scan`."""
+        h = x.new_zeros(x.shape[1], self.hidden) if h is None else h
+        wx, U = self._inputs(x, x_mask).to(x.dtype), self.W0[self.inputs:]
+        nodes, mixtures, weights = [], [], []
+        for node, live, names, shared, own in self._prepare():
+            columns = torch.tensor([COLUMNS.index(name) for name in names]).expand(len(live), -1)
+            rows = [shared.new_zeros(len(live), len(COLUMNS)).scatter(1, columns, shared)]
+            rows += [private.weight * torch.eye(len(COLUMNS)).to(shared)[[COLUMNS.index(private.activation)]]
+                     for private in own]
+            nodes.append((live, *([live[private.source]] for private in own)))
+            mixtures.append(torch.cat(rows))
+            weights += [node.W, *(private.W for private in own)]
+        plain = sum(node.output_weight is None for node in self.nodes)
+        output_weights = torch.stack([U.new_tensor(1 / plain) if node.output_weight is None else node.output_weight
+                                      for node in self.nodes])
+        norm = Norm(self.bn.eps) if self.training else Norm(self.bn.eps, self.bn.running_mean, self.bn.running_var)
+        states, means, variances = mixed_scan(wx, h, h_mask, U, output_weights, mixtures, weights, nodes, norm)
+        if self.training:
+            self._count(means.flatten(0, 1), variances.flatten(0, 1) * len(h) / (len(h) - 1))
+        return states
+
+    @torch.no_grad()
+    def _count(self, means: Tensor, variances: Tensor) -> None:
+        """Running statistics after batches of these means and variances (n, H), one after the other."""
+        n, before = len(means), self.bn.num_batches_tracked
+        if self.bn.momentum is None:  # the plain mean of all batches
+            keep, shares = before / (before + n), means.new_full((n,), 1.0) / (before + n)
+        else:
+            decay = 1 - self.bn.momentum
+            keep, shares = decay**n, self.bn.momentum * decay ** torch.arange(n).flip(0).to(means)
+        for running, values in ((self.bn.running_mean, means), (self.bn.running_var, variances)):
+            running.mul_(keep).add_(shares @ values)
+        self.bn.num_batches_tracked += n
 
     def _prepare(self) -> list[tuple[RecurrentNode, list[int], list[str], Tensor, list[PrivateOperation]]]:
         """Per node: its live predecessors; the activations that share W, and their weights (live, activations); the
@@ -197,7 +235,7 @@ class RecurrentSearchCell(HighwayCell):
         Those that share W are taken as duplicating leaves them: each with a W of its own. Dropout masks are part of
         the trace. Its gradient at a time step is the total one: also through the later steps and the batch norm.
         """
-        with statistics_kept(self):
+        with statistics_kept(self), plain_forms():
             calls = record_calls([*self.nodes], loss)
         return [trace for node in self.nodes for trace in node.traces(calls[node])]
 

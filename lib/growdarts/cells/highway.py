@@ -56,13 +56,17 @@ class HighwayCell(nn.Module):
         `h_mask` the same for h and all nodes. They are applied as given, whatever the mode.
         """
         h = x.new_zeros(x.shape[1], self.hidden) if h is None else h
-        wx = masked(x, x_mask) @ self.W0[:self.inputs]  # (T, B, 2 H), all time steps in one product
+        wx = self._inputs(x, x_mask)
         prepared, states = self._prepare(), []
-        for t in range(len(x)):
-            c, u = (wx[t] + masked(h, h_mask) @ self.W0[self.inputs:]).chunk(2, dim=-1)
+        for wx_t in wx.unbind():  # the gradient of wx[t] would be as large as wx, once for every t
+            c, u = (wx_t + masked(h, h_mask) @ self.W0[self.inputs:]).chunk(2, dim=-1)
             h = self._step(torch.lerp(h, torch.tanh(u), torch.sigmoid(c)), h_mask, prepared)
             states.append(h)
         return torch.stack(states)
+
+    def _inputs(self, x: Tensor, x_mask: Tensor | None) -> Tensor:
+        """Their share of [c_0, u_0], (T, B, 2 H), all time steps in one product."""
+        return masked(x, x_mask) @ self.W0[:self.inputs]
 
     def _prepare(self) -> Any:
         """What does not change over time."""

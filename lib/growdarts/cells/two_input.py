@@ -12,6 +12,7 @@ from growdarts.cells import Duplicate
 from growdarts.cells.tracing import OperationTrace, record_calls
 from growdarts.cells.two_input_node import TwoInputNode
 from growdarts.mixture import Mixture, operation_name
+from growdarts.precision import product_type
 from growdarts.primitives import TWO_INPUT
 
 
@@ -33,15 +34,21 @@ class TwoInputCell(nn.Module):
         self.nodes = nn.ModuleList(TwoInputNode(inputs, hidden, keys) for keys in nodes)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
-        """All states h_1 .. h_T, (T, B, I) -> (T, B, H), starting from `h` (B, H), default zero."""
+        """All states h_1 .. h_T, (T, B, I) -> (T, B, H), starting from `h` (B, H), default zero.
+
+        Within `torch.autocast` the products with x and h are computed in its type.
+        """
         h = x.new_zeros(x.shape[1], self.hidden) if h is None else h
-        nodes = [(node, node.project_inputs(x), node.state_weights().t(), node.mixture.weights())
+        dtype, states = product_type(x), []
+        # unbind: the gradient of wx[t] would be as large as wx, once for every t
+        nodes = [(node, node.project_inputs(x).to(h.dtype).unbind(), node.state_weights().t().to(dtype), node.mixture.weights())
                  for node in self.nodes]
-        states = []
-        for t in range(len(x)):
-            for node, wx, U_transposed, weights in nodes:
-                h = node(wx[t], h @ U_transposed, h, weights)
-            states.append(h)
+        with torch.autocast("cpu", enabled=False):
+            for t in range(len(x)):
+                for node, wx, U_transposed, weights in nodes:
+                    us = (h.to(dtype) @ U_transposed).to(h.dtype)
+                    h = node(wx[t], us, h, weights)
+                states.append(h)
         return torch.stack(states)
 
     def grow_node(self, *, morphism: bool, epsilon: float, noise: float) -> None:

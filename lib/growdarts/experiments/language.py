@@ -1,5 +1,6 @@
 """A language-modelling run from configuration to record: search -> derive -> train from scratch -> test perplexity."""
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +16,18 @@ from growdarts.darts_genotypes import RecurrentGenotype
 from growdarts.experiments import phases
 from growdarts.genotype import Genotype
 from growdarts.language_model import Dropout, LanguageModel, LanguageTask, perplexity
+from growdarts.precision import used_precision
 from growdarts.published import PTB_DARTS_V2
 from growdarts.text import load_text
-from growdarts.training import fit
+from growdarts.training import DivergenceError, Fit, fit
 
 
 def run(config: LanguageRun, *, checkpoints: Path | None = None, progress: bool = False) -> dict[str, Any]:
     """Search a cell unless the method has one, train it from scratch on the whole text, test it once.
 
     Every network that is trained from scratch has the width that `config.parameters` weights allow it, so that
-    LSTM, the published cell and a found one compete at equal size. Errors are nats a word.
+    LSTM, the published cell and a found one compete at equal size; each at the best of `config.learning_rates` for it.
+    Errors are nats a word.
     """
     text = load_text(config.dataset, config.folder)
     words = len(text.vocabulary)
@@ -35,18 +38,33 @@ def run(config: LanguageRun, *, checkpoints: Path | None = None, progress: bool 
         genotype = searched.result.genotype if searched else PTB_DARTS_V2 if config.method == "darts_v2" else None
         task = _task(config, text, config.train_batch_size)
         width = phases.largest_width(lambda hidden: model(config, words, genotype, hidden), config.parameters)
-        phases.seed(config, "train")
-        network = model(config, words, genotype, width)
-        settings = config.model_copy(update={"weight_decay": config.train_weight_decay})
-        fits = {str(width): fit(network, network.theta_parameters(), task, settings,
-                                phases.checkpoint(config, "train", checkpoints),
-                                label=f"{config.method} H={width}", progress=progress)}
+
+        def train(task: LanguageTask, phase: str, **changes: float) -> tuple[LanguageModel, Fit]:
+            phases.seed(config, "train")  # equal weights at first
+            network = model(config, words, genotype, width)
+            settings = config.model_copy(update={"weight_decay": config.train_weight_decay, **changes})
+            return network, fit(network, network.theta_parameters(), task, settings,
+                                phases.checkpoint(config, phase, checkpoints),
+                                label=f"{config.method} H={width} {phase}", progress=progress)
+
+        trials = {}  # validation error by learning rate; None: diverged
+        for rate in config.learning_rates or ():
+            try:
+                trials[rate] = train(_task(config, searched_text, config.train_batch_size), f"rate {rate:g}",
+                                     learning_rate=rate, train_epochs=config.rate_epochs)[1].validation_error
+            except DivergenceError:
+                trials[rate] = None
+        rate = min(trials, key=lambda rate: math.inf if trials[rate] is None else trials[rate], default=config.learning_rate)
+        network, trained = train(task, "train", learning_rate=rate)
     started = time.perf_counter()
     error = task.evaluate(network, "test")
-    return phases.record(config, text.hashes, searched, fits, time.perf_counter() - started, {
+    return phases.record(config, text.hashes, searched, {str(width): trained}, time.perf_counter() - started, {
         "test_error": error, "test_perplexity": perplexity(error),
         "validation_error": task.evaluate(network, "validation"), "floor": text.floor, "words": words,
         "tokens": {part: len(getattr(text, part)) for part in ("train", "validation", "test")},
+        "optimizer": config.optimizer, "learning_rate": rate,
+        "learning_rates": {f"{rate:g}": error for rate, error in trials.items()},
+        "precision": used_precision(config.precision),
         "parameters": sum(p.numel() for p in network.theta_parameters()), "hidden": width,
         "genotype": genotype.to_dict() if genotype else None})
 
@@ -77,4 +95,5 @@ def _dropout(config: LanguageRun) -> Dropout:
 
 
 def _task(config: LanguageRun, text: Any, batch_size: int) -> LanguageTask:
-    return LanguageTask(text, batch_size, config.length, config.act_reg, config.temporal_act_reg)
+    return LanguageTask(text, batch_size, config.length, config.act_reg, config.temporal_act_reg,
+                        eval_batch_size=config.eval_batch_size, precision=config.precision)

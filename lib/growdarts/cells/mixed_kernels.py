@@ -1,0 +1,137 @@
+r"""The elementwise part of a mixed recurrent node, compiled by numba: its states, and their gradients.
+
+With $g = \sigma(c)$ and $q_e = \sum_k w_{ek}$ a node computes, before its batch norm,
+
+$$ z = \sum_e q_e s_j + g_e\, (m_e - q_e s_j), \qquad m_e = \sum_k w_{ek} f_k(u_e) . $$
+
+All functions fill arrays that are given. tanh comes from $\sigma = \sigma(u)$ without another exponential:
+$\tanh u = (2 \sigma - 1) / (1 - 2 \sigma + 2 \sigma^2)$.
+
+Shapes: B batch, H hidden, N nodes, L edges of a node. `squashed` is the sigmoid of `products` (L, B, 2 H), the c and
+u of every edge side by side; `sources` (L,) the states that they come from; `w` (L, 4) the weights of tanh, relu,
+sigmoid, identity; `states` (N + 1, B, H).
+"""
+
+import numba
+import numpy as np
+
+COLUMNS = ("tanh", "relu", "sigmoid", "identity")  # of w
+
+
+@numba.njit(cache=True, error_model="numpy")
+def mix(states: np.ndarray, sources: np.ndarray, products: np.ndarray, squashed: np.ndarray, w: np.ndarray,
+        z: np.ndarray) -> None:
+    """z (B, H) of a node."""
+    B, H = z.shape
+    one, two, zero = z.dtype.type(1), z.dtype.type(2), z.dtype.type(0)
+    z[:] = zero
+    for e in range(len(sources)):
+        w_tanh, w_relu, w_sigmoid, w_identity = w[e]
+        q = w_tanh + w_relu + w_sigmoid + w_identity
+        for b in range(B):
+            s_row, z_row = states[sources[e], b], z[b]
+            g_row, f_row, u_row = squashed[e, b, :H], squashed[e, b, H:], products[e, b, H:]
+            for h in range(H):
+                f, u = f_row[h], u_row[h]
+                tanh = (two * f - one) / (one - two * f + two * f * f)
+                m = w_tanh * tanh + w_relu * max(u, zero) + w_sigmoid * f + w_identity * u
+                kept = q * s_row[h]
+                z_row[h] += kept + g_row[h] * (m - kept)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def mix_backward(states: np.ndarray, sources: np.ndarray, products: np.ndarray, squashed: np.ndarray, w: np.ndarray,
+                 dz: np.ndarray, d_states: np.ndarray, dw: np.ndarray, wants_w: bool) -> None:
+    """From the gradient dz (B, H) of a node: those of `products`, in their place; of w, added to `dw` if wanted; of
+    the states by the way that does not lead through the products, added to `d_states`."""
+    B, H = dz.shape
+    one, two, zero = dz.dtype.type(1), dz.dtype.type(2), dz.dtype.type(0)
+    by_tanh, by_relu, by_sigmoid, by_identity = np.zeros((4, H), dz.dtype)
+    for e in range(len(sources)):
+        w_tanh, w_relu, w_sigmoid, w_identity = w[e]
+        q = w_tanh + w_relu + w_sigmoid + w_identity
+        for b in range(B):
+            s_row, d_row, dz_row = states[sources[e], b], d_states[sources[e], b], dz[b]
+            g_row, f_row = squashed[e, b, :H], squashed[e, b, H:]
+            c_row, u_row = products[e, b, :H], products[e, b, H:]
+            if wants_w:
+                for h in range(H):
+                    f, u, d_mixed = f_row[h], u_row[h], g_row[h] * dz_row[h]
+                    tanh = (two * f - one) / (one - two * f + two * f * f)
+                    d_kept = (dz_row[h] - d_mixed) * s_row[h]
+                    by_tanh[h] += d_mixed * tanh + d_kept
+                    by_relu[h] += d_mixed * max(u, zero) + d_kept
+                    by_sigmoid[h] += d_mixed * f + d_kept
+                    by_identity[h] += d_mixed * u + d_kept
+            for h in range(H):  # one result a loop: with more of them the compiler gives up on vector instructions
+                f, u, g = f_row[h], u_row[h], g_row[h]
+                tanh = (two * f - one) / (one - two * f + two * f * f)
+                m = w_tanh * tanh + w_relu * max(u, zero) + w_sigmoid * f + w_identity * u
+                c_row[h] = dz_row[h] * (m - q * s_row[h]) * g * (one - g)
+            for h in range(H):
+                d_row[h] += q * dz_row[h] * (one - g_row[h])
+            for h in range(H):
+                f = f_row[h]
+                tanh = (two * f - one) / (one - two * f + two * f * f)
+                slope = (w_tanh * (one - tanh * tanh) + (w_relu if u_row[h] > zero else zero)
+                         + w_sigmoid * f * (one - f) + w_identity)
+                u_row[h] = dz_row[h] * g_row[h] * slope
+        if wants_w:
+            dw[e, 0] += by_tanh.sum()
+            dw[e, 1] += by_relu.sum()
+            dw[e, 2] += by_sigmoid.sum()
+            dw[e, 3] += by_identity.sum()
+            by_tanh[:], by_relu[:], by_sigmoid[:], by_identity[:] = zero, zero, zero, zero
+
+
+@numba.njit(cache=True, error_model="numpy")
+def normalise(z: np.ndarray, mean: np.ndarray, variance: np.ndarray, eps: float, train: bool, state: np.ndarray) -> None:
+    """Batch norm of z (B, H) into `state`, by its own `mean` and `variance` (H,), which it fills, in train mode."""
+    B, H = z.shape
+    n = z.dtype.type(B)
+    if train:
+        mean[:] = 0
+        for b in range(B):
+            for h in range(H):
+                mean[h] += z[b, h] / n
+        variance[:] = 0
+        for b in range(B):
+            for h in range(H):
+                variance[h] += (z[b, h] - mean[h]) ** 2 / n
+    scale = z.dtype.type(1) / np.sqrt(variance + z.dtype.type(eps))
+    for b in range(B):
+        for h in range(H):
+            state[b, h] = (z[b, h] - mean[h]) * scale[h]
+
+
+@numba.njit(cache=True, error_model="numpy")
+def normalise_backward(ds: np.ndarray, state: np.ndarray, variance: np.ndarray, eps: float, train: bool,
+                       dz: np.ndarray) -> None:
+    """Gradient dz (B, H) by what went into a batch norm, from `ds` by the `state` that came out."""
+    B, H = ds.shape
+    n = ds.dtype.type(B)
+    scale = ds.dtype.type(1) / np.sqrt(variance + ds.dtype.type(eps))
+    along_one, along_state = np.zeros((2, H), ds.dtype)
+    if train:
+        for b in range(B):
+            for h in range(H):
+                along_one[h] += ds[b, h] / n
+                along_state[h] += ds[b, h] * state[b, h] / n
+    for b in range(B):
+        for h in range(H):
+            dz[b, h] = (ds[b, h] - along_one[h] - state[b, h] * along_state[h]) * scale[h]
+
+
+@numba.njit(cache=True)
+def add_at(d_states: np.ndarray, sources: np.ndarray, values: np.ndarray, mask: np.ndarray) -> None:
+    """d_states[sources] += values * mask, values (L, B, H); a mask (0, 0) stands for none."""
+    masked = len(mask) > 0
+    for e in range(len(sources)):
+        for b in range(values.shape[1]):
+            row, value = d_states[sources[e], b], values[e, b]
+            if masked:
+                for h in range(len(row)):
+                    row[h] += value[h] * mask[b, h]
+            else:
+                for h in range(len(row)):
+                    row[h] += value[h]

@@ -1,0 +1,216 @@
+r"""The mixed recurrent cell of DARTS over all time steps as one autograd function with a backward written by hand.
+
+Over one time step, with $g = \sigma(c)$, $[c, u]_e = (s_j \odot m)\, W_e$ for an edge e from state j, mixture weights
+$w_{ek}$ of the activations $f_k$, and $q_e = \sum_k w_{ek}$:
+
+$$ s_0 = \mathrm{BN}(h + \sigma(c_0)(\tanh u_0 - h)), \quad
+   z_i = \sum_{e \to i} \Big[ q_e s_j + g_e \big( \textstyle\sum_k w_{ek} f_k(u_e) - q_e s_j \big) \Big], \quad
+   s_i = \mathrm{BN}(z_i), \quad h' = \sum_i r_i s_i . $$
+
+The plain form is `RecurrentSearchCell._step`. This one keeps the states and the products [c, u]. The backward pass
+computes everything elementwise again, leaves the products' gradients in the products' place, and gives each weight its
+gradient in one product over all time steps. A gradient that nobody asks for is not computed.
+
+Shapes: T time, B batch, H hidden, N nodes, L edges of a node, K activations.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from growdarts.cells.highway import masked
+from growdarts.cells.mixed_kernels import add_at, mix, mix_backward, normalise, normalise_backward
+from growdarts.plain import refuse_second_derivative
+from growdarts.precision import product_type
+
+ROWS = 4096  # of a product over time: as many are copied side by side at once
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The batch norm of all states: `mean` and `variance` (H,) are given in eval mode, None in train mode."""
+
+    eps: float
+    mean: Tensor | None = None
+    variance: Tensor | None = None
+
+
+# Of a node: for each of its weights the states that are multiplied by it, one edge each.
+Blocks = Sequence[Sequence[int]]
+
+
+def mixed_scan(wx: Tensor, h: Tensor, h_mask: Tensor | None, U: Tensor, output_weights: Tensor,
+               mixtures: Sequence[Tensor], weights: Sequence[Tensor], nodes: Sequence[Blocks],
+               norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+    """States h_1 .. h_T (T, B, H), and mean and variance that the batch norm met, (T, N + 1, H) each.
+
+    Parameters
+    ----------
+    wx, U : transformed inputs (T, B, 2 H) and the weight (H, 2 H) of the state before, in state 0.
+    h, h_mask : the state before, (B, H), and the dropout mask of all states (B, H).
+    output_weights : r (N,).
+    mixtures : w of every node, (L, 4), columns as in `mixed_kernels.COLUMNS`.
+    weights : W (H, 2 H), in the order of `nodes`.
+
+    Within `torch.autocast` the products are computed in its type, everything else in that of `wx`.
+    """
+    dtype = product_type(wx)
+    with torch.autocast("cpu", enabled=False):
+        return _MixedScan.apply(nodes, norm, dtype, wx, h, h_mask, U, output_weights, *mixtures, *weights)
+
+
+class _Work:
+    """Arrays of one time step that are used again at every other, and a node's edges as an array."""
+
+    def __init__(self, nodes: Sequence[Blocks], like: Tensor, dtype: torch.dtype) -> None:
+        B, H = like.shape
+        self.sources = [np.array([j for block in blocks for j in block]) for blocks in nodes]
+        longest = max(map(len, self.sources))
+        self.squashed, self.back = like.new_empty(longest, B, 2 * H), like.new_empty(longest, B, H, dtype=dtype)
+        self.wide = like.new_empty(longest, B, 2 * H) if dtype != like.dtype else None
+        self.z, self.states = like.new_empty(B, H), like.new_empty(len(nodes) + 1, B, H)
+
+    def spread(self, product: Tensor) -> tuple[Tensor, Tensor]:
+        """A node's products in the type of the states, and their sigmoid."""
+        if self.wide is not None:
+            product = self.wide[:len(product)].copy_(product)
+        return product, torch.sigmoid(product, out=self.squashed[:len(product)])
+
+
+class _MixedScan(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx: Any, nodes: Sequence[Blocks], norm: Norm, dtype: torch.dtype, wx: Tensor, h: Tensor,
+                h_mask: Tensor | None, U: Tensor, r: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        T, (B, H), N = len(wx), h.shape, len(nodes)
+        train, work = norm.mean is None, _Work(nodes, h, dtype)
+        mixtures, Ws, U = tensors[:N], _by_node(nodes, [W.to(dtype) for W in tensors[N:]]), U.to(dtype)
+        states = wx.new_empty(T, N + 1, B, H)
+        read = states if h_mask is None and dtype == wx.dtype else wx.new_empty(T, N + 1, B, H, dtype=dtype)
+        first, hidden = wx.new_empty(T, B, 2 * H), wx.new_empty(T + 1, B, H)
+        products = [wx.new_empty(T, len(sources), B, 2 * H, dtype=dtype) for sources in work.sources]
+        means, variances = wx.new_empty(T, N + 1, H), wx.new_empty(T, N + 1, H)
+        if not train:
+            means[:], variances[:] = norm.mean, norm.variance
+        hidden[0] = h
+        w = [mixture.numpy() for mixture in mixtures]
+
+        def settle(t: int, i: int, z: Tensor) -> None:
+            """z becomes state i."""
+            normalise(z.numpy(), means[t, i].numpy(), variances[t, i].numpy(), norm.eps, train, states[t, i].numpy())
+            if read is not states:
+                read[t, i] = masked(states[t, i], h_mask)
+
+        for t in range(T):
+            torch.add(wx[t], masked(hidden[t], h_mask).to(dtype) @ U, out=first[t])
+            c, u = first[t].chunk(2, dim=-1)
+            settle(t, 0, torch.lerp(hidden[t], torch.tanh(u), torch.sigmoid(c)))
+            for i, blocks in enumerate(nodes):
+                product, row = products[i][t], 0
+                for block, W in zip(blocks, Ws[i], strict=True):
+                    rows = product[row:row + len(block)].view(-1, 2 * H)
+                    torch.mm(_pick(read[t], block).flatten(0, 1), W, out=rows)
+                    row += len(block)
+                product, squashed = work.spread(product)
+                mix(states[t].numpy(), work.sources[i], product.numpy(), squashed.numpy(), w[i], work.z.numpy())
+                settle(t, i + 1, work.z)
+            torch.mv(states[t, 1:].view(N, -1).t(), r, out=hidden[t + 1].view(-1))
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(h_mask, U, r, *mixtures, *(W for block in Ws for W in block))
+            ctx.kept = states, read, first, products, hidden, variances, work
+            ctx.nodes, ctx.norm, ctx.dtype = nodes, norm, dtype
+        ctx.mark_non_differentiable(means, variances)
+        return hidden[1:], means, variances
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("mixed_scan")
+        if ctx.kept is None:
+            raise RuntimeError("a backward pass through mixed_scan used up what its forward pass kept: run that again, "
+                               "or compute within growdarts.plain.plain_forms()")
+        (states, read, first, products, hidden, variances, work), ctx.kept = ctx.kept, None
+        nodes, dtype, norm, N = ctx.nodes, ctx.dtype, ctx.norm, len(ctx.nodes)
+        train = norm.mean is None
+        h_mask, U, r, *tensors = ctx.saved_tensors
+        mixtures, Ws = tensors[:N], _by_node(nodes, tensors[N:])
+        _, _, _, wants_wx, wants_h, _, wants_U, wants_r, *wanted = ctx.needs_input_grad
+        wants_w = any(wanted[:N])
+        w, dws = [mixture.numpy() for mixture in mixtures], [torch.zeros_like(mixture) for mixture in mixtures]
+        dhs = torch.empty_like(hidden)  # total gradients of h_0 .. h_T
+        dhs[-1] = 0
+        ds, dz, no_mask = work.states, work.z, np.empty((0, 0), work.z.numpy().dtype)
+        mask = no_mask if h_mask is None else h_mask.numpy()
+
+        def unsettle(t: int, i: int) -> None:
+            """dz of what became state i."""
+            normalise_backward(ds[i].numpy(), states[t, i].numpy(), variances[t, i].numpy(), norm.eps, train, dz.numpy())
+
+        for t in reversed(range(len(grad))):
+            dh = dhs[t + 1].add_(grad[t])
+            ds[0] = 0
+            torch.mul(r[:, None, None], dh, out=ds[1:])
+            for i in reversed(range(N)):
+                unsettle(t, i + 1)
+                product, row = products[i][t], 0
+                values, squashed = work.spread(product)
+                mix_backward(states[t].numpy(), work.sources[i], values.numpy(), squashed.numpy(), w[i], dz.numpy(),
+                             ds.numpy(), dws[i].numpy(), wants_w)
+                if values is not product:
+                    product.copy_(values)
+                for block, W in zip(nodes[i], Ws[i], strict=True):
+                    back = work.back[row:row + len(block)]
+                    torch.mm(product[row:row + len(block)].flatten(0, 1), W.t(), out=back.view(-1, W.shape[0]))
+                    row += len(block)
+                add_at(ds.numpy(), work.sources[i], work.back[:row].to(dz.dtype).numpy(), mask)
+            unsettle(t, 0)
+            c, u = first[t].chunk(2, dim=-1)
+            gate, candidate = torch.sigmoid(c), torch.tanh(u)
+            dc = torch.ops.aten.sigmoid_backward(dz * (candidate - hidden[t]), gate)
+            torch.cat([dc, torch.ops.aten.tanh_backward(dz * gate, candidate)], dim=1, out=first[t])
+            back = (first[t].to(dtype) @ U.t()).to(dz.dtype)
+            torch.add(dz * (1 - gate), masked(back, h_mask), out=dhs[t])
+
+        grads_W: list[Tensor | None] = [None] * len(wanted[N:])
+        if any(wanted[N:]):
+            grads_W = [g for blocks, product in zip(nodes, products, strict=True)
+                       for g in _weight_gradients(read, blocks, product)]
+        grad_U = _product_over_time(masked(hidden[:-1], h_mask), first, dtype) if wants_U else None
+        grad_r = torch.einsum("tbh,tnbh->n", dhs[1:], states[:, 1:]) if wants_r else None
+        return (None, None, None, first if wants_wx else None, dhs[0] if wants_h else None, None, grad_U, grad_r,
+                *(dws if wants_w else [None] * N), *grads_W)
+
+
+def _by_node(nodes: Sequence[Blocks], weights: Sequence[Tensor]) -> list[list[Tensor]]:
+    remaining = iter(weights)
+    return [[next(remaining) for _ in blocks] for blocks in nodes]
+
+
+def _pick(states: Tensor, index: Sequence[int]) -> Tensor:
+    """states[index], without a copy where they are neighbours."""
+    first, n = index[0], len(index)
+    return states[first:first + n] if list(index) == list(range(first, first + n)) else states[list(index)]
+
+
+def _weight_gradients(read: Tensor, blocks: Blocks, product: Tensor) -> list[Tensor]:
+    """Of every weight of a node, from the gradients by its products (T, L, B, 2 H)."""
+    gradients, row = [], 0
+    for block in blocks:
+        sources = _pick(read.transpose(0, 1), block).transpose(0, 1)  # (T, edges, B, H)
+        gradients.append(_product_over_time(sources, product[:, row:row + len(block)], product.dtype))
+        row += len(block)
+    return gradients
+
+
+def _product_over_time(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
+    """x^T y over all dimensions but the last, (T, ..., H) and (T, ..., 2 H) -> (H, 2 H); a few steps at a time."""
+    steps = max(1, ROWS // x[0, ..., 0].numel())
+    total = None
+    for a, b in zip(x.split(steps), y.split(steps), strict=True):
+        a, b = a.to(dtype).flatten(0, -2), b.to(dtype).flatten(0, -2)
+        part = (a.t() @ b).to(torch.promote_types(dtype, torch.float32))
+        total = part if total is None else total.add_(part)
+    return total
