@@ -90,7 +90,7 @@ def test_identity_for_any_alpha():
     nn.init.normal_(node.mixture.alpha, std=2.0)
     node.become_identity(epsilon=1e-3, noise=0.0)
     s = torch.randn(7, H, dtype=torch.float64)
-    wx = node.project_inputs(torch.randn(7, F, dtype=torch.float64))
+    wx = nn.functional.linear(torch.randn(7, F, dtype=torch.float64), *node.input_weights())
     torch.testing.assert_close(node(wx, s @ node.state_weights().t(), s, node.mixture.weights()), s)
 
 

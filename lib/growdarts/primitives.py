@@ -4,7 +4,8 @@ A two-input operation takes *both* inputs of a node, already transformed by the 
 
     wx = W x_t + b   (B, blocks * H)      us = U s   (B, blocks * H)      s   (B, H)
 
-and returns the node's candidate output (B, H). To add one, write the function and its
+and returns the node's candidate output (B, H), unit by unit: entry h depends on the entries h of `s` and h, H + h, ...
+of `wx` and `us` only; all dimensions before the last are taken alike. To add one, write the function and its
 `@two_input(blocks=...)` line; weights, mixing, growing and pruning then know it.
 """
 
@@ -37,16 +38,34 @@ TWO_INPUT: dict[str, TwoInputOperation] = {}
 
 
 def two_input(blocks: int) -> Callable:
-    """Register the decorated function as a two-input operation that owns `blocks` weight pairs."""
+    """Register the decorated function as a two-input operation that owns `blocks` weight pairs.
+
+    Raises
+    ------
+    ValueError
+        the name is taken, or the function mixes units.
+    """
 
     def register(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable:
         name = function.__name__
         if name in TWO_INPUT:
             raise ValueError(f"operation {name!r} is registered twice")
+        if _mixes_units(function, blocks):
+            raise ValueError(f"operation {name!r} mixes units: allowed are functions whose entry h depends on unit h only")
         TWO_INPUT[name] = TwoInputOperation(name, blocks, function)
         return function
 
     return register
+
+
+def _mixes_units(function: Callable[[Tensor, Tensor, Tensor], Tensor], blocks: int) -> bool:
+    """Whether unit 0 of the output changes with unit 1 of the arguments, at some numbers."""
+    generator = torch.Generator().manual_seed(0)
+    arguments = [torch.rand(5, rows, 2, generator=generator) for rows in (blocks, blocks, 1)]
+    before = function(*(value.flatten(1) for value in arguments))
+    for value in arguments:
+        value[..., 1] += 1
+    return not torch.equal(function(*(value.flatten(1) for value in arguments))[:, 0], before[:, 0])
 
 
 @two_input(blocks=1)

@@ -229,7 +229,8 @@ class Search:
         """One row of the history."""
         return {"epoch": self.state.epoch, "stage": len(self.state.stage_errors) + 1, "train_loss": loss,
                 "validation_error": error, "nodes": self.network.n_nodes(),
-                "weights": mixture_weights(self.network)}
+                "weights": mixture_weights(self.network),
+                "flops_spent": self.state.flops, "seconds_spent": self.state.seconds}
 
     def _new_optimizers(self) -> None:
         settings = self.settings

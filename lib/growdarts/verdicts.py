@@ -1,6 +1,6 @@
 """Evidence -> sentences. Rules, not judgement: the same records always give the same words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,8 +96,13 @@ def cost_ratio(runs: pd.DataFrame) -> tuple[Interval, Interval]:
     flops = {name: runs[runs.method == name].pivot(index="seed", columns="origin", values="search_flops")
              for name in ("grow", "fixed")}
     logs = np.log(flops["grow"] / flops["fixed"])
-    return tuple(Interval(*(float(np.exp(v)) for v in (found.mean, found.low, found.high)), found.n)
-                 for found in (interval(logs.mean(axis=0)), interval(logs.mean(axis=1))))
+    return geometric_mean(np.exp(logs.mean(axis=0))), geometric_mean(np.exp(logs.mean(axis=1)))
+
+
+def geometric_mean(ratios: Iterable[float]) -> Interval:
+    """Geometric mean of independent ratios with its 95 % interval."""
+    found = interval(np.log(list(ratios)))
+    return Interval(*(float(np.exp(value)) for value in (found.mean, found.low, found.high)), found.n)
 
 
 def claim_c4(records: Sequence[dict[str, Any]], runs: pd.DataFrame) -> tuple[str, str]:

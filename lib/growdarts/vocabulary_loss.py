@@ -18,8 +18,8 @@ ROWS = 128  # their logits over 10,000 words fit into the cache of a core
 def vocabulary_loss(x: Tensor, W: Tensor, b: Tensor, y: Tensor) -> Tensor:
     r"""Mean cross entropy in nats of the words y (n,) under the logits $x W^\top + b$; x (n, H), W (V, H), b (V,).
 
-    The plain form is `cross_entropy(linear(x, W, b), y)`, see `growdarts.plain`. Within `torch.autocast` the products are computed in its type,
-    softmax and loss in that of the weights.
+    The plain form is `cross_entropy(linear(x, W, b), y)`, see `growdarts.plain`. Within `torch.autocast` the products
+    are computed in its type, softmax and loss in that of the weights.
     """
     if is_plain():
         return nn.functional.cross_entropy(nn.functional.linear(x, W, b), y)
@@ -37,15 +37,21 @@ class _VocabularyLoss(torch.autograd.Function):
         dW = torch.zeros_like(W) if wants_W else None
         db = torch.zeros_like(b) if wants_b else None
         total, W, n = x.new_zeros(()), W.to(dtype), len(x)
+        logits = b.new_empty(min(n, ROWS), len(W))
+        product = logits if dtype == b.dtype else torch.empty_like(logits, dtype=dtype)
         for first in range(0, n, ROWS):
             rows, words = slice(first, first + ROWS), y[first:first + ROWS, None]
             read = x[rows].to(dtype)
-            logits = torch.addmm(b, read, W.t()) if dtype == b.dtype else (read @ W.t()).to(b.dtype).add_(b)
-            logs = torch.log_softmax(logits, dim=1)
-            total -= logs.gather(1, words).sum()
+            torch.mm(read, W.t(), out=product[:len(read)])
+            e = logits[:len(read)].copy_(product[:len(read)]).add_(b)
+            # in place, because memory that is new to the process costs more than the arithmetic
+            largest = e.amax(dim=1, keepdim=True)
+            target = e.gather(1, words)
+            shares = e.sub_(largest).exp_().sum(dim=1, keepdim=True)
+            total += (largest + shares.log() - target).sum()
             if not (wants_x or wants_W or wants_b):
                 continue
-            d = logs.exp_().scatter_add_(1, words, logs.new_full(words.shape, -1.0)).div_(n)  # by the logits
+            d = e.mul_(1 / (n * shares)).scatter_add_(1, words, e.new_full(words.shape, -1 / n))  # by the logits
             if wants_b:
                 db += d.sum(dim=0)
             d = d.to(dtype)

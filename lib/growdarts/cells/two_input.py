@@ -11,9 +11,13 @@ from torch import Tensor, nn
 from growdarts.cells import Duplicate
 from growdarts.cells.tracing import OperationTrace, record_calls
 from growdarts.cells.two_input_node import TwoInputNode
+from growdarts.cells.two_input_scan import ScanNode, two_input_scan
 from growdarts.mixture import Mixture, operation_name
+from growdarts.plain import is_plain, plain_forms
 from growdarts.precision import product_type
 from growdarts.primitives import TWO_INPUT
+
+SHORT = 16  # time steps below which the scan gains nothing on the plain form
 
 
 class TwoInputCell(nn.Module):
@@ -39,16 +43,26 @@ class TwoInputCell(nn.Module):
         Within `torch.autocast` the products with x and h are computed in its type.
         """
         h = x.new_zeros(x.shape[1], self.hidden) if h is None else h
-        dtype, states = product_type(x), []
-        # unbind: the gradient of wx[t] would be as large as wx, once for every t
-        nodes = [(node, node.project_inputs(x).to(h.dtype).unbind(), node.state_weights().t().to(dtype), node.mixture.weights())
-                 for node in self.nodes]
+        if is_plain() or len(x) < SHORT:
+            return self._plain(x, h)
+        return two_input_scan(x, h, [ScanNode(node, *node.input_weights(), node.state_weights(), node.mixture.weights())
+                                     for node in self.nodes])
+
+    def _plain(self, x: Tensor, h: Tensor) -> Tensor:
+        """One time step and node after another."""
+        dtype = product_type(x)
+
+        def product(s: Tensor, *weights: Tensor) -> Tensor:
+            return nn.functional.linear(s.to(dtype), *(weight.to(dtype) for weight in weights)).to(h.dtype)
+
+        states, s = [], h
         with torch.autocast("cpu", enabled=False):
+            nodes = [(node, product(x, *node.input_weights()), node.state_weights(), node.mixture.weights())
+                     for node in self.nodes]
             for t in range(len(x)):
-                for node, wx, U_transposed, weights in nodes:
-                    us = (h.to(dtype) @ U_transposed).to(h.dtype)
-                    h = node(wx[t], us, h, weights)
-                states.append(h)
+                for node, wx, U, weights in nodes:
+                    s = node(wx[t], product(s, U), s, weights)
+                states.append(s)
         return torch.stack(states)
 
     def grow_node(self, *, morphism: bool, epsilon: float, noise: float) -> None:
@@ -75,7 +89,8 @@ class TwoInputCell(nn.Module):
 
         Its gradient at a time step is the total one: also through the later steps that the state reaches.
         """
-        calls = record_calls([self, *self.nodes], loss)
+        with plain_forms():
+            calls = record_calls([self, *self.nodes], loss)
         x = torch.cat([call.arguments[0].flatten(0, 1) for call in calls[self]])  # (n, I), n = T * B of all calls
         return [trace for node in self.nodes
                 for trace in node.traces(x, torch.cat([call.arguments[2] for call in calls[node]]),

@@ -47,11 +47,11 @@ class TwoInputNode(nn.Module):
     def _rows(self) -> list[int]:
         return [operation.blocks * self.hidden for operation in self.operations()]
 
-    def project_inputs(self, x: Tensor) -> Tensor:
-        """W x + b of all operations and all time steps in one product: (T, B, I) -> (T, B, sum rows)."""
+    def input_weights(self) -> tuple[Tensor, Tensor]:
+        """W (sum rows, I) and b (sum rows) of all operations."""
         if not len(self.W):
-            return x.new_zeros(*x.shape[:-1], 0)
-        return nn.functional.linear(x, torch.cat(list(self.W.values())), torch.cat(list(self.b.values())))
+            return self.mixture.alpha.new_zeros(0, self.inputs), self.mixture.alpha.new_zeros(0)
+        return torch.cat(list(self.W.values())), torch.cat(list(self.b.values()))
 
     def state_weights(self) -> Tensor:
         """U of all operations, (sum rows, H)."""

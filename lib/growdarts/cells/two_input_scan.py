@@ -1,0 +1,155 @@
+r"""The two-input cell over all time steps as one autograd function with a backward written by hand.
+
+Node j of N makes $s_j = \sum_o w_{jo}\, o(W_j x_t + b_j,\; U_j s_{j-1},\; s_{j-1})$; the chain of nodes goes on from one
+time step to the next. The plain form is `TwoInputCell._plain`.
+
+An operation works unit by unit, so a node's derivatives by its transformed inputs and by its state have an entry each:
+$D^{wx}$, $D^{us}$, $D^s$. They do not depend on the gradient that comes back. Hence the backward pass asks autograd for
+them for many time steps at once, whatever the operations are, and what is left to be done step by step is
+
+$$ ds_{j-1} = D^s_j \odot ds_j + (D^{us}_j \odot ds_j)\, U_j . $$
+
+Every weight gets its gradient in one product over many time steps. A gradient that nobody asks for is not computed.
+
+Shapes: T time, B batch, I inputs, H hidden, N nodes, K operations, R rows of H in a node's weights.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from growdarts.plain import refuse_second_derivative
+from growdarts.precision import product_type
+
+ENTRIES = 2**19  # of D^{us}, for as many time steps at once: with all that goes with it they fit into the cache
+
+
+class ScanNode(NamedTuple):
+    """A node: `mix`(wx, us, s, w) gives s_j from (..., R H), (..., R H), (..., H); W (R H, I), b (R H), U (R H, H),
+    w (K,)."""
+
+    mix: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    W: Tensor
+    b: Tensor
+    U: Tensor
+    w: Tensor
+
+
+def two_input_scan(x: Tensor, h: Tensor, nodes: Sequence[ScanNode]) -> Tensor:
+    """States h_1 .. h_T (T, B, H) from x (T, B, I) and h (B, H).
+
+    Within `torch.autocast` the products are computed in its type, everything else in that of `h`.
+    """
+    dtype = product_type(x)
+    with torch.autocast("cpu", enabled=False):
+        return _TwoInputScan.apply([node.mix for node in nodes], dtype, x.to(h.dtype), h,
+                                   *(tensor for node in nodes for tensor in node[1:]))
+
+
+class _TwoInputScan(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx: Any, mixes: list[Callable], dtype: torch.dtype, x: Tensor, h: Tensor, *tensors: Tensor) -> Tensor:
+        (T, B, _), N = x.shape, len(mixes)
+        nodes = _nodes(mixes, tensors)
+        chain = h.new_empty(T * N + 1, B, h.shape[1])  # every node's state is the next one's input
+        chain[0] = h
+        read = x.to(dtype).flatten(0, 1)
+        Ws, Us = [node.W.to(dtype).t() for node in nodes], [node.U.to(dtype).t() for node in nodes]
+        wx = [torch.addmm(node.b.to(dtype), read, W).view(T, B, -1) for node, W in zip(nodes, Ws, strict=True)]
+        us = [torch.empty_like(projected) for projected in wx]
+        for i in range(T * N):
+            t, j = divmod(i, N)
+            torch.mm(chain[i].to(dtype), Us[j], out=us[j][t])
+            chain[i + 1] = nodes[j].mix(wx[j][t].to(h.dtype), us[j][t].to(h.dtype), chain[i], nodes[j].w)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(x, *tensors)
+            ctx.kept, ctx.mixes, ctx.dtype = (chain, wx, us), mixes, dtype
+        return chain[N::N]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("two_input_scan")
+        if ctx.kept is None:
+            raise RuntimeError("a backward pass through two_input_scan used up what its forward pass kept: run that "
+                               "again, or compute within growdarts.plain.plain_forms()")
+        (chain, wx, us), ctx.kept = ctx.kept, None
+        x, *tensors = ctx.saved_tensors
+        dtype, N, nodes = ctx.dtype, len(ctx.mixes), _nodes(ctx.mixes, tensors)
+        _, _, wants_x, _, *wants = ctx.needs_input_grad
+        T, B, H = grad.shape
+        grads = [torch.zeros_like(t) if wanted else None for t, wanted in zip(tensors, wants, strict=True)]
+        by_x = torch.zeros_like(x) if wants_x else None
+        Us = [node.U.to(dtype) for node in nodes]
+        ds = torch.zeros_like(chain[0])
+        steps = max(1, ENTRIES // max(1, B * max(projected.shape[-1] for projected in wx)))
+        for stop in range(T, 0, -steps):
+            start = max(0, stop - steps)
+            locals_ = [_Local(node, wx[j][start:stop].to(chain.dtype), us[j][start:stop].to(chain.dtype),
+                              chain[start * N + j:stop * N + j:N]) for j, node in enumerate(nodes)]
+            for t in range(stop - start - 1, -1, -1):
+                ds = ds + grad[start + t]
+                for j in range(N - 1, -1, -1):
+                    ds = locals_[j].follow(t, ds, Us[j])
+            for j, local in enumerate(locals_):
+                _collect(local, x[start:stop], dtype, nodes[j].W, wants[4 * j:4 * j + 4], grads[4 * j:4 * j + 4],
+                         None if by_x is None else by_x[start:stop])
+        return None, None, by_x, ds, *grads
+
+
+class _Local:
+    """A node in some consecutive time steps: its derivatives there, and the gradient that comes back to it."""
+
+    def __init__(self, node: ScanNode, wx: Tensor, us: Tensor, s: Tensor) -> None:
+        self.s, self.blocks = s, us.shape[-1] // s.shape[-1]
+        with torch.enable_grad():
+            arguments = [value.detach().requires_grad_() for value in (wx, us, s)]
+            self.w = node.w.detach().requires_grad_()
+            self.output = node.mix(*arguments, self.w)
+        self.by_wx, self.by_us, self.by_s = torch.autograd.grad(
+            self.output, arguments, torch.ones_like(self.output), retain_graph=True, materialize_grads=True)
+        self.gradient, self.us_gradient = torch.empty_like(s), torch.empty_like(us)  # of the loss by s_j, by U s
+
+    def follow(self, t: int, ds: Tensor, U: Tensor) -> Tensor:
+        """From the loss's gradient by the node's state (B, H) in step `t` to that by the state it was made of."""
+        self.gradient[t] = ds
+        back = ds * self.by_s[t]
+        if not self.blocks:
+            return back
+        torch.mul(self._by_row(self.by_us[t]), ds[:, None], out=self._by_row(self.us_gradient[t]))
+        us_gradient = self.us_gradient[t]
+        return back.addmm_(us_gradient, U) if U.dtype == ds.dtype else back.add_(us_gradient.to(U.dtype) @ U)
+
+    def wx_gradient(self) -> Tensor:
+        """Of the loss by W x + b, (steps, B, R H)."""
+        return (self._by_row(self.by_wx) * self.gradient[:, :, None]).flatten(2)
+
+    def _by_row(self, values: Tensor) -> Tensor:
+        """(..., R H) as (..., R, H)."""
+        return values.unflatten(-1, (self.blocks, -1))
+
+
+def _nodes(mixes: Sequence[Callable], tensors: Sequence[Tensor]) -> list[ScanNode]:
+    return [ScanNode(mix, *tensors[4 * j:4 * j + 4]) for j, mix in enumerate(mixes)]
+
+
+def _collect(local: _Local, x: Tensor, dtype: torch.dtype, W: Tensor, wants: Sequence[bool],
+             grads: Sequence[Tensor | None], by_x: Tensor | None) -> None:
+    """Add what a node's time steps contribute to the gradients by its W, b, U and w, and by x (steps, B, I)."""
+    wants_W, wants_b, wants_U, wants_w = wants
+    dW, db, dU, dw = grads
+    if local.blocks and (wants_W or wants_b or by_x is not None):
+        wx_gradient = local.wx_gradient().flatten(0, 1)
+        if wants_b:
+            db += wx_gradient.sum(dim=0)
+        if wants_W:
+            dW += wx_gradient.to(dtype).t() @ x.to(dtype).flatten(0, 1)
+        if by_x is not None:
+            by_x += (wx_gradient.to(dtype) @ W.to(dtype)).view_as(by_x)
+    if local.blocks and wants_U:
+        dU += local.us_gradient.to(dtype).flatten(0, 1).t() @ local.s.to(dtype).flatten(0, 1)
+    if wants_w:
+        (found,) = torch.autograd.grad(local.output, local.w, local.gradient, materialize_grads=True, allow_unused=True)
+        dw += found

@@ -1,0 +1,91 @@
+"""The two-input cell as one scan against its plain form: states, every gradient, precision, what it refuses."""
+
+import pytest
+import torch
+
+from growdarts.cells.two_input import SHORT, TwoInputCell
+from growdarts.plain import plain_forms
+from growdarts.primitives import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
+
+T, B, F, H = 35, 4, 5, 6
+NODES = {"default": [DEFAULT_TWO_INPUT] * 3, "no weights": [["carry"]], "some weights": [["add_tanh"], ["carry", "gate"]],
+         "copies": [["gate", "gate#2", "hadamard"], ["gated_update"]]}
+
+
+def cell_and_inputs(nodes, dtype=torch.float64):
+    torch.manual_seed(1)
+    cell = TwoInputCell(F, H, nodes).to(dtype)
+    return cell, torch.randn(T, B, F, dtype=dtype, requires_grad=True), torch.randn(B, H, dtype=dtype, requires_grad=True)
+
+
+def outcome(cell, x, h, weight):
+    """States, and the gradients of a sum of them by everything."""
+    states = cell(x, h)
+    return states, torch.autograd.grad((states * weight).sum(), [x, h, *cell.parameters()], materialize_grads=True)
+
+
+@pytest.mark.parametrize("nodes", NODES.values(), ids=NODES)
+@pytest.mark.parametrize("entries", [2**19, 300])  # all time steps at once, or a few
+def test_it_is_the_plain_form(nodes, entries, monkeypatch):
+    monkeypatch.setattr("growdarts.cells.two_input_scan.ENTRIES", entries)
+    cell, x, h = cell_and_inputs(nodes)
+    weight = torch.randn(T, B, H, dtype=torch.float64)
+    states, gradients = outcome(cell, x, h, weight)
+    assert "_TwoInputScan" in type(states.grad_fn).__name__ or "Slice" in type(states.grad_fn).__name__
+    with plain_forms():
+        plain_states, plain_gradients = outcome(cell, x, h, weight)
+    torch.testing.assert_close(states, plain_states, rtol=0, atol=1e-12)
+    for found, expected in zip(gradients, plain_gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
+    assert any(gradient.any() for gradient in gradients[2:]) or len(gradients) == 3
+
+
+def test_only_what_is_asked_for_has_a_gradient():
+    cell, x, h = cell_and_inputs(NODES["default"])
+    for parameter in cell.theta_parameters():
+        parameter.requires_grad_(False)
+    alphas = [mixture.alpha for mixture in cell.mixtures()]
+    found = torch.autograd.grad(cell(x.detach(), h.detach()).sum(), alphas)
+    with plain_forms():
+        expected = torch.autograd.grad(cell(x.detach(), h.detach()).sum(), alphas)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_in_float32_it_is_as_close_to_float64_as_the_plain_form():
+    exact, *_ = outcome(*cell_and_inputs(NODES["default"]), weight=1.0)
+    cell, x, h = cell_and_inputs(NODES["default"])
+    cell, x, h = cell.float(), x.float(), h.float()
+    error = (cell(x, h) - exact).abs().max()
+    with plain_forms():
+        plain_error = (cell(x, h) - exact).abs().max()
+    assert error < 2 * plain_error + 1e-7
+
+
+@pytest.mark.parametrize("steps", [SHORT - 1, T])  # a short window takes the plain form
+def test_products_in_bfloat16(steps):
+    cell, x, h = cell_and_inputs(NODES["default"], torch.float32)
+    exact = cell(x[:steps], h)
+    with torch.autocast("cpu", torch.bfloat16):
+        states = cell(x[:steps], h)
+        gradient, *_ = torch.autograd.grad(states.sum(), cell.theta_parameters())
+    assert states.dtype == gradient.dtype == torch.float32
+    assert 0 < (states - exact).norm() < 0.03 * exact.norm()
+
+
+def test_it_refuses_a_second_derivative_and_a_second_backward_pass():
+    cell, x, h = cell_and_inputs(NODES["default"])
+    with pytest.raises(RuntimeError, match="plain_forms"):
+        torch.autograd.grad(cell(x, h).sum(), x, create_graph=True)
+    loss = cell(x, h).sum()
+    torch.autograd.grad(loss, x, retain_graph=True)
+    with pytest.raises(RuntimeError, match="run that again"):
+        torch.autograd.grad(loss, x)
+
+
+def test_an_operation_that_mixes_units_is_refused():
+    with pytest.raises(ValueError, match="unit"):
+        @two_input(blocks=1)
+        def add_mean(wx, us, s):
+            return wx + us.mean(dim=-1, keepdim=True)
+    assert "add_mean" not in TWO_INPUT
