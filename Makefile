@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env book test unit nbval outputs picture batch clean distclean
+.PHONY: help env book test unit nbval outputs picture batch precision clean distclean
 
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 TIER   ?= reduced
@@ -84,6 +84,9 @@ picture: $(ENV)  ## draw the growing cell anew from the records
 
 batch: $(ENV)  ## missing runs of a tier: make batch TIER=reduced EXPERIMENT=language CORES=2 (no experiment: all)
 	snakemake --cores $(CORES) --config tier=$(TIER) $(if $(EXPERIMENT),experiment=$(EXPERIMENT))
+
+precision: $(ENV)  ## missing searches of the study of bfloat16: make precision SEEDS="0 1 2" (no seeds: all five)
+	python -m growdarts.precision_study $(if $(SEEDS),--seeds $(SEEDS))
 
 clean:  ## remove the built book (checkpoints and executed batch runs stay in _build)
 	rm -rf _build/site _build/run _build/html _build/.doctrees _build/jupyter_execute
