@@ -118,7 +118,7 @@ class RecurrentSearchCell(HighwayCell):
     @torch.no_grad()
     def _count(self, means: Tensor, variances: Tensor) -> None:
         """Running statistics after batches of these means and variances (n, H), one after the other."""
-        n, before = len(means), self.bn.num_batches_tracked
+        n, before = len(means), int(self.bn.num_batches_tracked)
         if self.bn.momentum is None:  # the plain mean of all batches
             keep, shares = before / (before + n), means.new_full((n,), 1.0) / (before + n)
         else:
