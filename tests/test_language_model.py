@@ -392,3 +392,22 @@ def test_an_interrupted_search_goes_on_bit_for_bit(settings, small, tmp_path, mo
     resumed = search(tmp_path / "state").run()
     assert without_timing(resumed.history) == without_timing(whole.history)
     assert resumed.validation_error == whole.validation_error
+
+
+@pytest.mark.parametrize("cell, hidden", [("search", 0.0), ("search", 0.3), ("fixed", 0.0), ("fixed", 0.3), ("lstm", 0.0),
+                                          ("lstm", 0.3), ("two-input", 0.0)])
+def test_every_cell_is_trained_with_products_in_bfloat16(cell, hidden):
+    """The gradient is that of float32 but for rounding; parameters and gradients stay in float32."""
+    torch.manual_seed(0)
+    kinds = CELLS | {"lstm": lambda: LSTM(H, H), "two-input": lambda: two_input_layers(H, 1, 2, DEFAULT_TWO_INPUT)}
+    network = LanguageModel(V, kinds[cell](), Dropout(hidden=hidden))
+    x, y = torch.randint(V, (2, 20, B))
+    masks = network.draw_masks(B)
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = network(x, None, masks, y).loss
+        found[precision] = [loss, *torch.autograd.grad(loss, network.theta_parameters(), materialize_grads=True)]
+    for a, b in zip(*found.values(), strict=True):
+        assert a.dtype == b.dtype == torch.float32
+        assert 0 < (a - b).norm() < 0.1 * a.norm() + 1e-4

@@ -1,5 +1,7 @@
 """DARTS' recurrent search cell as one scan: against the loop written out, its own plain form, and in short types."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -139,10 +141,11 @@ def test_the_language_model_around_it_is_the_loop_written_out():
     torch.testing.assert_close(model(x, h, y=y).loss, cross_entropy(logits.flatten(0, 1), y.flatten()), rtol=1e-12, atol=0)
 
 
-def test_products_in_bfloat16_leave_the_rest_in_float32():
+@pytest.mark.parametrize("plain", [False, True])
+def test_products_in_bfloat16_leave_the_rest_in_float32(plain):
     cell, (x, h, weight, *masks) = cell_of(3, torch.float32), inputs(torch.float32)
     exact, exact_gradients = ours(cell, x, h, weight, *masks)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16), plain_forms() if plain else nullcontext():
         states, gradients = ours(cell, x, h, weight, *masks)
     assert {value.dtype for value in (states, *gradients)} == {torch.float32}
     assert 1e-5 < (states - exact)[:3].norm() / exact[:3].norm() < 0.05  # later ones drift away from each other

@@ -27,3 +27,8 @@ def products_in(asked: Precision) -> AbstractContextManager:
 def product_type(like: Tensor) -> torch.dtype:
     """Type in which a function that looks after its precision itself computes products of tensors such as `like`."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else like.dtype
+
+
+def product(x: Tensor, W: Tensor) -> Tensor:
+    """x W of the type of `x`; within `torch.autocast` it is computed in its type."""
+    return (x @ W).to(x.dtype)

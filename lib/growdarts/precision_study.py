@@ -23,7 +23,6 @@ from growdarts.comparison import Interval, interval
 from growdarts.config import LanguageConfig, LanguageRun
 from growdarts.experiments import language, phases
 from growdarts.figures import COLOURS
-from growdarts.language_model import LanguageTask
 from growdarts.precision import Precision, used_precision
 from growdarts.settings import ConfigError
 from growdarts.text import load_text
@@ -80,8 +79,7 @@ def _search(config: LanguageRun, checkpoints: Path, progress: bool) -> dict[str,
     """The search of a language run and nothing after it."""
     text = load_text(config.dataset, config.folder)
     words, searched_text = len(text.vocabulary), replace(text, train=text.train[:config.search_tokens])
-    task = LanguageTask(searched_text, config.batch_size, config.length, config.act_reg, config.temporal_act_reg,
-                        eval_batch_size=config.eval_batch_size, precision=config.precision)
+    task = language.task_of(config, searched_text, config.batch_size)
     with torch.random.fork_rng(devices=[]):
         searched = phases.search(config, lambda nodes: language.search_model(config, words, nodes), task, checkpoints,
                                  progress)

@@ -12,8 +12,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-# Part of every configuration's hash: raised whenever a change of the code changes the numbers of a run, so
-# that records and checkpoints made before are not taken for those of the new code.
+# Part of every configuration's hash: raised whenever a change of the code changes what a run computes, so that
+# records and checkpoints made before are not taken for those of the new code. Another order of the same sums, which
+# moves the last digits, is no such change: the commit in a record tells which code rounded.
 RESULTS_VERSION = 2
 
 

@@ -52,6 +52,14 @@ def perplexities(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
+def rate_trials(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Validation perplexity after the trials of learning rates; the rate with the lowest is the one trained with."""
+    rows = {LABELS[record["config"]["method"]]: {
+        f"step {rate}": "diverged" if error is None else f"{math.exp(error):.0f}"
+        for rate, error in record["result"]["learning_rates"].items()} for record in records}
+    return pd.DataFrame(rows).T
+
+
 def accuracies(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Test accuracy of image classifiers with Wilson's 95 % interval, McNemar's test against DARTS V2, sizes and costs."""
     rows = {}
@@ -76,7 +84,7 @@ def _size_and_cost(record: dict[str, Any], width: str) -> dict[str, str]:
             "nodes": str(genotype_nodes(genotype)) if genotype else "-",
             "search, TFLOP": f"{cost['search_flops'] / 1e12:.3g}" if searched else "-",
             "search, s": f"{cost['search_seconds']:.0f}" if searched else "-",
-            "training, s": f"{cost['train_seconds']:.0f}"}
+            "training, s": f"{cost['train_seconds']:.0f}", "test, s": f"{cost['test_seconds']:.2g}"}
 
 
 def events(record: dict[str, Any]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from growdarts.cells.highway import masked
 from growdarts.cells.two_input import TwoInputCell, fixed_cell
 from growdarts.genotype import Genotype
 from growdarts.networks import TwoInputForecaster
+from growdarts.precision import product
 
 State = Tensor | tuple[Tensor, ...]  # each (B, H)
 
@@ -34,10 +35,10 @@ class LSTM(nn.Module):
             return states, (last[0][0], last[1][0])
         zero = x.new_zeros(x.shape[1], self.hidden)
         h, c = (zero, zero) if h is None else h
-        wx = x @ self.layer.weight_ih_l0.t() + (self.layer.bias_ih_l0 + self.layer.bias_hh_l0)  # (T, B, 4 H)
+        wx = product(x, self.layer.weight_ih_l0.t()) + (self.layer.bias_ih_l0 + self.layer.bias_hh_l0)  # (T, B, 4 H)
         U, states = self.layer.weight_hh_l0.t(), []
         for wx_t in wx.unbind():
-            i, f, g, o = (wx_t + (h * h_mask) @ U).chunk(4, dim=-1)
+            i, f, g, o = (wx_t + product(h * h_mask, U)).chunk(4, dim=-1)
             c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
             h = torch.sigmoid(o) * torch.tanh(c)
             states.append(h)

@@ -96,7 +96,7 @@ class RecurrentSearchCell(HighwayCell):
     def _scan(self, x: Tensor, h: Tensor | None, x_mask: Tensor | None, h_mask: Tensor | None) -> Tensor:
         """The same function by `mixed_scan`."""
         h = x.new_zeros(x.shape[1], self.hidden) if h is None else h
-        wx, U = self._inputs(x, x_mask).to(x.dtype), self.W0[self.inputs:]
+        wx, U = self._inputs(x, x_mask), self.W0[self.inputs:]
         nodes, mixtures, weights = [], [], []
         for node, live, names, shared, own in self._prepare():
             columns = torch.tensor([COLUMNS.index(name) for name in names]).expand(len(live), -1)

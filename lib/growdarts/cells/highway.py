@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from growdarts.darts_genotypes import RecurrentGenotype
 from growdarts.genotype import GenotypeError
 from growdarts.interop import load_tensors
+from growdarts.precision import product
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda u: u}
 INIT_RANGE = 0.04  # DARTS' uniform start of all weights
@@ -32,9 +33,9 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x * mask
 
 
-def highway(s: Tensor, product: Tensor, activation: str) -> Tensor:
-    """o(s) from s (..., H) and `product` [c, u] (..., 2 H)."""
-    c, u = product.chunk(2, dim=-1)
+def highway(s: Tensor, read: Tensor, activation: str) -> Tensor:
+    """o(s) from s (..., H) and `read`, the product [c, u] (..., 2 H)."""
+    c, u = read.chunk(2, dim=-1)
     return torch.lerp(s, ACTIVATIONS[activation](u), torch.sigmoid(c))
 
 
@@ -59,14 +60,14 @@ class HighwayCell(nn.Module):
         wx = self._inputs(x, x_mask)
         prepared, states = self._prepare(), []
         for wx_t in wx.unbind():  # the gradient of wx[t] would be as large as wx, once for every t
-            c, u = (wx_t + masked(h, h_mask) @ self.W0[self.inputs:]).chunk(2, dim=-1)
+            c, u = (wx_t + product(masked(h, h_mask), self.W0[self.inputs:])).chunk(2, dim=-1)
             h = self._step(torch.lerp(h, torch.tanh(u), torch.sigmoid(c)), h_mask, prepared)
             states.append(h)
         return torch.stack(states)
 
     def _inputs(self, x: Tensor, x_mask: Tensor | None) -> Tensor:
         """Their share of [c_0, u_0], (T, B, 2 H), all time steps in one product."""
-        return masked(x, x_mask) @ self.W0[:self.inputs]
+        return product(masked(x, x_mask), self.W0[:self.inputs])
 
     def _prepare(self) -> Any:
         """What does not change over time."""
@@ -111,8 +112,8 @@ class RecurrentCell(HighwayCell):
         for j, (nodes, W) in enumerate(prepared):  # node i is ready before its turn: its predecessor came earlier
             if nodes:
                 s = states[j]
-                for i, product in zip(nodes, (masked(s, h_mask) @ W).chunk(len(nodes), dim=-1), strict=True):
-                    states[i] = highway(s, product, self._genotype.recurrent[i - 1][0])
+                for i, read in zip(nodes, product(masked(s, h_mask), W).chunk(len(nodes), dim=-1), strict=True):
+                    states[i] = highway(s, read, self._genotype.recurrent[i - 1][0])
         return torch.stack([states[i] for i in self._genotype.concat]).mean(dim=0)
 
     def theta_parameters(self) -> list[nn.Parameter]:

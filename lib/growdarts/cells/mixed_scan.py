@@ -46,7 +46,7 @@ Blocks = Sequence[Sequence[int]]
 def mixed_scan(wx: Tensor, h: Tensor, h_mask: Tensor | None, U: Tensor, output_weights: Tensor,
                mixtures: Sequence[Tensor], weights: Sequence[Tensor], nodes: Sequence[Blocks],
                norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
-    """States h_1 .. h_T (T, B, H), and mean and variance that the batch norm met, (T, N + 1, H) each.
+    """States h_1 .. h_T (T, B, H), and mean and variance that the batch norm met, (T, N + 1, H) each [DARTS Eq. 2].
 
     Parameters
     ----------

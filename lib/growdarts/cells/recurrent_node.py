@@ -15,6 +15,7 @@ from growdarts.cells.highway import ACTIVATIONS, highway, masked, uniform
 from growdarts.cells.tracing import Call, OperationTrace
 from growdarts.darts_genotypes import RECURRENT_OPERATIONS
 from growdarts.mixture import Mixture, operation_name
+from growdarts.precision import product
 
 
 class PrivateOperation(NamedTuple):
@@ -76,16 +77,16 @@ class RecurrentNode(nn.Module):
         dropped = masked(sources, h_mask)
         mixed = self._mix(self.W, sources, dropped, names, weights)
         for j, activation, W, weight in private:
-            mixed = mixed + weight * highway(sources[j], dropped[j] @ W, activation)
+            mixed = mixed + weight * highway(sources[j], product(dropped[j], W), activation)
         return mixed
 
     @staticmethod
     def _mix(W: Tensor, sources: Tensor, dropped: Tensor, names: list[str], weights: Tensor) -> Tensor:
         r"""$\sum_j \sum_o w_{jo}\, o(s_j) = \sum_j q_j s_j + \sigma(c_j)(\sum_o w_{jo} f_o(u_j) - q_j s_j)$ with
         $q_j = \sum_o w_{jo}$, $[c_j, u_j]$ from `dropped` states: (L, B, H) -> (B, H) [DARTS Eq. 2]."""
-        c, u = (dropped @ W).chunk(2, dim=-1)
+        c, u = product(dropped, W).chunk(2, dim=-1)
         candidates = torch.stack([ACTIVATIONS[name](u) for name in names], dim=1)  # (L, K, B, H)
-        mixed = torch.bmm(weights[:, None], candidates.flatten(2)).view_as(sources)
+        mixed = (weights[:, :, None, None] * candidates).sum(dim=1)
         kept = weights.sum(dim=1)[:, None, None] * sources
         return torch.lerp(kept, mixed, torch.sigmoid(c)).sum(dim=0)
 

@@ -38,7 +38,7 @@ class ScanNode(NamedTuple):
 
 
 def two_input_scan(x: Tensor, h: Tensor, nodes: Sequence[ScanNode]) -> Tensor:
-    """States h_1 .. h_T (T, B, H) from x (T, B, I) and h (B, H).
+    """States h_1 .. h_T (T, B, H) from x (T, B, I) and h (B, H) [JG Eq. 3].
 
     Within `torch.autocast` the products are computed in its type, everything else in that of `h`.
     """

@@ -33,10 +33,10 @@ def run(config: LanguageRun, *, checkpoints: Path | None = None, progress: bool 
     words = len(text.vocabulary)
     searched_text = replace(text, train=text.train[:config.search_tokens])
     with torch.random.fork_rng(devices=[]):
-        searched = phases.search(config, lambda nodes: search_model(config, words, nodes), _task(
+        searched = phases.search(config, lambda nodes: search_model(config, words, nodes), task_of(
             config, searched_text, config.batch_size), checkpoints, progress)
         genotype = searched.result.genotype if searched else PTB_DARTS_V2 if config.method == "darts_v2" else None
-        task = _task(config, text, config.train_batch_size)
+        task = task_of(config, text, config.train_batch_size)
         width = phases.largest_width(lambda hidden: model(config, words, genotype, hidden), config.parameters)
 
         def train(task: LanguageTask, phase: str, **changes: float) -> tuple[LanguageModel, Fit]:
@@ -50,7 +50,7 @@ def run(config: LanguageRun, *, checkpoints: Path | None = None, progress: bool 
         trials = {}  # validation error by learning rate; None: diverged
         for rate in config.learning_rates or ():
             try:
-                trials[rate] = train(_task(config, searched_text, config.train_batch_size), f"rate {rate:g}",
+                trials[rate] = train(task_of(config, searched_text, config.train_batch_size), f"rate {rate:g}",
                                      learning_rate=rate, train_epochs=config.rate_epochs)[1].validation_error
             except DivergenceError:
                 trials[rate] = None
@@ -94,6 +94,7 @@ def _dropout(config: LanguageRun) -> Dropout:
                    config.dropout_outputs)
 
 
-def _task(config: LanguageRun, text: Any, batch_size: int) -> LanguageTask:
+def task_of(config: LanguageRun, text: Any, batch_size: int) -> LanguageTask:
+    """The task of a run on `text`, in batches of `batch_size` columns."""
     return LanguageTask(text, batch_size, config.length, config.act_reg, config.temporal_act_reg,
                         eval_batch_size=config.eval_batch_size, precision=config.precision)
