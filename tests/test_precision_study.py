@@ -4,18 +4,19 @@ import matplotlib.pyplot as plt
 import pytest
 import yaml
 
-from growdarts import checkpoints, grids, precision_study, records
+from growdarts import benchmark_results, checkpoints, grids, precision_study, records
+from growdarts.comparison import Interval
 from growdarts.settings import ConfigError
 
 TOY = {"dataset": "grammar", "search_tokens": 1500, "search_epochs": 2, "hidden": 6, "batch_size": 10, "learning_rate": 1.0}
 
 
-def made(losses, *, seconds=(10.0, 7.0), flops=(2e12, 2e12), same=True):
+def made(losses, *, flops=(2e12, 2e12), same=True):
     """Hand-made records: `losses` are pairs of float32's and bfloat16's, one a seed."""
     cells = [{"layers": [[["gate"]]]}, {"layers": [[["gate" if same else "carry"]]]}]
     return [{"config": {"seed": seed, "precision": precision},
              "result": {"validation_error": pair[i], "precision": precision, "genotype": cells[i]},
-             "cost": {"search_seconds": seconds[i], "search_flops": flops[i]}}
+             "cost": {"search_flops": flops[i]}}
             for seed, pair in enumerate(losses) for i, precision in enumerate(precision_study.PRECISIONS)]
 
 
@@ -72,32 +73,39 @@ def test_the_base_is_the_reduced_tier_whatever_is_trained_later():
 
 
 def test_pairs_hold_the_hand_computed_ratios():
-    rows = precision_study.pairs(made([(5.0, 5.05), (4.0, 3.96)], seconds=(10.0, 8.0), flops=(2e12, 4e12), same=False))
-    assert rows.difference.tolist() == pytest.approx([1.0, -1.0])
-    assert rows.seconds.tolist() == pytest.approx([0.8] * 2) and rows.pace.tolist() == pytest.approx([0.4] * 2)
+    rows = precision_study.pairs(made([(5.0, 5.05), (4.0, 3.96)], flops=(2e12, 4e12), same=False))
+    assert rows.difference.tolist() == pytest.approx([1.0, -1.0]) and rows.operations.tolist() == [2.0, 2.0]
     assert not rows.same_cell.any()
     loss = precision_study.loss_difference(made([(5.0, 5.05), (4.0, 3.96)]))
     assert loss.mean == pytest.approx(0, abs=1e-9)  # Student's t with 1 degree of freedom: 12.706 * sqrt(2) / sqrt(2)
     assert loss.high == pytest.approx(12.706, abs=1e-3)
-    assert precision_study.pace_ratio(made([(5, 5)] * 3)).mean == pytest.approx(0.7)
-    assert precision_study.table(made([(5.0, 5.05)])).loc[0].tolist() == [
-        "5.000", "5.050", "+1.00", "yes", "0.70 x", "0.70 x"]
+    assert precision_study.table(made([(5.0, 5.05)])).loc[0].tolist() == ["5.000", "5.050", "+1.00", "yes", "1.00 x"]
 
 
-@pytest.mark.parametrize("losses, seconds, chosen, reason", [
-    ([(5.0, 5.01), (5.0, 5.02), (5.0, 5.0)], (10, 7), "bfloat16", "shown to be less than 1 % worse and the search"),
-    ([(5.0, 5.20), (5.0, 5.21), (5.0, 5.2)], (10, 7), "float32", "a loss that is 1 % worse is not excluded."),
-    ([(5.0, 5.00), (5.0, 5.20), (5.0, 4.8)], (10, 7), "float32", "a loss that is 1 % worse is not excluded."),
-    ([(5.0, 5.01), (5.0, 5.02), (5.0, 5.0)], (10, 11), "float32", "float32: it is not faster beyond chance."),
-    ([(5.0, 4.00), (5.0, 4.02), (5.0, 4.0)], (10, 7), "bfloat16", "an operation takes 0.70 times the seconds"),
-    ([(5.0, 5.20), (5.0, 5.21), (5.0, 5.2)], (10, 11), "float32", "excluded and it is not faster beyond chance")])
-def test_the_decision_needs_harmless_and_faster(losses, seconds, chosen, reason):
-    found, sentence = precision_study.decision(made(losses, seconds=seconds))
+def test_the_pace_is_that_of_a_step_at_the_sizes_of_the_tier():
+    tier = precision_study.study_run(0, "float32")
+    size = {"space": tier.space, "width": tier.hidden, "batch": tier.batch_size, "nodes": tier.max_nodes}
+    cases = [{"size": size, "order": tier.order, "seconds": {"float32": [1.0, 2.0], "bfloat16": [0.5, 1.0]}},
+             {"size": size, "order": 3 - tier.order, "seconds": {}},
+             {"size": size | {"width": 2 * tier.hidden}, "order": tier.order, "seconds": {}}]
+    found = precision_study.pace_ratio({"steps": cases})
+    assert (found.mean, found.n) == (pytest.approx(0.5), 2) and found.low == pytest.approx(found.high)
+
+
+@pytest.mark.parametrize("losses, pace, chosen, reason", [
+    ([(5.0, 5.01), (5.0, 5.02), (5.0, 5.0)], 0.8, "bfloat16", "shown to be less than 1 % worse and the step"),
+    ([(5.0, 5.20), (5.0, 5.21), (5.0, 5.2)], 0.8, "float32", "a loss that is 1 % worse is not excluded."),
+    ([(5.0, 5.00), (5.0, 5.20), (5.0, 4.8)], 0.8, "float32", "a loss that is 1 % worse is not excluded."),
+    ([(5.0, 5.01), (5.0, 5.02), (5.0, 5.0)], 1.1, "float32", "float32: it is not faster beyond chance."),
+    ([(5.0, 4.00), (5.0, 4.02), (5.0, 4.0)], 0.8, "bfloat16", "a step takes 0.70 times the seconds"),
+    ([(5.0, 5.20), (5.0, 5.21), (5.0, 5.2)], 1.1, "float32", "excluded and it is not faster beyond chance")])
+def test_the_decision_needs_harmless_and_faster(losses, pace, chosen, reason):
+    found, sentence = precision_study.decision(made(losses), Interval(0.7, 0.6, pace, 20))
     assert found == chosen and reason in sentence and f"computes in {chosen}" in sentence
 
 
 def test_one_seed_decides_nothing():
-    assert precision_study.decision(made([(5.0, 4.0)]))[0] == "float32"
+    assert precision_study.decision(made([(5.0, 4.0)]), Interval(0.5, 0.4, 0.6, 20))[0] == "float32"
 
 
 def test_the_figure_shows_every_seed():
@@ -114,5 +122,6 @@ def test_missing_records_are_named_with_what_makes_them(tmp_path):
 
 def test_the_grid_computes_in_what_the_records_decide():
     tier = yaml.safe_load(grids.GRIDS.read_text())["language"]["reduced"]["parameters"]
-    chosen, _ = precision_study.decision(precision_study.load())
+    pace = precision_study.pace_ratio(benchmark_results.load("steps"))
+    chosen, _ = precision_study.decision(precision_study.load(), pace)
     assert tier.get("precision", "float32") == chosen

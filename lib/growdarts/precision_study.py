@@ -106,17 +106,15 @@ def pairs(found: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """One row a seed, unrounded, bfloat16 against float32.
 
     float32, bfloat16: final validation loss, nats a word; difference: of it, percent; same_cell: whether both derive
-    one; seconds: ratio of the seconds of the searches, which may differ in epochs and nodes; pace: ratio of their
-    seconds per floating-point operation, which that does not touch.
+    one; operations: ratio of the floating-point operations of the searches, which may differ in epochs and nodes.
     """
     rows, by_run = {}, {(record["config"]["seed"], record["result"]["precision"]): record for record in found}
     for seed in sorted({seed for seed, _ in by_run}):
         base, other = (by_run[seed, precision] for precision in PRECISIONS)
         losses = [record["result"]["validation_error"] for record in (base, other)]
-        seconds, flops = (other["cost"][name] / base["cost"][name] for name in ("search_seconds", "search_flops"))
         rows[seed] = {"float32": losses[0], "bfloat16": losses[1], "difference": 100 * (losses[1] / losses[0] - 1),
                       "same_cell": base["result"]["genotype"] == other["result"]["genotype"],
-                      "seconds": seconds, "pace": seconds / flops}
+                      "operations": other["cost"]["search_flops"] / base["cost"]["search_flops"]}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("seed")
 
 
@@ -128,8 +126,7 @@ def table(found: Sequence[dict[str, Any]]) -> pd.DataFrame:
         "bfloat16": [f"{value:.3f}" for value in rows.bfloat16],
         "difference, %": [f"{value:+.2f}" for value in rows.difference],
         "same derived cell": ["yes" if same else "no" for same in rows.same_cell],
-        "seconds": [f"{value:.2f} x" for value in rows.seconds],
-        "seconds per operation": [f"{value:.2f} x" for value in rows.pace]}, index=rows.index)
+        "operations": [f"{value:.2f} x" for value in rows.operations]}, index=rows.index)
 
 
 def loss_difference(found: Sequence[dict[str, Any]]) -> Interval:
@@ -137,29 +134,37 @@ def loss_difference(found: Sequence[dict[str, Any]]) -> Interval:
     return interval(pairs(found).difference)
 
 
-def pace_ratio(found: Sequence[dict[str, Any]]) -> Interval:
-    """Seconds per operation of bfloat16 over those of float32: geometric mean, with its interval over seeds."""
-    return geometric_mean(pairs(found).pace)
+def pace_ratio(steps: Mapping[str, Any]) -> Interval:
+    """Seconds of a search step in bfloat16 over those in float32: geometric mean, with its interval over rounds.
+
+    `steps` is the record of `make benchmark`, which times both in turn on a quiet machine, at the sizes of the tier's
+    search. (Seconds of the searches themselves also tell what else the machine had to do.)
+    """
+    tier = study_run(SEEDS[0], PRECISIONS[0])
+    size = {"space": tier.space, "width": tier.hidden, "batch": tier.batch_size, "nodes": tier.max_nodes}
+    (rounds,) = [case["seconds"] for case in steps["steps"]
+                 if case["order"] == tier.order and size.items() <= case["size"].items()]
+    return geometric_mean(b / a for a, b in zip(*(rounds[name] for name in PRECISIONS), strict=True))
 
 
-def decision(found: Sequence[dict[str, Any]]) -> tuple[Precision, str]:
+def decision(found: Sequence[dict[str, Any]], pace: Interval) -> tuple[Precision, str]:
     """The precision of the reduced tier, and why.
 
-    bfloat16 if the interval of the loss excludes a worsening by `MARGIN` percent and that of the seconds per operation
+    bfloat16 if the interval of the loss excludes a worsening by `MARGIN` percent and that of `pace`, see `pace_ratio`,
     lies below 1; else float32.
     """
-    rows, loss, pace = pairs(found), loss_difference(found), pace_ratio(found)
+    rows, loss = pairs(found), loss_difference(found)
     harmless, faster = loss.high < MARGIN, pace.high < 1
     reasons = [text for holds, text in ((harmless, f"a loss that is {MARGIN:g} % worse is not excluded"),
                                         (faster, "it is not faster beyond chance")) if not holds]
-    why = (f"the loss is shown to be less than {MARGIN:g} % worse and the search to be faster" if not reasons
+    why = (f"the loss is shown to be less than {MARGIN:g} % worse and the step to be faster" if not reasons
            else " and ".join(reasons))
     chosen: Precision = "float32" if reasons else "bfloat16"
     return chosen, (
         f"With products in bfloat16 the final validation loss differs from float32's by {loss.mean:+.2f} % (95 % interval "
         f"over {loss.n} seeds {loss.low:+.2f} to {loss.high:+.2f} %), {int(rows.same_cell.sum())} of {len(rows)} searches "
-        f"derive the same cell, and an operation takes {pace.mean:.2f} times the seconds ({pace.low:.2f} to "
-        f"{pace.high:.2f}). The reduced tier computes in {chosen}: {why}.")
+        f"derive the same cell, and a step takes {pace.mean:.2f} times the seconds (over {pace.n} rounds {pace.low:.2f} "
+        f"to {pace.high:.2f}). The reduced tier computes in {chosen}: {why}.")
 
 
 def figure(found: Sequence[dict[str, Any]]) -> Figure:
