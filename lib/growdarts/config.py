@@ -132,7 +132,7 @@ class LanguageSettings(SearchSettings):
     learning_rates: list[float] | None = Field(default=None, min_length=1, description="steps of theta at first that "
                                                "are tried for the training from scratch, the best on validation is "
                                                "kept; None: learning_rate, as in the search")
-    rate_epochs: int = Field(default=3, ge=1, description="epochs on the text of the search that such a trial takes")
+    rate_epochs: int = Field(default=3, ge=1, description="epochs that such a trial takes")
     eval_batch_size: int = Field(default=10, ge=1, description="columns of text in an evaluation; the first token of "
                                  "each, and what does not fill all, is not predicted")
     precision: Precision = Field(default="float32", description="of matrix products in training; see "

@@ -39,7 +39,7 @@ def run(config: LanguageRun, *, checkpoints: Path | None = None, progress: bool 
         task = task_of(config, text, config.train_batch_size)
         width = phases.largest_width(lambda hidden: model(config, words, genotype, hidden), config.parameters)
 
-        def train(task: LanguageTask, phase: str, **changes: float) -> tuple[LanguageModel, Fit]:
+        def train(phase: str, **changes: float) -> tuple[LanguageModel, Fit]:
             phases.seed(config, "train")  # equal weights at first
             network = model(config, words, genotype, width)
             settings = config.model_copy(update={"weight_decay": config.train_weight_decay, **changes})
@@ -50,12 +50,12 @@ def run(config: LanguageRun, *, checkpoints: Path | None = None, progress: bool 
         trials = {}  # validation error by learning rate; None: diverged
         for rate in config.learning_rates or ():
             try:
-                trials[rate] = train(task_of(config, searched_text, config.train_batch_size), f"rate {rate:g}",
-                                     learning_rate=rate, train_epochs=config.rate_epochs)[1].validation_error
+                trials[rate] = train(f"rate {rate:g}", learning_rate=rate,
+                                     train_epochs=config.rate_epochs)[1].validation_error
             except DivergenceError:
                 trials[rate] = None
         rate = min(trials, key=lambda rate: math.inf if trials[rate] is None else trials[rate], default=config.learning_rate)
-        network, trained = train(task, "train", learning_rate=rate)
+        network, trained = train("train", learning_rate=rate)
     started = time.perf_counter()
     error = task.evaluate(network, "test")
     return phases.record(config, text.hashes, searched, {str(width): trained}, time.perf_counter() - started, {
