@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env book test unit nbval outputs picture batch precision clean distclean
+.PHONY: help env book test unit nbval outputs picture batch precision benchmark clean distclean
 
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 TIER   ?= reduced
@@ -54,7 +54,8 @@ $(EXECUTED): $(SITE)/%: % $(LIBRARY) $(EMBEDDED) $(ENV)
 	mv _build/run/$(@F) $@
 	@for page in $$(grep -rlF '$(@F)' book --include='*.md'); do mkdir -p $(SITE)/book && cp --parents $$page $(SITE); done
 
-$(SITE)/notebooks/06_report.ipynb: $(RECORDS)
+# The first two show no records.
+$(filter-out %/01_morphisms.ipynb %/02_time_series.ipynb,$(EXECUTED)): $(RECORDS)
 
 $(STAGED): $(SITE)/%: %
 	@mkdir -p $(@D)
@@ -87,6 +88,11 @@ batch: $(ENV)  ## missing runs of a tier: make batch TIER=reduced EXPERIMENT=lan
 
 precision: $(ENV)  ## missing searches of the study of bfloat16: make precision SEEDS="0 1 2" (no seeds: all five)
 	python -m growdarts.precision_study $(if $(SEEDS),--seeds $(SEEDS))
+
+# On two threads, and on a machine with nothing else to do: the record says how busy it was.
+benchmark: export OMP_NUM_THREADS := 2
+benchmark: $(ENV)  ## seconds and memory of a step, into data/results/benchmarks (QUICK=1: toy sizes, into _build)
+	pytest benchmarks $(if $(QUICK),--quick) --benchmark-columns=median,min,max,rounds --benchmark-sort=fullname
 
 clean:  ## remove the built book (checkpoints and executed batch runs stay in _build)
 	rm -rf _build/site _build/run _build/html _build/.doctrees _build/jupyter_execute

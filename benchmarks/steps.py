@@ -1,0 +1,230 @@
+"""Steps of a search and of a training, as the library takes them and as the plain references do.
+
+A search step is one alpha step and one weight step, with their optimisers; batches are synthetic.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from reference_darts_conv_torch import leaves as copies
+from reference_darts_conv_torch import search_network
+from reference_darts_recurrent import language_loss as recurrent_loss
+from reference_two_input import language_loss as two_input_loss
+from torch import Tensor, nn
+
+from benchmarks.sizes import Size
+from growdarts.bilevel import VirtualStep, alpha_gradient
+from growdarts.cells import SearchSpace
+from growdarts.cells.carried import LSTM, derived_layers, two_input_layers
+from growdarts.cells.darts_recurrent import RecurrentSearchCell
+from growdarts.cells.highway import RecurrentCell
+from growdarts.darts_genotypes import RECURRENT_OPERATIONS
+from growdarts.image_networks import FixedImageNetwork
+from growdarts.image_search_network import SearchImageNetwork
+from growdarts.image_task import ImageTask
+from growdarts.images import ImageData, Images
+from growdarts.language_model import LanguageModel, LanguageTask, Memory, Window
+from growdarts.mixture import operation_name
+from growdarts.morphisms import operation_owner
+from growdarts.precision import Precision
+from growdarts.text import Text
+from growdarts.training import Task, theta_step
+
+CLIP, RADIUS, CLASSES = 0.25, 1e-2, 10
+RATES = {"theta": 1e-6, "alpha": 1e-6}  # so small that a hundred steps measure the same network
+
+
+class Reference(NamedTuple):
+    """A plain reference of the tests: its loss of a batch (x, y), its weights and its architecture logits."""
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    theta: list[Tensor]
+    alpha: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A search network with what its steps need.
+
+    batch : a fresh batch, of the training part if True, else of the validation part; always the same data.
+    task : the task in a precision.
+    reference : the same network written out.
+    fixed : the network of the derived architecture.
+    """
+
+    size: Size
+    network: SearchSpace
+    batch: Callable[[bool], Any]
+    task: Callable[[Precision], Task]
+    reference: Reference
+    fixed: Callable[[], nn.Module]
+
+
+def subject(size: Size) -> Subject:
+    """Build it, from a fixed seed."""
+    torch.manual_seed(0)
+    return _images(size) if size.space == "convolutional" else _language(size)
+
+
+def _language(size: Size) -> Subject:
+    H, B, V = size.width, size.batch, size.words
+    if size.space == "recurrent":
+        cell = RecurrentSearchCell(H, H, size.nodes, size.candidates())
+    else:
+        cell = two_input_layers(H, 1, size.nodes, size.candidates())
+    network = LanguageModel(V, cell)
+    data = {train: torch.randint(V, (2, size.length, B)) for train in (True, False)}
+    h = torch.zeros(B, H)
+    if size.space == "recurrent":
+        columns = [RECURRENT_OPERATIONS.index(name) for name in size.candidates()]
+        alpha = [nn.Parameter(cell.alpha_matrix().detach()[:, columns])]
+        loss = partial(recurrent_loss, cell.original_tensors(), network.embedding, network.bias, alpha[0],
+                       size.candidates(), h=h)
+    else:
+        nodes = two_input_nodes(network)
+        alpha = [logit for node in nodes for *_, logit in node]
+        loss = partial(two_input_loss, nodes, network.embedding, network.bias, h=h)
+
+    def fixed() -> LanguageModel:
+        genotype = network.genotype()
+        return LanguageModel(V, RecurrentCell(H, H, genotype) if size.space == "recurrent"
+                             else derived_layers(genotype, H))
+
+    return Subject(size, network, lambda train: Window(*data[train], Memory(None), train),
+                   lambda precision: LanguageTask(None, B, size.length, precision=precision),
+                   Reference(loss, network.theta_parameters(), alpha), fixed)
+
+
+def two_input_nodes(network: LanguageModel) -> list[list[tuple[str, dict[str, nn.Parameter], nn.Parameter]]]:
+    """Name, weights and a logit of its own of every operation, node by node, for `reference_two_input`."""
+    return [[(operation_name(key), operation_owner(network, mixture).operation_weights(mixture, key),
+              nn.Parameter(logit.clone())) for key, logit in zip(mixture.keys, mixture.alpha.detach(), strict=True)]
+            for mixture in network.mixtures()]
+
+
+def _images(size: Size) -> Subject:
+    shape = dict(image_channels=3, image_size=size.pixels)
+
+    def stored(network: nn.Module) -> nn.Module:  # as `growdarts.experiments.images` does
+        return network.to(memory_format=torch.channels_last)
+
+    network = SearchImageNetwork(size.width, CLASSES, size.cells, size.nodes, size.candidates(), **shape)
+    state, normal, reduce, leaves = copies(network)  # before its weights are stored in another order
+    network = stored(network)
+    data = {train: (torch.randn(size.batch, 3, size.pixels, size.pixels), torch.randint(CLASSES, (size.batch,)))
+            for train in (True, False)}
+    task = ImageTask(None, size.batch)
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(search_network(state, normal, reduce, x), y)
+
+    reference = Reference(loss, *([leaf for name, leaf in leaves.items() if name.endswith(".alpha") == is_alpha]
+                                  for is_alpha in (False, True)))
+    return Subject(size, network, lambda train: data[train], lambda precision: task, reference,
+                   lambda: stored(FixedImageNetwork(network.genotype(), size.width, CLASSES, size.cells, **shape)))
+
+
+def pipeline(size: Size) -> Task:
+    """A task with data enough for some batches: text in memory, or images as bytes, which are changed at random."""
+    torch.manual_seed(0)
+    if size.space == "convolutional":
+        x = torch.randint(256, (16 * size.batch, 3, size.pixels, size.pixels), dtype=torch.uint8)
+        part = Images(x, torch.randint(CLASSES, (len(x),)))
+        return ImageTask(ImageData("noise", (), part, part, part, (0.5,) * 3, (0.25,) * 3, "", {}, padding=4, flip=True),
+                         size.batch, cutout_length=size.pixels // 2)
+    ids = torch.randint(size.words, (16 * size.batch * size.length,))
+    return LanguageTask(Text("noise", (), ids, ids, ids, None, {}), size.batch, size.length)
+
+
+# ---- steps of the library ----------------------------------------------------------------------
+
+
+def search_step(subject: Subject, order: int, precision: Precision = "float32") -> Callable[[], None]:
+    """As `growdarts.search` takes them."""
+    network, task = subject.network, subject.task(precision)
+    alphas = network.alpha_parameters()
+    theta_optimizer, alpha_optimizer = optimizers(network.theta_parameters(), alphas)
+
+    def step() -> None:
+        train = subject.batch(True)
+        virtual = VirtualStep.of(theta_optimizer, network.theta_parameters(), CLIP) if order == 2 else None
+        gradients = alpha_gradient(network, task.loss, train, subject.batch(False), order=order, step=virtual,
+                                   radius=RADIUS)
+        for alpha, g in zip(alphas, gradients, strict=True):
+            alpha.grad = g
+        alpha_optimizer.step()
+        theta_step(network, task, theta_optimizer, train, CLIP)
+
+    return step
+
+
+def weight_step(network: nn.Module, subject: Subject) -> Callable[[], None]:
+    """A weight step of any network on the batches of `subject`."""
+    weights = network.theta_parameters() if hasattr(network, "theta_parameters") else list(network.parameters())
+    optimizer, _ = optimizers(weights, [])
+    task = subject.task("float32")
+    return lambda: theta_step(network, task, optimizer, subject.batch(True), CLIP)
+
+
+def lstm_step(subject: Subject) -> Callable[[], None]:
+    """A weight step of torch.nn.LSTM, of as many units, in the same language model."""
+    size = subject.size
+    return weight_step(LanguageModel(size.words, LSTM(size.width, size.width)), subject)
+
+
+def optimizers(theta: Sequence[Tensor],
+               alpha: Sequence[Tensor]) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer | None]:
+    """SGD of the weights and Adam of the logits, None without any."""
+    return (torch.optim.SGD(theta, lr=RATES["theta"]),
+            torch.optim.Adam(alpha, lr=RATES["alpha"], betas=(0.5, 0.999)) if alpha else None)
+
+
+# ---- the reference's ---------------------------------------------------------------------------
+
+
+def reference_step(subject: Subject, order: int) -> Callable[[], None]:
+    """As the original's code takes them: both passes of a step get the gradients of all weights by autograd.
+
+    Second order: gradients at the virtual step for weights and alpha, then of alpha in the two passes of the finite
+    difference, in which the original asks autograd for no others either.
+    """
+    loss, theta, alpha = subject.reference
+    theta_optimizer, alpha_optimizer = optimizers(theta, alpha)
+
+    def gradients(train: bool, parameters: list[Tensor]) -> list[Tensor]:
+        # materialised: an edge of a single operation has no say in the loss
+        return list(torch.autograd.grad(loss(*subject.batch(train)[:2]), parameters, materialize_grads=True))
+
+    @torch.no_grad()
+    def assign(values: Sequence[Tensor]) -> None:
+        for parameter, value in zip(theta, values, strict=True):
+            parameter.copy_(value)
+
+    def second_order() -> list[Tensor]:
+        saved, xi = [p.detach().clone() for p in theta], RATES["theta"]
+        inner = gradients(True, theta)
+        assign([p - xi * g for p, g in zip(saved, inner, strict=True)])
+        found = gradients(False, alpha + theta)
+        direct, vector = found[:len(alpha)], found[len(alpha):]
+        epsilon = RADIUS / torch.cat([v.flatten() for v in vector]).norm()
+        sides = []
+        for sign in (1, -1):
+            assign([p + sign * epsilon * v for p, v in zip(saved, vector, strict=True)])
+            sides.append(gradients(True, alpha))
+        assign(saved)
+        return [d - xi * (plus - minus) / (2 * epsilon) for d, plus, minus in zip(direct, *sides, strict=True)]
+
+    def step() -> None:
+        found = gradients(False, alpha + theta)[:len(alpha)] if order == 1 else second_order()
+        for parameter, g in zip(alpha, found, strict=True):
+            parameter.grad = g
+        alpha_optimizer.step()
+        for parameter, g in zip(alpha + theta, gradients(True, alpha + theta), strict=True):
+            parameter.grad = g
+        nn.utils.clip_grad_norm_(theta, CLIP)
+        theta_optimizer.step()
+
+    return step

@@ -1,0 +1,216 @@
+"""Benchmarks measure the same function on both sides, at any size; tables and verdicts follow from their records."""
+
+import json
+
+import pytest
+import torch
+from reference_two_input import search_cell
+
+from benchmarks.conftest import Measured
+from benchmarks.floors import floor
+from benchmarks.process import main
+from benchmarks.sizes import BASES, STEPS, TOY, TOY_VALUES, VALUES, sweeps
+from benchmarks.splitting import selection_seconds
+from benchmarks.steps import lstm_step, reference_step, search_step, subject, two_input_nodes, weight_step
+from growdarts import records
+from growdarts.benchmark_results import growth, growth_table, load, memory_table, step_figure, step_table, steps
+from growdarts.benchmark_targets import TARGETS, summary, verdicts
+from growdarts.bilevel import alpha_gradient
+from growdarts.cells.carried import two_input_layers
+from growdarts.gradients import gradient
+from growdarts.primitives import DEFAULT_TWO_INPUT
+from growdarts.records import RecordError
+from growdarts.scaling_results import faster_than_operations, figure, scaling_table
+
+SPACES = list(TOY)
+
+
+# ---- what is measured --------------------------------------------------------------------------
+
+
+def test_the_two_input_reference_is_the_cell():
+    cell = two_input_layers(5, 1, 3, DEFAULT_TWO_INPUT).double()
+    nodes = two_input_nodes(cell)
+    x = torch.randn(6, 4, 5, dtype=torch.float64, requires_grad=True)
+    h = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    ours, theirs = cell(x, (h,))[0], search_cell(nodes, x, h)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+    logits = [logit for node in nodes for *_, logit in node]
+    back = torch.randn_like(ours)
+    shared = [x, h, *(p for c in cell.cells for p in c.theta_parameters())]
+    found = torch.autograd.grad(ours, [*shared, *cell.alpha_parameters()], back)
+    expected = torch.autograd.grad(theirs, [*shared, *logits], back)
+    for a, b in zip(found[:len(shared)], expected, strict=False):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+    torch.testing.assert_close(torch.cat(found[len(shared):]), torch.stack(expected[len(shared):]), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_both_sides_compute_the_same(space):
+    made = subject(TOY[space])
+    task, batch = made.task("float32"), made.batch(True)
+    value, gradients = gradient(made.network, task.loss, batch, made.network.theta_parameters())
+    theirs = made.reference.loss(*batch[:2])
+    torch.testing.assert_close(theirs.item(), value, rtol=1e-5, atol=0)
+    norm, expected = torch.nn.utils.get_total_norm, torch.autograd.grad(theirs, made.reference.theta)
+    torch.testing.assert_close(norm(expected), norm(gradients), rtol=1e-4, atol=0)
+    alpha = alpha_gradient(made.network, task.loss, None, made.batch(False), order=1, step=None, radius=0.01)
+    expected = torch.autograd.grad(made.reference.loss(*made.batch(False)[:2]), made.reference.alpha)
+    torch.testing.assert_close(norm(expected), norm(alpha), rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_every_step_runs(space):
+    made = subject(TOY[space])
+    before = [p.detach().clone() for p in made.network.theta_parameters()]
+    runs = [make(made, order) for make in (search_step, reference_step) for order in (1, 2)]
+    runs += [weight_step(made.network, made), weight_step(made.fixed(), made)]
+    runs += [] if space == "convolutional" else [lstm_step(made), search_step(made, 1, "bfloat16")]
+    for run in runs:
+        run()
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(before, made.network.theta_parameters(), strict=True))
+    assert selection_seconds(made, 2)["sampled"] == 2
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_floor_counts_the_operations_of_a_pass_and_no_more(space):
+    size = TOY[space]
+    made = subject(size)
+    forward = made.network.flops() * size.batch * max(1, size.length)
+    found = {weights: floor(made, weights=weights) for weights in (False, True)}
+    # what no gradient runs through (images, the first time step) is left out, and so is an image network's linear layer
+    slack = 0.75 if size.length else 0.5
+    assert 2 * slack * forward <= found[False].flops <= 2 * forward
+    assert 3 * slack * forward <= found[True].flops <= 3 * forward
+    for part in found.values():
+        part.run()
+
+
+def test_a_process_says_how_far_its_memory_rose():
+    done = main({"size": TOY["two_input"].as_dict(), "what": "float32", "order": 1, "rounds": 2})
+    assert done["peak_mib"] >= 0 and len(done["seconds"]) == 2 and done["forward_flops"] > 0
+
+
+def test_sizes_are_those_that_the_targets_ask_about():
+    assert {(s.space, s.width, s.batch) for s in STEPS} >= {
+        ("recurrent", 128, 32), ("recurrent", 300, 64), ("two_input", 128, 32), ("two_input", 300, 64)}
+    assert all(set(fields) == {"nodes", "width", "batch", "operations"} for fields in sweeps(BASES, VALUES).values())
+    assert [size.nodes for size in sweeps(TOY, TOY_VALUES)["recurrent"]["nodes"]] == [1, 2]
+    assert TOY["recurrent"].candidates()[0] == "none"  # in the order of the library
+
+
+# ---- records -----------------------------------------------------------------------------------
+
+
+def hand_made(**changes):
+    """A record in which every target is met by far, but for `changes` of its cases' ratios to the reference."""
+    ratios = {"float32": 0.1, "bfloat16": 0.05, "floor": 0.08, "share": 0.25, "eigenpairs": 1.0, "mib": 900.0,
+              "batches": 0.001} | changes
+    cases, grown = [], []
+    for size in STEPS:
+        for order in (1, 2):
+            seconds = {"reference": [10.0, 11.0, 90.0]}  # of which the median is 11
+            seconds |= {name: [11 * ratios[name]] * 3 for name in ("float32", "floor")}
+            if size.length:
+                seconds |= {"lstm": [0.5] * 3}
+                if ratios["bfloat16"]:
+                    seconds |= {"bfloat16": [11 * ratios["bfloat16"]] * 3}
+            cases.append({"size": size.as_dict(), "order": order, "seconds": seconds, "floor_flops": 1,
+                          "peak_mib": {"reference": 1000.0, "float32": 1000.0 * ratios["share"]}})
+        grown.append({"size": size.as_dict(), "seconds": {"mixed": [0.5] * 3, "derived": [0.1] * 3},
+                      "grow_node": [0.01], "batches": [ratios["batches"]] * 3,
+                      "selection": {"traces": 2.0, "eigenpairs": ratios["eigenpairs"], "places": 100, "sampled": 5,
+                                    "peak_mib": ratios["mib"]}})
+    return {"steps": cases, "growth": grown, "provenance": {}}
+
+
+def test_every_target_is_met_where_the_numbers_say_so():
+    record = hand_made()
+    found = steps(record)
+    assert found.speedup.round(6).eq(10).all() and found.floors.round(6).eq(1.25).all() and found.share.eq(0.25).all()
+    assert growth(record).selection.eq(2 + 20).all()
+    assert set(verdicts(record).verdict) == {"met"}
+    assert summary(record) == f"{len(TARGETS)} of {len(TARGETS)} targets are met."
+
+
+@pytest.mark.parametrize("changes, missed", [
+    ({"float32": 1.25}, 6),  # four speeds, "every step" and the floor
+    ({"floor": 0.04}, 1), ({"share": 0.6}, 1), ({"bfloat16": 0.5}, 1), ({"eigenpairs": 1000.0}, 1),
+    ({"mib": 3000.0}, 1), ({"batches": 0.1}, 1)])
+def test_a_missed_target_is_named(changes, missed):
+    record = hand_made(**changes)
+    found = verdicts(record)
+    names = list(found[found.verdict == "missed"].index)
+    assert len(names) == missed
+    assert f"{len(TARGETS) - missed} of {len(TARGETS)} targets are met." in summary(record)
+    assert all(name in summary(record).split("Missed: ")[1] for name in names)
+
+
+def test_the_worst_case_decides():
+    record = hand_made()
+    (slow,) = [c for c in record["steps"] if c["order"] == 2 and c["size"]["width"] == 16]
+    slow["seconds"]["float32"] = [7.0, 7.0, 0.1]
+    row = verdicts(record).loc["convolutional cells, both orders, C = 8 and 16: times as fast as the reference"]
+    assert row.verdict == "missed" and row.measured == "1.57"
+    assert row["where"].endswith("C = 16, 8 cells, B = 16, order 2")
+
+
+def test_what_was_not_measured_is_neither_met_nor_missed():
+    record = hand_made(bfloat16=None)
+    assert list(verdicts(record).verdict).count("not measured") == 1
+    assert "Not measured: recurrent cell, first order, H = 300, B = 64, in bfloat16" in summary(record)
+    assert "-" in set(step_table(record)["bfloat16, s"])
+
+
+def test_tables_and_figure_show_the_spaces_that_are_asked_for():
+    record = hand_made()
+    for table in (step_table, memory_table, growth_table):
+        assert len(table(record)) > len(table(record, ["recurrent"])) > 0
+    assert [len(step_figure(record, spaces).axes) for spaces in (SPACES, ["two_input"])] == [3, 1]
+
+
+def test_scaling_says_what_grows_faster_than_the_operations():
+    def points(seconds):
+        return [{"value": n, "seconds": [s], "peak_mib": 10.0 * n, "forward_flops": 10**9 * n}
+                for n, s in zip((1, 2, 4), seconds, strict=True)]
+
+    record = {"sweeps": {"recurrent": {"nodes": points((1, 2, 4)), "width": points((1, 3, 9))}}}
+    assert faster_than_operations(record) == (
+        "The seconds of a step grow faster than its floating-point operations with hidden units (recurrent cell of "
+        "DARTS) and its memory grows nowhere faster than its operations.")
+    assert list(scaling_table(record)["seconds"]) == ["4.00", "9.00"]
+    assert len(figure(record).axes) == 2
+
+
+def test_a_record_that_is_missing_or_damaged_is_one_clear_error(tmp_path):
+    with pytest.raises(RecordError, match="make benchmark"):
+        load("steps", tmp_path)
+    (tmp_path / "steps.json").write_text('{"provenance": {}')
+    with pytest.raises(RecordError, match="not a record"):
+        load("steps", tmp_path)
+    (tmp_path / "steps.json").write_text('{"provenance": {}, "steps": []}')
+    with pytest.raises(RecordError, match="lacks growth"):
+        load("steps", tmp_path)
+
+
+def test_only_a_complete_run_is_written_and_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.conftest.TRIED", tmp_path)
+    measured, made = Measured(quick=True), hand_made()
+    for size in measured.sizes:
+        for order in (1, 2):
+            assert not measured.is_complete()
+            measured.add("steps", (size, order), **{k: made["steps"][0][k] for k in ("seconds", "peak_mib")})
+        grown = made["growth"][0]
+        measured.add("growth", size, **{k: grown[k] for k in ("seconds", "batches", "grow_node", "selection")})
+    for size in measured.points():
+        assert not measured.is_complete()
+        measured.add("scaling", size, seconds=[1.0], peak_mib=1.0, forward_flops=1)
+    assert measured.is_complete()
+    assert [file.name for file in measured.write()] == ["steps.json", "scaling.json"]
+    assert len(steps(load("steps", tmp_path))) == 6 and len(scaling_table(load("scaling", tmp_path))) == 3
+
+
+def test_no_record_of_toy_size_is_kept():
+    kept = records.RESULTS / "benchmarks"
+    sizes = [case["size"] for file in kept.glob("steps.json") for case in json.loads(file.read_text())["steps"]]
+    assert not sizes or {tuple(s.items()) for s in sizes} == {tuple(s.as_dict().items()) for s in STEPS}
