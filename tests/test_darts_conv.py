@@ -25,6 +25,7 @@ from growdarts.image_states import export_alphas, export_original, load_alphas, 
 from growdarts.interop import StateDictError
 from growdarts.mixture import Mixture
 from growdarts.morphisms import embed_moments, grow_node
+from growdarts.plain import plain_forms
 from growdarts.pruning import prune
 from growdarts.search import Search
 from stepping import step
@@ -215,7 +216,7 @@ def test_published_cells_run_and_learn(name):
 def test_flops_are_those_torch_counts():
     for network in (FixedImageNetwork(CIFAR10["CIFAR10_AMOEBANET"], 2, 4, 5, image_size=8), small(2).float(),
                     FixedImageNetwork(CIFAR10["CIFAR10_NASNET"], 2, 4, 4, image_size=8)):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), plain_forms():
             network(torch.randn(1, 3, 8, 8))
         assert network.flops() == counter.get_total_flops()
 

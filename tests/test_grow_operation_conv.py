@@ -15,6 +15,7 @@ from growdarts.image_search_network import SearchImageNetwork
 from growdarts.image_states import export_alphas, export_original
 from growdarts.interop import StateDictError
 from growdarts.morphisms import growable_operations, grow_operation, growth_step, operation_owner
+from growdarts.plain import plain_forms
 from growdarts.pruning import prune
 from growdarts.splitting import lowest_eigenpairs, possible_splits, select_operation, splitting_matrices
 from stepping import step
@@ -193,7 +194,8 @@ def loss_after_splitting(network, batch, operation, places):
             for name, d in place.unpack(part.view(place.units, -1)).items():
                 original, twin = duplicate.weights[name]
                 changed[names[id(original)]], changed[names[id(twin)]] = original - d, twin + d
-        logits = torch.func.functional_call(grown, changed, batch[0])
+        with plain_forms():  # differentiated twice
+            logits = torch.func.functional_call(grown, changed, batch[0])
         return nn.functional.cross_entropy(logits, batch[1])
 
     return value, sum(sizes)

@@ -17,6 +17,7 @@ from growdarts.cells.widening import Widened, widen, widen_fitting
 from growdarts.darts_genotypes import CONVOLUTIONAL_OPERATIONS, ConvolutionalGenotype
 from growdarts.image_networks import ImageNetwork
 from growdarts.mixture import Mixture
+from growdarts.plain import plain_forms
 
 
 class SearchImageNetwork(ImageNetwork):
@@ -154,7 +155,7 @@ class SearchImageNetwork(ImageNetwork):
         """Every operation that ends in a convolution, cell by cell; meant for train mode (`cells.conv_tracing`)."""
         places = [(mixture, key, cell, edge.operations[key]) for mixture in self.mixtures() for key in mixture.keys
                   for cell, edge in self._edges_of(mixture).items() if last_convolutions(edge.operations[key])]
-        with statistics_kept(self):
+        with statistics_kept(self), plain_forms():  # which call every operation as a module
             calls = record_calls([operation for *_, operation in places], loss)
         return [trace for *place, operation in places
                 for trace in convolution_traces(*place, operation, calls[operation])]

@@ -80,6 +80,11 @@ class ReLUConvBN(nn.Module):
         """(B, inputs, H, W) -> (B, channels, H, W)."""
         return self.op(x)
 
+    def batch_last(self, x: Tensor) -> Tensor:
+        """The same of pixels (inputs, H, W, B) -> (channels, H, W, B)."""
+        product = self.op[1].weight.flatten(1) @ self.op[0](x).flatten(1)
+        return self.op[2](product[None, :, None])[0].view(-1, *x.shape[1:])
+
     def input_maps(self) -> list[tuple[nn.Conv2d, Tensor]]:
         """Convolutions that read the input, each with the running variances (rows,) behind it."""
         return [(self.op[1], self.op[2].running_var)]
@@ -100,6 +105,13 @@ class FactorizedReduce(nn.Module):
         """(B, inputs, H, W) -> (B, channels, H / 2, W / 2), H and W even."""
         x = torch.relu(x)
         return self.bn(torch.cat([self.conv_1(x), self.conv_2(x[:, :, 1:, 1:])], dim=1))
+
+    def batch_last(self, x: Tensor) -> Tensor:
+        """The same of pixels (inputs, H, W, B) -> (channels, H / 2, W / 2, B)."""
+        halves = torch.relu(x[:, ::2, ::2]), torch.relu(x[:, 1::2, 1::2])
+        product = torch.cat([convolution.weight.flatten(1) @ half.flatten(1)
+                             for convolution, half in zip((self.conv_1, self.conv_2), halves, strict=True)])
+        return self.bn(product[None, :, None])[0].view(-1, *halves[0].shape[1:])
 
     def input_maps(self) -> list[tuple[nn.Conv2d, Tensor]]:
         """Convolutions that read the input, each with the running variances (rows,) behind it."""
@@ -189,6 +201,16 @@ def conv_7x1_1x7(channels: int, stride: int, affine: bool) -> nn.Module:
         nn.Conv2d(channels, channels, (1, 7), stride=(1, stride), padding=(0, 3), bias=False),
         nn.Conv2d(channels, channels, (7, 1), stride=(stride, 1), padding=(3, 0), bias=False),
         nn.BatchNorm2d(channels, affine=affine))
+
+
+def batch_last(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (C, H, W, B), side by side in memory; no copy of what `batch_first` gave."""
+    return x.permute(1, 2, 3, 0).contiguous()
+
+
+def batch_first(x: Tensor) -> Tensor:
+    """(C, H, W, B) -> (B, C, H, W), a view."""
+    return x.permute(3, 0, 1, 2)
 
 
 def drop_path(x: Tensor, probability: float) -> Tensor:

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from growdarts.cells.conv_operations import (FactorizedReduce, ReLUConvBN, Zero, build_operation,
-                                             convolution_flops, drop_path)
+from growdarts.cells.conv_operations import (FactorizedReduce, ReLUConvBN, Zero, batch_first, batch_last,
+                                             build_operation, convolution_flops, drop_path)
+from growdarts.cells.mixed_edge import as_operation, mixed_edge
 from growdarts.darts_genotypes import Edge
 from growdarts.genotype import GenotypeError
 from growdarts.mixture import Mixture, operation_name
+from growdarts.plain import is_plain
 
 
 class Cell(nn.Module):
@@ -66,7 +68,20 @@ class MixedEdge(nn.Module):
         return build_operation(operation_name(key), self.channels, self.stride, search=True)
 
     def forward(self, x: Tensor, keys: Sequence[str], weights: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H / stride, W / stride); `weights` (K,) in the order of `keys`."""
+        """(C, H, W, B) -> (C, H / stride, W / stride, B); `weights` (K,) in the order of `keys`."""
+        forms = {key: as_operation(self.operations[key]) for key in keys}
+        known = [i for i, key in enumerate(keys) if forms[key] is not None]
+        out = mixed_edge(x, [forms[keys[i]] for i in known], weights[known], self.stride)
+        for key, w in zip(keys, weights, strict=True):
+            operation = self.operations[key]
+            if isinstance(operation, FactorizedReduce):
+                out = out + w * operation.batch_last(x)
+            elif forms[key] is None and not isinstance(operation, Zero):
+                out = out + w * batch_last(operation(batch_first(x)))
+        return out
+
+    def plain(self, x: Tensor, keys: Sequence[str], weights: Tensor) -> Tensor:
+        """The same, operation by operation, (B, C, H, W) -> (B, C, H / stride, W / stride)."""
         parts = [(w, self.operations[key]) for key, w in zip(keys, weights, strict=True)]
         # zeros need not be added to anything, but an edge of nothing else stays in the graph of gradients
         parts = [(w, o) for w, o in parts if not isinstance(o, Zero)] or parts
@@ -100,11 +115,16 @@ class SearchCell(Cell):
 
     def forward(self, s0: Tensor, s1: Tensor, mixtures: Sequence[tuple[Sequence[str], Tensor]]) -> Tensor:
         """-> (B, N * C, H, W); `mixtures` are every edge's keys and weights."""
-        states = [self.preprocess0(s0), self.preprocess1(s1)]
+        if is_plain() or s0.device.type != "cpu" or s0.dtype not in (torch.float32, torch.float64):
+            states, channels, mix = [self.preprocess0(s0), self.preprocess1(s1)], 1, MixedEdge.plain
+        else:
+            states = [self.preprocess0.batch_last(batch_last(s0)), self.preprocess1.batch_last(batch_last(s1))]
+            channels, mix = 0, MixedEdge.forward
         edges = zip(self.edges, mixtures, strict=True)
         for _ in range(self.n_nodes):
-            states.append(sum(edge(x, *mixture) for x, (edge, mixture) in zip(states, edges)))  # the next len(states)
-        return torch.cat(states[2:], dim=1)
+            states.append(sum(mix(edge, x, *mixture) for x, (edge, mixture) in zip(states, edges)))  # next len(states)
+        out = torch.cat(states[2:], dim=channels)
+        return out if channels else batch_first(out)
 
     def add_node(self, keys: Sequence[str]) -> None:
         """Append a node with edges from all states; its weights are fresh, nobody reads it yet."""
