@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.sizes import BASES, FULL, QUICK, STEPS, TOY, TOY_VALUES, VALUES, Effort, Size, sweeps
 from benchmarks.timing import load_average
+from benchmarks.tried import TRIALS
 from growdarts import records
 from growdarts.precision import used_precision
 
@@ -25,7 +26,7 @@ class Measured:
 
     def __init__(self, quick: bool) -> None:
         self.quick, self.started, self.load = quick, time.perf_counter(), load_average()
-        self.parts: dict[str, dict[Any, dict[str, Any]]] = {"steps": {}, "growth": {}, "scaling": {}}
+        self.parts: dict[str, dict[Any, dict[str, Any]]] = {"steps": {}, "growth": {}, "tried": {}, "scaling": {}}
         self.sizes = list(TOY.values()) if quick else STEPS
         self.bases = TOY if quick else BASES
         self.sweeps = sweeps(self.bases, TOY_VALUES if quick else VALUES)
@@ -40,12 +41,12 @@ class Measured:
                                   for size in sizes))
 
     def is_complete(self) -> bool:
-        """Whether no case was left out."""
+        """Whether no case was left out; of what was tried some may be."""
         growth = self.parts["growth"].values()
         return (set(self.parts["steps"]) == {(size, order) for size in self.sizes for order in (1, 2)}
                 and len(growth) == len(self.sizes)
                 and all({"seconds", "grow_node", "selection"} <= case.keys() for case in growth)
-                and set(self.parts["scaling"]) == set(self.points()))
+                and self.parts["tried"] and set(self.parts["scaling"]) == set(self.points()))
 
     def write(self) -> list[Path]:
         """The two records."""
@@ -56,7 +57,8 @@ class Measured:
         scaling = {space: {field: [{"value": getattr(size, field), **self.parts["scaling"][size]} for size in sizes]
                            for field, sizes in fields.items()} for space, fields in self.sweeps.items()}
         bases = {space: size.as_dict() for space, size in self.bases.items()}
-        contents = {"steps": {"steps": steps, "growth": growth}, "scaling": {"sweeps": scaling, "bases": bases}}
+        tried = list(self.parts["tried"].values())
+        contents = {"steps": {"steps": steps, "growth": growth, "tried": tried}, "scaling": {"sweeps": scaling, "bases": bases}}
         for name, parts in contents.items():
             record = {"name": name, "provenance": made, **parts}
             records.write(records.significant(record, 5), folder / f"{name}.json")
@@ -81,6 +83,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     measured = metafunc.config.measured
+    if "trial" in metafunc.fixturenames:
+        metafunc.parametrize("trial", range(TRIALS))
     for name, sizes in (("size", measured.sizes), ("point", measured.points())):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, sizes, ids=[

@@ -11,9 +11,10 @@ from benchmarks.floors import floor
 from benchmarks.process import main
 from benchmarks.sizes import BASES, STEPS, TOY, TOY_VALUES, VALUES, sweeps
 from benchmarks.splitting import selection_seconds
+from benchmarks.tried import TRIALS, trials
 from benchmarks.steps import lstm_step, reference_step, search_step, subject, two_input_nodes, weight_step
 from growdarts import records
-from growdarts.benchmark_results import growth, growth_table, load, memory_table, step_figure, step_table, steps
+from growdarts.benchmark_results import growth, growth_table, load, memory_table, step_figure, step_table, steps, tried_table
 from growdarts.benchmark_targets import TARGETS, summary, verdicts
 from growdarts.bilevel import alpha_gradient
 from growdarts.cells.carried import two_input_layers
@@ -121,7 +122,8 @@ def hand_made(**changes):
                       "grow_node": [0.01], "batches": [ratios["batches"]] * 3,
                       "selection": {"traces": 2.0, "eigenpairs": ratios["eigenpairs"], "places": 100, "sampled": 5,
                                     "peak_mib": ratios["mib"]}})
-    return {"steps": cases, "growth": grown, "provenance": {}}
+    tried = [{"what": "another way", "size": "H = 1", "why": "slow", "seconds": {"kept": [1, 2, 9], "tried": [3, 3, 3]}}]
+    return {"steps": cases, "growth": grown, "tried": tried, "provenance": {}}
 
 
 def test_every_target_is_met_where_the_numbers_say_so():
@@ -169,6 +171,16 @@ def test_tables_and_figure_show_the_spaces_that_are_asked_for():
     assert [len(step_figure(record, spaces).axes) for spaces in (SPACES, ["two_input"])] == [3, 1]
 
 
+def test_what_was_tried_gives_the_same_and_is_shown_with_its_ratio():
+    assert len(trials(toy=True)) == TRIALS
+    losses = [trial for trial in trials(toy=True) if "rate" in trial.size]
+    for trial in losses:
+        for a, b in zip(trial.kept(), trial.tried(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert len(losses) == 6
+    assert tried_table(hand_made()).loc["another way"].tolist() == ["H = 1", "2.0000", "3.0000", "1.50", "slow"]
+
+
 def test_scaling_says_what_grows_faster_than_the_operations():
     def points(seconds):
         return [{"value": n, "seconds": [s], "peak_mib": 10.0 * n, "forward_flops": 10**9 * n}
@@ -202,6 +214,8 @@ def test_only_a_complete_run_is_written_and_can_be_read(tmp_path, monkeypatch):
             measured.add("steps", (size, order), **{k: made["steps"][0][k] for k in ("seconds", "peak_mib")})
         grown = made["growth"][0]
         measured.add("growth", size, **{k: grown[k] for k in ("seconds", "batches", "grow_node", "selection")})
+    for number, trial in enumerate(trials(toy=True)):
+        measured.add("tried", number, what=trial.what, size=trial.size, why=trial.why, seconds={"kept": [1], "tried": [1]})
     for size in measured.points():
         assert not measured.is_complete()
         measured.add("scaling", size, seconds=[1.0], peak_mib=1.0, forward_flops=1)
