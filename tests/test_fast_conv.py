@@ -203,3 +203,10 @@ def test_backward_twice_but_no_second_derivative():
     assert all(map(torch.equal, first, torch.autograd.grad(loss, parameters, retain_graph=True)))
     with pytest.raises(RuntimeError, match="mixed_edge can be differentiated once: compute within .*plain_forms"):
         torch.autograd.grad(loss, parameters, create_graph=True)
+
+
+def test_wide_cells_take_torchs_convolutions(monkeypatch):
+    """The second kind of cell starts at 8 channels, the third has 16: both forms in one network."""
+    monkeypatch.setattr("growdarts.cells.darts_conv.WIDE", 8)
+    network, x, y = built()
+    agrees(network, x, y)

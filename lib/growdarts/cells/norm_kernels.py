@@ -11,19 +11,11 @@ from growdarts.cells.conv_kernels import compiled
 @compiled
 def moments(gram, total, W, n, inner, WS, mean, variance):
     r"""Mean and biased variance (C,) of W d from $d d^\top$ and the sums of d's rows, and `inner` mean and W cov(d)."""
-    C, R = W.shape
-    for r in range(R):
-        inner[r] = total[r] / n
-    WS[:] = 0
-    for c in range(C):
-        for q in range(R):
-            for r in range(R):
-                WS[c, r] += W[c, q] * (gram[q, r] / n - inner[q] * inner[r])
-        mean[c], variance[c] = 0, 0
-        for r in range(R):
-            mean[c] += W[c, r] * inner[r]
-            variance[c] += W[c, r] * WS[c, r]
-        variance[c] = max(variance[c], 0.0)
+    W = W.astype(np.float64)
+    inner[:] = total / n
+    WS[:] = np.dot(W, gram / n - np.outer(inner, inner))
+    mean[:] = np.dot(W, inner)
+    variance[:] = np.maximum((W * WS).sum(axis=1), 0.0)
 
 
 @compiled
@@ -35,28 +27,16 @@ def normalise_backward(P, g_sum, mean, scale, W, WS, inner, weight, n, train, A,
     $$ \partial d = A^\top G + B d + k, \qquad A = \mathrm{diag}(v) W, \qquad
        B = -\tfrac1n W^\top \mathrm{diag}(v\, scale\, s) W, \qquad v = weight \cdot scale . $$
     """
-    C, R = W.shape
+    W = W.astype(np.float64)
+    s, v = scale * ((P * W).sum(axis=1) - mean * g_sum), weight * scale
+    A[:], dW[:] = v.reshape(-1, 1) * W, v.reshape(-1, 1) * P
     B[:], k[:] = 0, 0
-    by_weight = 0.0
-    for c in range(C):
-        s = 0.0
-        for r in range(R):
-            s += P[c, r] * W[c, r]
-        s = scale[c] * (s - mean[c] * g_sum[c])
-        by_weight += s
-        v = weight * scale[c]
-        for r in range(R):
-            A[c, r] = v * W[c, r]
-            dW[c, r] = v * P[c, r]
-        if train:
-            h = v * scale[c] * s
-            constant = (h * mean[c] - v * g_sum[c]) / n
-            for r in range(R):
-                dW[c, r] -= v * g_sum[c] * inner[r] + h * WS[c, r]
-                k[r] += W[c, r] * constant
-                for q in range(R):
-                    B[r, q] -= W[c, r] * (h / n) * W[c, q]
-    return by_weight
+    if train:
+        h = v * scale * s
+        dW -= np.outer(v * g_sum, inner) + h.reshape(-1, 1) * WS
+        k[:] = np.dot((h * mean - v * g_sum) / n, W)
+        B[:] = -np.dot(np.ascontiguousarray(W.T), (h / n).reshape(-1, 1) * W)
+    return s.sum()
 
 
 @compiled

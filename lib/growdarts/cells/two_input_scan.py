@@ -23,7 +23,7 @@ from torch import Tensor
 from growdarts.plain import refuse_second_derivative
 from growdarts.precision import product_type
 
-ENTRIES = 2**19  # of D^{us}, for as many time steps at once: with all that goes with it they fit into the cache
+ENTRIES, STEPS = 2**17, 3  # of D^{us}, for as many time steps at once: what goes with them fits into the cache; and at least
 
 
 class ScanNode(NamedTuple):
@@ -84,7 +84,7 @@ class _TwoInputScan(torch.autograd.Function):
         by_x = torch.zeros_like(x) if wants_x else None
         Us = [node.U.to(dtype) for node in nodes]
         ds = torch.zeros_like(chain[0])
-        steps = max(1, ENTRIES // max(1, B * max(projected.shape[-1] for projected in wx)))
+        steps = max(STEPS, ENTRIES // max(1, B * max(projected.shape[-1] for projected in wx)))
         for stop in range(T, 0, -steps):
             start = max(0, stop - steps)
             locals_ = [_Local(node, wx[j][start:stop].to(chain.dtype), us[j][start:stop].to(chain.dtype),
