@@ -5,10 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from growdarts import published
+from growdarts.cells.carried import derived_layers
+from growdarts.cells.highway import RecurrentCell
 from growdarts.darts_genotypes import ConvolutionalGenotype, RecurrentGenotype, genotype_from_dict
 from growdarts.genotype import Genotype, GenotypeError
+from growdarts.image_networks import FixedImageNetwork
+from growdarts.networks import derived_forecaster
 
 GOLDEN = Path(__file__).parent / "golden"
 CELLS = pytest.mark.parametrize("name, genotype", published.PUBLISHED.items())
@@ -129,3 +134,30 @@ def test_other_text_is_refused_and_never_executed(text, capsys):
     with pytest.raises(GenotypeError):
         RecurrentGenotype.from_text(text)
     assert capsys.readouterr().out == ""
+
+
+BUILDERS = {
+    "two_input": [lambda g: derived_forecaster(g, 2, 3), lambda g: derived_layers(g, 3)],
+    "darts_recurrent": [lambda g: RecurrentCell(3, 3, g)],
+    "darts_conv": [lambda g: FixedImageNetwork(g, 4, 2, 3, image_size=8)]}
+GENOTYPES = {"two_input": Genotype(((("gate",),),)), "darts_recurrent": published.PTB_DARTS_V1,
+             "darts_conv": published.CIFAR10_DARTS_V1}
+
+
+@pytest.mark.parametrize("space", BUILDERS)
+@pytest.mark.parametrize("other", GENOTYPES)
+def test_a_network_of_a_genotype_of_another_space_is_one_clear_error(space, other):
+    for build in BUILDERS[space]:
+        if space == other:
+            build(GENOTYPES[other])
+        else:
+            with pytest.raises(GenotypeError, match=f"a genotype of space '{other}': expected '{space}'"):
+                build(GENOTYPES[other])
+
+
+@pytest.mark.parametrize("name, weights", [("DARTS_V1", 3_169_414), ("NASNET", 3_830_950), ("AMOEBANET", 3_145_078)])
+def test_published_cells_have_the_sizes_they_had(name, weights):
+    """36 channels, 20 cells, ten classes: an edit of a constant would show."""
+    with torch.device("meta"):
+        network = FixedImageNetwork(getattr(published, f"CIFAR10_{name}"), 36, 10, 20)
+    assert sum(p.numel() for p in network.parameters()) == weights

@@ -4,12 +4,15 @@ import pytest
 import torch
 
 from growdarts import ablations, experiments, grids, records
+from growdarts.checkpoints import Checkpoint
 from growdarts.config import ImageRun, LanguageRun
 from growdarts.darts_genotypes import ConvolutionalGenotype
+from growdarts.experiments import images, language
 from growdarts.experiments.phases import largest_width
 from growdarts.genotype import Genotype
 from growdarts.page_settings import AblationConfig
 from growdarts.settings import ConfigError
+from growdarts.training import DivergenceError, Fit
 
 
 def smoke(experiment, **changes):
@@ -88,3 +91,43 @@ def test_an_ablation_pairs_runs_by_seed():
     shown = ablations.table([base, end])
     assert shown["test error, %"].iloc[0] == "-" and shown["test error, %"].iloc[1] == f"{end.error.mean:+.2f}"
     assert f"{end.error.mean:+.2f} %" in ablations.sentence([base, end], "prune", "end")
+
+
+# What a run hands on ------------------------------------------------------------------------------------------------
+
+def test_a_language_run_trains_with_its_own_decay_and_is_tested_on_test_text(monkeypatch):
+    seen, fit = [], language.fit
+    monkeypatch.setattr(language, "fit", lambda network, parameters, task, settings, *rest, **more: (
+        seen.append(settings), fit(network, parameters, task, settings, *rest, **more))[1])
+    parts = []
+    monkeypatch.setattr(language.LanguageTask, "evaluate", lambda self, network, part, *_: (
+        parts.append(part), {"test": 2.5, "validation": 2.25, "train": 2.0}[part])[1])
+    config = smoke("language", methods=["lstm"], weight_decay=0.5, train_weight_decay=0.125)
+    result = experiments.run(config)["result"]
+    assert {settings.weight_decay for settings in seen} == {0.125}
+    assert (result["test_error"], result["validation_error"]) == (2.5, 2.25) and parts.count("test") == 1
+
+
+def test_steps_are_tried_and_the_best_is_trained_with(monkeypatch):
+    errors = {8.0: None, 4.0: 1.0, 2.0: 3.0}
+
+    def fit(network, parameters, task, settings, *_, label, **__):
+        if "rate" in label and errors[settings.learning_rate] is None:
+            raise DivergenceError(1, float("nan"), Checkpoint(None, ""))
+        seen.append((settings.learning_rate, settings.train_epochs))
+        return Fit(errors[settings.learning_rate], [], 0.0)
+
+    seen = []
+    monkeypatch.setattr(language, "fit", fit)
+    config = smoke("language", methods=["lstm"], learning_rates=[8.0, 4.0, 2.0], rate_epochs=2, train_epochs=5)
+    result = experiments.run(config)["result"]
+    assert seen == [(4.0, 2), (2.0, 2), (4.0, 5)] and result["learning_rate"] == 4.0
+    assert result["learning_rates"] == {"8": None, "4": 1.0, "2": 3.0}
+
+
+def test_an_image_run_cuts_out_in_training_only(monkeypatch):
+    seen, task = [], images.ImageTask
+    monkeypatch.setattr(images, "ImageTask", lambda *arguments, **more: (seen.append(more.get("cutout_length", 0)),
+                                                                         task(*arguments, **more))[1])
+    experiments.run(smoke("images", methods=["grow"], cutout_length=3, search_epochs=1, train_epochs=1))
+    assert seen == [0, 3]

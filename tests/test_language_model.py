@@ -15,7 +15,7 @@ from growdarts.cells.darts_recurrent import RecurrentSearchCell
 from growdarts.cells.highway import RecurrentCell
 from growdarts.checkpoints import Checkpoint
 from growdarts.config import TimeSeriesRun
-from growdarts.interop import StateDictError, load_tensors
+from growdarts.interop import StateDictError
 from growdarts.language_model import (Dropout, LanguageModel, LanguageTask, Masks, Memory, Window,
                                       detached, perplexity)
 from growdarts.plain import plain_forms
@@ -300,12 +300,24 @@ def test_original_names():
     network, other = model("fixed"), model("fixed")
     state = {name: tensor.detach().clone() for name, tensor in network.original_tensors().items()}
     assert list(state)[:5] == ["encoder.weight", "decoder.weight", "decoder.bias", "rnns.0._W0", "rnns.0._Ws.0"]
-    load_tensors(other.original_tensors(), state)
+    other.load_original_state_dict(state)
     x = window().x
     assert torch.equal(other(x).logits, network(x).logits)
+    assert other.export_original_state_dict().keys() == state.keys()
     del state["decoder.bias"]
     with pytest.raises(StateDictError, match=r"missing \['decoder.bias'\]"):
-        load_tensors(other.original_tensors(), state)
+        other.load_original_state_dict(state)
+    before = other.embedding.clone()
+    with pytest.raises(StateDictError, match="encoder.weight and decoder.weight differ"):
+        other.load_original_state_dict(network.export_original_state_dict() | {"decoder.weight": torch.ones(V, H)})
+    assert torch.equal(other.embedding, before)
+
+
+def test_state_dicts_of_an_old_torch_do_not_count_batches():
+    network = model("search")
+    state = network.export_original_state_dict()
+    del state["rnns.0.bn.num_batches_tracked"]
+    model("search").load_original_state_dict(state)
 
 
 # Training and search --------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def test_one_seed_decides_nothing():
 def test_the_figure_shows_every_seed():
     drawn = precision_study.figure(made([(5.0, 5.1), (4.0, 4.2)]))
     dots = [line.get_ydata()[0] for line in drawn.axes[0].lines if line.get_marker() in "os"]
-    assert dots == [5.0, 5.1, 4.0, 4.2]
+    assert dots == [4.0, 4.2, 5.0, 5.1]  # by the loss in bfloat16
     plt.close(drawn)
 
 

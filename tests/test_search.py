@@ -249,3 +249,44 @@ def test_growing_helps_compares_with_the_best_stage():
     assert growing_helps([1.0, 0.9], 0.05)
     assert not growing_helps([1.0, 0.96], 0.05)
     assert not growing_helps([1.0, 0.5, 0.6], 0.0)
+
+
+# What a search hands on ---------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("virtual_clip", [True, False])
+def test_the_alpha_step_is_of_the_order_and_with_the_clip_that_the_settings_say(task, settings, order, virtual_clip,
+                                                                              monkeypatch):
+    seen = []
+
+    def spy(network, loss, train_batch, validation_batch, *, order, step, radius):
+        seen.append((order, step.clip, step.xi, radius))
+        return [torch.zeros_like(alpha) for alpha in network.alpha_parameters()]
+
+    monkeypatch.setattr("growdarts.search.alpha_gradient", spy)
+    config = TimeSeriesRun.of(settings | dict(order=order, virtual_clip=virtual_clip, search_epochs=1, grad_clip=0.7))
+    search = new_search(task, config)
+    search.run()
+    assert set(seen) == {(order, 0.7 if virtual_clip else None, config.learning_rate, config.radius)}
+    (alpha_group,) = search.alpha_optimizer.param_groups
+    assert alpha_group["betas"] == (0.5, 0.999) and alpha_group["lr"] == config.alpha_learning_rate
+
+
+def test_an_operation_is_split_from_the_best_weights_of_a_stage_that_has_stalled(task, settings, monkeypatch):
+    """Errors by script: a gain, then none. The split comes after the stall, from the state of the better epoch."""
+    config = TimeSeriesRun.of(settings | dict(grow_operations="splitting", search_epochs=5, patience=1, max_nodes=1))
+    search, errors, seen = new_search(task, config), iter([3.0, 2.0, 2.5] + [9.0] * 20), []
+    monkeypatch.setattr(search, "validation_error", lambda: next(errors))
+    restore = Search._restore
+    monkeypatch.setattr(Search, "_restore", lambda self, state: (seen.append("restored"), restore(self, state)))
+
+    def spy(network, *_):
+        best = search.state.stage_best["network"]
+        seen.append((len(search.state.epoch_errors),
+                     all(torch.equal(value, best[name]) for name, value in network.state_dict().items())))
+        return None, 0
+
+    monkeypatch.setattr("growdarts.search.steepest_descent", spy)
+    monkeypatch.setattr(task.__class__, "evaluate", lambda *_: 1.0)
+    search.run()
+    assert seen[:2] == ["restored", (3, True)]

@@ -9,6 +9,7 @@ from torch.autograd.functional import hessian
 
 from growdarts.cells.tracing import OperationTrace, record_calls
 from growdarts.criteria import operation_to_split
+from growdarts.image_search_network import SearchImageNetwork
 from growdarts.mixture import Mixture
 from growdarts.morphisms import grow_operation
 from growdarts.networks import two_input_forecaster
@@ -356,6 +357,10 @@ def test_nothing_to_split_is_an_error():
     bare, batch = problem(("carry",))
     with pytest.raises(ValueError, match=r"no operation of the network owns weights.*carry"):
         splitting_matrices(bare, loss, [batch])
+    pools = SearchImageNetwork(2, 3, 3, 1, ["none", "avg_pool_3x3"], image_size=4)
+    images = torch.randn(2, 3, 4, 4), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=r"no operation of the network owns weights.*avg_pool_3x3"):
+        splitting_matrices(pools, lambda n, b: nn.functional.cross_entropy(n(b[0]), b[1]), [images])
 
 
 def test_asking_changes_nothing():

@@ -156,3 +156,10 @@ def test_parameter_count_is_that_of_the_blocks():
     node = TwoInputNode(I, H, DEFAULT_TWO_INPUT)
     blocks = 6 * 1 + 2  # six single operations, one of two blocks, carry has none
     assert sum(p.numel() for p in node.theta_parameters()) == blocks * (H * I + H * H + H)
+
+
+def test_impossible_cells_are_refused():
+    with pytest.raises(ValueError, match=r"unknown operations \['foo'\]: allowed are add_tanh"):
+        TwoInputCell(2, 3, [["gate", "foo"]])
+    with pytest.raises(ValueError, match="at least one node"):
+        TwoInputCell(2, 3, [])

@@ -74,6 +74,13 @@ class Genotype(JsonForm):
             raise GenotypeError(f"not a genotype: {data!r:.200} ({error})") from None
 
 
+def require_space(genotype: Any, space: str) -> None:
+    """Raises GenotypeError if `genotype` is not one of `space`."""
+    found = getattr(genotype, "space", None)
+    if found != space:
+        raise GenotypeError(f"a genotype of space {found!r}: expected {space!r}")
+
+
 def genotype_nodes(data: dict[str, Any]) -> int:
     """Nodes of the (deepest) cell of a genotype of any space, from its `to_dict` form."""
     if data["space"] == "two_input":

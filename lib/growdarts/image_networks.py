@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from growdarts.cells.conv_operations import convolution_flops
 from growdarts.cells.darts_conv import AuxiliaryHead, Cell, FixedCell
 from growdarts.darts_genotypes import ConvolutionalGenotype
+from growdarts.genotype import require_space
 
 
 class ImageNetwork(nn.Module):
@@ -105,6 +106,7 @@ class FixedImageNetwork(ImageNetwork):
     def __init__(self, genotype: ConvolutionalGenotype, channels: int, classes: int, n_cells: int, *,
                  auxiliary: bool = False, image_channels: int = 3, image_size: int = 32) -> None:
         super().__init__(channels, classes, n_cells, image_channels=image_channels, image_size=image_size)
+        require_space(genotype, "darts_conv")
         self.genotype, self.drop_path = genotype, 0.0
 
         def make(inputs: tuple[int, int], channels: int, *, reduction: bool, after_reduction: bool) -> Cell:

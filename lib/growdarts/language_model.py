@@ -5,7 +5,7 @@ Shapes: T window length (tokens), B columns of text, E embedding, H hidden (E = 
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from growdarts.cells.carried import State
 from growdarts.cells.highway import masked, uniform
+from growdarts.interop import StateDictError, load_tensors
 from growdarts.precision import Precision, products_in
 from growdarts.text import Text, batchify, windows
 from growdarts.vocabulary_loss import vocabulary_loss
@@ -139,9 +140,26 @@ class LanguageModel(nn.Module):
         return self.cell.flops() + 2 * self.embedding.numel()
 
     def original_tensors(self) -> dict[str, Tensor]:
-        """The model's tensors by the names of DARTS' `RNNModel`, for `growdarts.interop.load_tensors`."""
+        """The model's tensors by the names of DARTS' `RNNModel`; writing to them writes to the model."""
         return {"encoder.weight": self.embedding, "decoder.weight": self.embedding, "decoder.bias": self.bias,
                 **{f"rnns.0.{name}": tensor for name, tensor in self.cell.original_tensors().items()}}
+
+    def load_original_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a state dict of DARTS' `RNNModel`; nothing is written unless everything fits.
+
+        Raises
+        ------
+        StateDictError
+            names or shapes do not fit, or encoder and decoder, which are one matrix here, differ.
+        """
+        tied = ("encoder.weight", "decoder.weight")
+        if all(name in state for name in tied) and not torch.equal(*(state[name] for name in tied)):
+            raise StateDictError("encoder.weight and decoder.weight differ: allowed is one matrix, they are tied")
+        load_tensors(self.original_tensors(), state, optional=("rnns.0.bn.num_batches_tracked",))
+
+    def export_original_state_dict(self) -> dict[str, Tensor]:
+        """Copies of the tensors by the names of the original code."""
+        return {name: tensor.detach().clone() for name, tensor in self.original_tensors().items()}
 
 
 @dataclass

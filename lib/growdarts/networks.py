@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from growdarts.cells.baselines import TorchRecurrent
 from growdarts.cells.two_input import TwoInputCell, fixed_cell
 from growdarts.cells.two_input_node import TwoInputNode
-from growdarts.genotype import Genotype
+from growdarts.genotype import Genotype, require_space
 from growdarts.mixture import Mixture
 
 
@@ -111,6 +111,7 @@ def two_input_forecaster(features: int, hidden: int, n_layers: int, n_nodes: int
 
 def derived_forecaster(genotype: Genotype, features: int, hidden: int) -> TwoInputForecaster:
     """The network of a derived architecture, to be trained from scratch."""
+    require_space(genotype, "two_input")
     widths = [features] + [hidden] * (len(genotype.layers) - 1)
     cells = [fixed_cell(width, hidden, nodes) for width, nodes in zip(widths, genotype.layers, strict=True)]
     return TwoInputForecaster(cells, hidden, features)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 import yaml
@@ -170,11 +171,15 @@ def decision(found: Sequence[dict[str, Any]], pace: Interval) -> tuple[Precision
 def figure(found: Sequence[dict[str, Any]]) -> Figure:
     """Final validation loss of both precisions, a line a seed; solid where both derive the same cell."""
     drawn, ax = plt.subplots(figsize=(4.6, 3))
-    for seed, row in pairs(found).iterrows():
+    rows = pairs(found).sort_values("bfloat16")
+    values = rows[["float32", "bfloat16"]].to_numpy()
+    gap, label = 0.07 * np.ptp(values), -np.inf  # labels keep their distance
+    for seed, row in rows.iterrows():
         ax.plot([0, 1], [row.float32, row.bfloat16], color=COLOURS[7], lw=1.2, ls="-" if row.same_cell else "--")
         for place, name in enumerate(PRECISIONS):
             ax.plot(place, row[name], marker="os"[place], ms=7, mec="black", color=COLOURS[place])
-        ax.annotate(f"seed {seed}", (1, row.bfloat16), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9)
+        label = max(row.bfloat16, label + gap)
+        ax.text(1.07, label, f"seed {seed}", va="center", fontsize=9)
     ax.set(xticks=[0, 1], xticklabels=PRECISIONS, xlim=(-0.25, 1.45), ylabel="final validation loss,\nnats a word")
     return drawn
 

@@ -15,7 +15,7 @@ from growdarts.figures import LABELS
 from growdarts.genotype import genotype_nodes
 from growdarts.records import table
 from growdarts.report_figures import methods_in
-from growdarts.verdicts import p_text
+from growdarts.verdicts import listing, p_text
 
 
 def show(table: pd.DataFrame) -> Markdown:
@@ -58,6 +58,19 @@ def rate_trials(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
         f"step {rate}": "diverged" if error is None else f"{math.exp(error):.0f}"
         for rate, error in record["result"]["learning_rates"].items()} for record in records}
     return pd.DataFrame(rows).T
+
+
+def same_cells(records: Sequence[dict[str, Any]]) -> str:
+    """Which two-input cells are one function, a sentence: nodes that only carry the state on do nothing."""
+    groups: dict[str, list[str]] = {}
+    for record in records:
+        if (genotype := record["result"]["genotype"]) and genotype["space"] == "two_input":
+            working = [[node for node in layer if set(node) != {"carry"}] for layer in genotype["layers"]]
+            groups.setdefault(str(working), []).append(LABELS[record["config"]["method"]])
+    same = [names for names in groups.values() if len(names) > 1]
+    return " ".join(f"*{listing(names)}* derived cells that are one function, since a node that carries the state on does "
+                    "nothing; trained from the same seed they are one network, hence the same numbers." for names in same
+                    ) or "All derived cells are different functions."
 
 
 def accuracies(records: Sequence[dict[str, Any]]) -> pd.DataFrame:

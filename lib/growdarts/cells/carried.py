@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from growdarts.cells.highway import masked
 from growdarts.cells.two_input import TwoInputCell, fixed_cell
-from growdarts.genotype import Genotype
+from growdarts.genotype import Genotype, require_space
 from growdarts.networks import TwoInputForecaster
 from growdarts.precision import product
 
@@ -77,4 +77,5 @@ def two_input_layers(width: int, n_layers: int, n_nodes: int, operations: Sequen
 
 def derived_layers(genotype: Genotype, width: int) -> TwoInputLayers:
     """The stack of a derived architecture, to be trained from scratch."""
+    require_space(genotype, "two_input")
     return TwoInputLayers([fixed_cell(width, width, nodes) for nodes in genotype.layers])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from growdarts.darts_genotypes import RecurrentGenotype
-from growdarts.genotype import GenotypeError
+from growdarts.genotype import require_space
 from growdarts.interop import load_tensors
 from growdarts.precision import product
 
@@ -96,8 +96,7 @@ class RecurrentCell(HighwayCell):
 
     def __init__(self, inputs: int, hidden: int, genotype: RecurrentGenotype) -> None:
         super().__init__(inputs, hidden)
-        if not isinstance(genotype, RecurrentGenotype):
-            raise GenotypeError(f"a genotype of space {getattr(genotype, 'space', None)!r}: expected 'darts_recurrent'")
+        require_space(genotype, "darts_recurrent")
         self._genotype = genotype
         self.Ws = nn.ParameterList(uniform(hidden, 2 * hidden) for _ in genotype.recurrent)
 

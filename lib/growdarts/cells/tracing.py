@@ -52,6 +52,8 @@ def record_calls(modules: Sequence[nn.Module], loss: Callable[[], Tensor]) -> di
     A gradient is the total one: an output that is used again, as a recurrent state is by later time steps,
     counts with all that follows from it; zero if `loss` does not depend on it.
     """
+    if not modules:
+        return {}
     arguments: dict[nn.Module, list[tuple[Any, ...]]] = {module: [] for module in modules}
     outputs: dict[nn.Module, list[Tensor]] = {module: [] for module in modules}
 

@@ -33,6 +33,8 @@ class TwoInputCell(nn.Module):
     def __init__(self, inputs: int, hidden: int, nodes: Sequence[Sequence[str]],
                  operations: Sequence[str] | None = None) -> None:
         super().__init__()
+        if not nodes:
+            raise ValueError("a cell needs at least one node")
         self.inputs, self.hidden = inputs, hidden
         self.operations = list(operations or nodes[0])
         self.nodes = nn.ModuleList(TwoInputNode(inputs, hidden, keys) for keys in nodes)

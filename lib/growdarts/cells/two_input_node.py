@@ -25,6 +25,7 @@ class TwoInputNode(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, keys: Sequence[str]) -> None:
         super().__init__()
+        _refuse_unknown(keys)
         self.inputs, self.hidden = inputs, hidden
         self.mixture = Mixture(keys)
         self.W, self.U, self.b = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
@@ -82,8 +83,7 @@ class TwoInputNode(nn.Module):
 
     def add(self, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
         """Add operation `name` with fresh weights at mixture weight `weight`; the old and the new alpha."""
-        if name not in TWO_INPUT:
-            raise ValueError(f"unknown operation {name!r}: allowed are {', '.join(TWO_INPUT)}")
+        _refuse_unknown([name])
         old, new = self.mixture.add(name, weight)
         self._draw_weights(name)
         self.to(new)
@@ -170,6 +170,12 @@ class TwoInputNode(nn.Module):
         deviation = noise * epsilon / 10 / (self.inputs + self.hidden + 1) ** 0.5
         for parameter in self.theta_parameters():
             parameter.add_(deviation * torch.randn_like(parameter))
+
+
+def _refuse_unknown(keys: Sequence[str]) -> None:
+    unknown = sorted({operation_name(key) for key in keys} - set(TWO_INPUT))
+    if unknown:
+        raise ValueError(f"unknown operations {unknown}: allowed are {', '.join(TWO_INPUT)}")
 
 
 def _states(operation: TwoInputOperation, bias: float) -> tuple[Tensor, Tensor, Tensor]:
