@@ -173,9 +173,9 @@ class TwoInputNode(nn.Module):
 
 
 def _refuse_unknown(keys: Sequence[str]) -> None:
-    unknown = sorted({operation_name(key) for key in keys} - set(TWO_INPUT))
-    if unknown:
-        raise ValueError(f"unknown operations {unknown}: allowed are {', '.join(TWO_INPUT)}")
+    for name in map(operation_name, keys):
+        if name not in TWO_INPUT:
+            raise ValueError(f"unknown operation {name!r}: allowed are {', '.join(TWO_INPUT)}")
 
 
 def _states(operation: TwoInputOperation, bias: float) -> tuple[Tensor, Tensor, Tensor]:
