@@ -47,6 +47,12 @@ def interval(values: Iterable[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
+def geometric_mean(ratios: Iterable[float]) -> Interval:
+    """Geometric mean of independent ratios with its 95 % interval."""
+    found = interval(np.log(list(ratios)))
+    return Interval(*(float(np.exp(value)) for value in (found.mean, found.low, found.high)), found.n)
+
+
 @dataclass(frozen=True)
 class Difference:
     """Relative difference of test errors in percent, method minus rival: negative is better."""

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from growdarts.comparison import Interval
+from growdarts.comparison import Interval, geometric_mean
 from growdarts.figures import COLOURS
 from growdarts.records import RecordError
-from growdarts.verdicts import geometric_mean, listing
+from growdarts.verdicts import listing
 
 Record = dict[str, Any]
 Searches = Mapping[int, Sequence[Record]]  # by the nodes that growing starts from; FIXED: the fixed backbone

@@ -20,14 +20,13 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from growdarts import grids, records
-from growdarts.comparison import Interval, interval
+from growdarts.comparison import Interval, geometric_mean, interval
 from growdarts.config import LanguageConfig, LanguageRun
 from growdarts.experiments import language, phases
 from growdarts.figures import COLOURS
 from growdarts.precision import Precision, used_precision
 from growdarts.settings import ConfigError
 from growdarts.text import load_text
-from growdarts.verdicts import geometric_mean
 
 SEEDS = (0, 1, 2, 3, 4)
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")  # the first is what the other is compared with

@@ -1,12 +1,12 @@
 """Evidence -> sentences. Rules, not judgement: the same records always give the same words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from growdarts.comparison import Difference, Interval, compare_all, feature_skill, feature_tests, interval
+from growdarts.comparison import Difference, Interval, compare_all, feature_skill, feature_tests, geometric_mean
 from growdarts.figures import LABELS
 
 MARGIN = 1.0  # percent of test error: "the same quality" means worse by less than this, by both intervals
@@ -97,12 +97,6 @@ def cost_ratio(runs: pd.DataFrame) -> tuple[Interval, Interval]:
              for name in ("grow", "fixed")}
     logs = np.log(flops["grow"] / flops["fixed"])
     return geometric_mean(np.exp(logs.mean(axis=0))), geometric_mean(np.exp(logs.mean(axis=1)))
-
-
-def geometric_mean(ratios: Iterable[float]) -> Interval:
-    """Geometric mean of independent ratios with its 95 % interval."""
-    found = interval(np.log(list(ratios)))
-    return Interval(*(float(np.exp(value)) for value in (found.mean, found.low, found.high)), found.n)
 
 
 def claim_c4(records: Sequence[dict[str, Any]], runs: pd.DataFrame) -> tuple[str, str]:
