@@ -1,4 +1,4 @@
-"""The mixed convolutional edge as one function against a plain torch network, edge after edge and operation after operation."""
+"""The convolutional search cell as one function against a plain torch network, edge after edge and operation after operation."""
 
 import copy
 
@@ -89,14 +89,45 @@ def test_any_memory_format_and_images_of_other_sizes(order):
         agrees(network, x.contiguous(memory_format=order), torch.arange(B) % 3)
 
 
-def test_threads_share_the_channels():
+@pytest.fixture(params=[1, 3, 40])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_threads_share_the_operations(threads):
+    """Also more threads than operations; torch has as many as before, and every time gives the same bits."""
     network, x, y = built()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        agrees(network, x, y)
-    finally:
-        torch.set_num_threads(threads)
+    logits, gradients, _ = by_network(copy.deepcopy(network), x, y)
+    again = by_network(copy.deepcopy(network), x, y)
+    assert torch.equal(logits, again[0]) and all(torch.equal(g, again[1][name]) for name, g in gradients.items())
+    assert torch.get_num_threads() == threads
+    agrees(network, x, y)
+
+
+@pytest.mark.parametrize("threads", [3], indirect=True)
+def test_an_error_on_any_thread_is_raised(threads, monkeypatch):
+    def fails(*arguments):
+        raise ArithmeticError("here")
+
+    network, x, _ = built()
+    for operation in ("passes.Pool", "separable_pass.Separable"):  # together on all lanes
+        with monkeypatch.context() as patch, pytest.raises(ArithmeticError, match="here"):
+            patch.setattr(f"growdarts.cells.{operation}.forward", fails)
+            network(x)
+        assert torch.get_num_threads() == threads
+
+
+def test_the_mode_of_the_forward_pass_counts():
+    network, x, y = built()
+    loss = cross_entropy(network(x), y)
+    network.eval()
+    found = torch.autograd.grad(loss, network.alpha_parameters())
+    network, x, y = built()
+    _, expected, _ = by_reference(network, x, y)
+    close(list(found), [expected[name] for name, p in network.named_parameters() if name.endswith("alpha")])
 
 
 def test_statistics_as_the_plain_mean_of_all_batches():
@@ -201,7 +232,7 @@ def test_backward_twice_but_no_second_derivative():
     loss = cross_entropy(network(x), y)
     first = torch.autograd.grad(loss, parameters, retain_graph=True)
     assert all(map(torch.equal, first, torch.autograd.grad(loss, parameters, retain_graph=True)))
-    with pytest.raises(RuntimeError, match="mixed_edge can be differentiated once: compute within .*plain_forms"):
+    with pytest.raises(RuntimeError, match="mixed_cell can be differentiated once: compute within .*plain_forms"):
         torch.autograd.grad(loss, parameters, create_graph=True)
 
 

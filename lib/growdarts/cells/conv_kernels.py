@@ -9,17 +9,9 @@ A channel is read into rows that are `reach` pixels wider on both sides, column 
 Shapes: B batch, C channels, H and W pixels, k the size of a kernel, which is odd.
 """
 
-import numba
 import numpy as np
 
-# Sums may be reordered, so that they become vector instructions; infinities and NaN stay what they are.
-compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
-
-
-@compiled
-def _add_product(out, w, x):
-    for i in range(len(out)):
-        out[i] += w * x[i]
+from growdarts.cells.norm_kernels import add_product, aligned, compiled, dot, linear, linear_backward, normalise
 
 
 @compiled
@@ -39,27 +31,22 @@ def _add_products(out, w, x, step):
             out[i] += w0 * x0[i] + w1 * x1[i] + w2 * x2[i] + w3 * x3[i] + w4 * x4[i]
     else:
         for j in range(k):
-            _add_product(out, w[j], x[j * step:j * step + n])
-
-
-@compiled
-def _dot(x, y):
-    total = x.dtype.type(0)
-    for i in range(len(x)):
-        total += x[i] * y[i]
-    return total
+            add_product(out, w[j], x[j * step:j * step + n])
 
 
 @compiled
 def _wide(x, stride, reach):
     """Room for one channel of x; zero, as its borders stay."""
     _, H, W, B = x.shape
-    return np.zeros((stride, H, (W + 2 * reach + stride - 1) // stride * B), x.dtype)
+    width = (W + 2 * reach + stride - 1) // stride * B
+    wide = aligned(stride * H * width, x)
+    wide[:] = 0
+    return wide.reshape(stride, H, width)
 
 
 @compiled
-def _read(x, shift, relu, reach, wide):
-    """One channel x + shift, or relu of it, into `wide`."""
+def _read(x, relu, reach, wide):
+    """One channel x, or relu of it, into `wide`."""
     stride, (H, W, B), zero = len(wide), x.shape, x.dtype.type(0)
     for y in range(H):
         for u in range(1 if stride == 1 else W):  # without a stride a row stays together
@@ -67,8 +54,7 @@ def _read(x, shift, relu, reach, wide):
             at = (u + reach) // stride * B
             to = wide[(u + reach) % stride, y, at:at + len(row)]
             for i in range(len(row)):
-                value = row[i] + shift
-                to[i] = zero if relu and value < zero else value
+                to[i] = zero if relu and row[i] < zero else row[i]
 
 
 @compiled
@@ -85,19 +71,13 @@ def _add_back(wide, back, relu, reach, dx):
 
 
 @compiled
-def _row_of_gradient(g, shift, to):
-    for i in range(len(g)):
-        to[i] = g[i] + shift
-
-
-@compiled
-def convolve(x, shift, w, out, stride, dilation, relu):
-    """`out`, the convolution of x + shift, or of relu of it, by w (C, k, k), channel by channel."""
+def convolve(x, w, out, stride, dilation, relu):
+    """`out`, the convolution of x, or of relu(x), by w (C, k, k), channel by channel."""
     (C, H, W, B), k, (_, rows, width, _) = x.shape, w.shape[1], out.shape
     reach = dilation * (k // 2)
     wide, n = _wide(x, stride, reach), width * B
     for c in range(C):
-        _read(x[c], shift[c], relu, reach, wide)
+        _read(x[c], relu, reach, wide)
         for y in range(rows):
             result = out[c, y].reshape(-1)
             result[:] = 0
@@ -109,23 +89,26 @@ def convolve(x, shift, w, out, stride, dilation, relu):
                     else:
                         for j in range(k):
                             part, at = j * dilation % stride, j * dilation // stride * B
-                            _add_product(result, w[c, i, j], wide[part, row, at:at + n])
+                            add_product(result, w[c, i, j], wide[part, row, at:at + n])
 
 
 @compiled
-def convolve_backward(x, shift, w, g, g_shift, dx, dw, stride, dilation, relu, wants_x, wants_w):
-    """From the gradient g + g_shift by the result of `convolve`: that by x, added to `dx`, and `dw`, if wanted."""
+def convolve_backward(x, w, g, dx, dw, stride, dilation, relu, wants_x, wants_w):
+    """From the gradient g by the result of `convolve`: that by x, added to `dx`, and `dw`, if wanted."""
     (C, H, W, B), k, (_, rows, width, _) = x.shape, w.shape[1], g.shape
     reach, n = dilation * (k // 2), width * B
     wide = _wide(x, stride, reach)
-    back, padded = np.empty_like(wide), np.zeros(n + 4 * reach * B, x.dtype)
+    back, padded = aligned(wide.size, x).reshape(wide.shape), aligned(n + 4 * reach * B, x)
+    padded[:] = 0
     result = padded[2 * reach * B:2 * reach * B + n]
     for c in range(C):
         flipped = w[c, ::-1, ::-1].copy()
-        _read(x[c], shift[c], relu, reach, wide)
-        back[:], dw[c] = 0, 0
+        _read(x[c], relu, reach, wide)
+        back[:] = 0
+        if wants_w:
+            dw[c] = 0
         for y in range(rows):
-            _row_of_gradient(g[c, y].reshape(-1), g_shift[c], result)
+            result[:] = g[c, y].reshape(-1)
             for i in range(k):
                 row = y * stride + i * dilation - reach
                 if 0 <= row < H:
@@ -134,11 +117,39 @@ def convolve_backward(x, shift, w, g, g_shift, dx, dw, stride, dilation, relu, w
                     for j in range(k):
                         part, at = j * dilation % stride, j * dilation // stride * B
                         if wants_x and stride > 1:
-                            _add_product(back[part, row, at:at + n], w[c, i, j], result)
+                            add_product(back[part, row, at:at + n], w[c, i, j], result)
                         if wants_w:
-                            dw[c, i, j] += _dot(result, wide[part, row, at:at + n])
+                            dw[c, i, j] += dot(result, wide[part, row, at:at + n])
         if wants_x:
             _add_back(wide, back, relu, reach, dx[c])
+
+
+@compiled
+def repeat(x, before, known_before, w, stride, dilation, W, train, eps, share, running_mean, running_var, d, known, y):
+    """d, the depthwise convolution by w of relu of BN(`before` x), or of relu(x) if `before` is empty; `known` of
+    BN(W d). y is room for BN(`before` x)."""
+    C = len(d)
+    if len(before):
+        linear(x.reshape(C, -1), before, known_before, y.reshape(C, -1))
+    convolve(y if len(before) else x, w, d, stride, dilation, True)
+    normalise(d.reshape(C, -1), W, train, eps, share, running_mean, running_var, known)
+
+
+@compiled
+def repeat_backward(G, g_sum, d, W, known, weight, train, x, before, known_before, w, stride, dilation, dx, dw, dW,
+                    wants_x, wants_w, wants_W, y, g):
+    """From the gradient G by `weight` BN(W d): dw, dW, that by BN(`before` x), added to `dx`; returns that by `weight`.
+
+    y is room for BN(`before` x), g for the gradient by d.
+    """
+    C, onward = len(d), wants_x or wants_w
+    by_weight = linear_backward(G.reshape(C, -1), g_sum, d.reshape(C, -1), W, known, weight, train, g.reshape(C, -1), dW,
+                                onward, wants_W)
+    if onward:
+        if len(before):
+            linear(x.reshape(C, -1), before, known_before, y.reshape(C, -1))
+        convolve_backward(y if len(before) else x, w, g, dx, dw, stride, dilation, True, wants_x, wants_w)
+    return by_weight
 
 
 @compiled
@@ -174,10 +185,10 @@ def _largest(wide, y, k, B, best, place):
 def max_pool(x, out, k, stride):
     """Largest of k x k pixels, the border not counted."""
     (C, _, _, B), (_, rows, width, _) = x.shape, out.shape
-    wide, place = _wide(x, stride, k // 2), np.empty(width * B, x.dtype)  # numbers of one type make vectors of a length
+    wide, place = _wide(x, stride, k // 2), aligned(width * B, x)  # numbers of one type make vectors of a length
     wide[:] = -np.inf
     for c in range(C):
-        _read(x[c], x.dtype.type(0), False, k // 2, wide)
+        _read(x[c], False, k // 2, wide)
         for y in range(rows):
             _largest(wide, y, k, B, out[c, y].reshape(-1), place)
 
@@ -188,9 +199,9 @@ def max_pool_backward(x, g, dx, k, stride):
     (C, H, _, B), (_, rows, width, _) = x.shape, g.shape
     wide, n = _wide(x, stride, k // 2), width * B
     wide[:] = -np.inf
-    back, best, place = np.empty_like(wide), np.empty(n, x.dtype), np.empty(n, x.dtype)
+    back, best, place = aligned(wide.size, x).reshape(wide.shape), aligned(n, x), aligned(n, x)
     for c in range(C):
-        _read(x[c], x.dtype.type(0), False, k // 2, wide)
+        _read(x[c], False, k // 2, wide)
         back[:] = 0
         for y in range(rows):
             _largest(wide, y, k, B, best, place)

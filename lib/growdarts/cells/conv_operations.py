@@ -2,7 +2,8 @@
 
 Every operation maps (B, C, H, W) -> (B, C, H / stride, W / stride). To add one, write a function that
 builds its module and the line `@convolutional()`; mixing, growing, pruning and both forms of the cell
-then know it. Submodules carry the names of the original's, so that its state dicts fit.
+then know it. A searched cell that holds it is left to torch until its passes are written out
+(`mixed_cell.as_operation`). Submodules carry the names of the original's, so that its state dicts fit.
 """
 
 from collections.abc import Callable
@@ -80,11 +81,6 @@ class ReLUConvBN(nn.Module):
         """(B, inputs, H, W) -> (B, channels, H, W)."""
         return self.op(x)
 
-    def batch_last(self, x: Tensor) -> Tensor:
-        """The same of pixels (inputs, H, W, B) -> (channels, H, W, B)."""
-        product = self.op[1].weight.flatten(1) @ self.op[0](x).flatten(1)
-        return self.op[2](product[None, :, None])[0].view(-1, *x.shape[1:])
-
     def input_maps(self) -> list[tuple[nn.Conv2d, Tensor]]:
         """Convolutions that read the input, each with the running variances (rows,) behind it."""
         return [(self.op[1], self.op[2].running_var)]
@@ -105,13 +101,6 @@ class FactorizedReduce(nn.Module):
         """(B, inputs, H, W) -> (B, channels, H / 2, W / 2), H and W even."""
         x = torch.relu(x)
         return self.bn(torch.cat([self.conv_1(x), self.conv_2(x[:, :, 1:, 1:])], dim=1))
-
-    def batch_last(self, x: Tensor) -> Tensor:
-        """The same of pixels (inputs, H, W, B) -> (channels, H / 2, W / 2, B)."""
-        halves = torch.relu(x[:, ::2, ::2]), torch.relu(x[:, 1::2, 1::2])
-        product = torch.cat([convolution.weight.flatten(1) @ half.flatten(1)
-                             for convolution, half in zip((self.conv_1, self.conv_2), halves, strict=True)])
-        return self.bn(product[None, :, None])[0].view(-1, *halves[0].shape[1:])
 
     def input_maps(self) -> list[tuple[nn.Conv2d, Tensor]]:
         """Convolutions that read the input, each with the running variances (rows,) behind it."""

@@ -7,19 +7,20 @@ Shapes: B batch, C channels, H and W pixels, N nodes, K operations of an edge.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from growdarts.cells.conv_operations import (FactorizedReduce, ReLUConvBN, Zero, batch_first, batch_last,
                                              build_operation, convolution_flops, drop_path)
-from growdarts.cells.mixed_edge import as_operation, mixed_edge
+from growdarts.cells.mixed_cell import as_operation, mixed_cell
 from growdarts.darts_genotypes import Edge
 from growdarts.genotype import GenotypeError
 from growdarts.mixture import Mixture, operation_name
 from growdarts.plain import is_plain
 
-WIDE = 64  # channels from which on torch's convolutions, channels side by side, are clearly faster than `mixed_edge`
+WIDE = 128  # channels from which on torch's convolutions, channels side by side, are clearly faster than `mixed_cell`
 
 
 class Cell(nn.Module):
@@ -70,20 +71,7 @@ class MixedEdge(nn.Module):
         return build_operation(operation_name(key), self.channels, self.stride, search=True)
 
     def forward(self, x: Tensor, keys: Sequence[str], weights: Tensor) -> Tensor:
-        """(C, H, W, B) -> (C, H / stride, W / stride, B); `weights` (K,) in the order of `keys`."""
-        forms = {key: as_operation(self.operations[key]) for key in keys}
-        known = [i for i, key in enumerate(keys) if forms[key] is not None]
-        out = mixed_edge(x, [forms[keys[i]] for i in known], weights[known], self.stride)
-        for key, w in zip(keys, weights, strict=True):
-            operation = self.operations[key]
-            if isinstance(operation, FactorizedReduce):
-                out = out + w * operation.batch_last(x)
-            elif forms[key] is None and not isinstance(operation, Zero):
-                out = out + w * batch_last(operation(batch_first(x)))
-        return out
-
-    def plain(self, x: Tensor, keys: Sequence[str], weights: Tensor) -> Tensor:
-        """The same, operation by operation, (B, C, H, W) -> (B, C, H / stride, W / stride)."""
+        """(B, C, H, W) -> (B, C, H / stride, W / stride); `weights` (K,) in the order of `keys`."""
         parts = [(w, self.operations[key]) for key, w in zip(keys, weights, strict=True)]
         # zeros need not be added to anything, but an edge of nothing else stays in the graph of gradients
         parts = [(w, o) for w, o in parts if not isinstance(o, Zero)] or parts
@@ -117,19 +105,22 @@ class SearchCell(Cell):
 
     def forward(self, s0: Tensor, s1: Tensor, mixtures: Sequence[tuple[Sequence[str], Tensor]]) -> Tensor:
         """-> (B, N * C, H, W); `mixtures` are every edge's keys and weights."""
-        fast = not is_plain() and s0.device.type == "cpu" and s0.dtype in (torch.float32, torch.float64)
-        if fast and self.channels < WIDE:
-            states = [self.preprocess0.batch_last(batch_last(s0)), self.preprocess1.batch_last(batch_last(s1))]
-            channels, mix = 0, MixedEdge.forward
-        else:
-            if fast:
-                s0, s1 = (s.contiguous(memory_format=torch.channels_last) for s in (s0, s1))
-            states, channels, mix = [self.preprocess0(s0), self.preprocess1(s1)], 1, MixedEdge.plain
-        edges = zip(self.edges, mixtures, strict=True)
+        if is_plain() or s0.device.type != "cpu" or s0.dtype not in (torch.float32, torch.float64):
+            return self._plain(s0, s1, mixtures)
+        fits = [as_operation(fit) for fit in (self.preprocess0, self.preprocess1)]
+        edges = [[as_operation(edge.operations[key]) for key in keys]
+                 for edge, (keys, _) in zip(self.edges, mixtures, strict=True)]
+        if self.channels >= WIDE or None in chain(fits, *edges):
+            return self._plain(*(s.contiguous(memory_format=torch.channels_last) for s in (s0, s1)), mixtures)
+        out = mixed_cell(batch_last(s0), batch_last(s1), fits, edges, [w for _, w in mixtures], self.channels, self.stride(0))
+        return batch_first(out)
+
+    def _plain(self, s0: Tensor, s1: Tensor, mixtures: Sequence[tuple[Sequence[str], Tensor]]) -> Tensor:
+        """Edge after edge."""
+        states, edges = [self.preprocess0(s0), self.preprocess1(s1)], zip(self.edges, mixtures, strict=True)
         for _ in range(self.n_nodes):
-            states.append(sum(mix(edge, x, *mixture) for x, (edge, mixture) in zip(states, edges)))  # next len(states)
-        out = torch.cat(states[2:], dim=channels)
-        return out if channels else batch_first(out)
+            states.append(sum(edge(x, *mixture) for x, (edge, mixture) in zip(states, edges)))  # next len(states)
+        return torch.cat(states[2:], dim=1)
 
     def add_node(self, keys: Sequence[str]) -> None:
         """Append a node with edges from all states; its weights are fresh, nobody reads it yet."""

@@ -1,35 +1,39 @@
-"""Compiled kernels on several channels at once."""
+"""Functions on several threads at once, each of which computes by itself."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 
-def by_channel(kernel: Callable, *arguments: Any) -> None:
-    """kernel(*arguments), the channels - rows of all tensors - shared out among as many threads as torch uses.
+@contextmanager
+def torch_alone() -> Iterator[int]:
+    """Within the context torch computes on one thread; gives how many it had.
 
-    The kernel must be compiled with `nogil` and fill its arguments channel by channel.
+    After an operation that it shares out, its other threads wait for the next one so eagerly that nobody else can use
+    their processors for some milliseconds.
     """
-    arguments = [argument.numpy() if isinstance(argument, Tensor) else argument for argument in arguments]
-    rows = len(arguments[0])
-    n = min(torch.get_num_threads(), rows)
-    if n == 1:
-        kernel(*arguments)
-        return
-    cuts = [rows * i // n for i in range(n + 1)]
-    parts = [[argument[a:b] if isinstance(argument, np.ndarray) else argument for argument in arguments]
-             for a, b in zip(cuts, cuts[1:])]
-    others = [_threads(n - 1).submit(kernel, *part) for part in parts[1:]]
-    kernel(*parts[0])
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield n
+    finally:
+        torch.set_num_threads(n)
+
+
+def in_lanes(lanes: Sequence[Callable[[], None]]) -> None:
+    """Call all of `lanes` at the same time; within `torch_alone`."""
+    others = [_threads(len(lanes) - 1).submit(lane) for lane in lanes[1:]]
+    try:
+        lanes[0]()
+    finally:
+        wait(others)
     for other in others:
         other.result()
 
 
 @cache
 def _threads(n: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n)
+    return ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,))
