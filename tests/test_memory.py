@@ -8,7 +8,7 @@ import torch
 from growdarts.memory import LARGE, Memory, empty, zeros
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_arrays_as_torch_gives_them(dtype):
     for shape in ((3, 5), (2, LARGE // 8, 3)):
         x = zeros(shape, dtype)

@@ -51,13 +51,18 @@ class VirtualStep:
         """c, of the norm over all tensors, as `torch.nn.utils.clip_grad_norm_` has it."""
         return 1.0 if self.clip is None else (self.clip / (_norm(gradient) + 1e-6)).clamp(max=1.0)
 
+    @torch.no_grad()
     def after(self, theta: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Tensor]:
         """theta' for the unclipped gradient."""
-        c = self.coefficient(gradient)
-        changes = [c * g + self.weight_decay * p for p, g in zip(theta, gradient, strict=True)]
-        if self.buffers is not None:
-            changes = [d + self.momentum * m for d, m in zip(changes, self.buffers, strict=True)]
-        return [p - self.xi * d for p, d in zip(theta, changes, strict=True)]
+        c, moved = self.coefficient(gradient), []
+        for i, (p, g) in enumerate(zip(theta, gradient, strict=True)):
+            change = c * g  # in place from here on: an embedding is large
+            if self.weight_decay:
+                change += self.weight_decay * p
+            if self.buffers is not None:
+                change += self.momentum * self.buffers[i]
+            moved.append(torch.sub(p, change.mul_(self.xi), out=change))
+        return moved
 
 
 def alpha_gradient(network: SearchSpace, loss: Loss, train_batch: Any, validation_batch: Any, *,
@@ -113,7 +118,9 @@ def hessian_vector_product(network: SearchSpace, loss: Loss, batch: Any, vector:
     sides = []
     with _restored(network) as saved:
         for sign in (1, -1):
-            _assign(theta, [p + sign * epsilon * v for p, v in zip(saved, vector, strict=True)])
+            with torch.no_grad():
+                for p, start, v in zip(theta, saved, vector, strict=True):
+                    torch.mul(v, sign * epsilon, out=p).add_(start)
             sides.append(gradient(network, loss, batch, alpha)[1])
     return [(plus - minus) / (2 * epsilon) for plus, minus in zip(*sides, strict=True)]
 

@@ -57,9 +57,9 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if nbytes < LARGE:
         return torch.empty(shape, dtype=dtype)
     block = _memory.take(nbytes)
-    array = np.ndarray(shape, torch.empty(0, dtype=dtype).numpy().dtype, block)
+    array = np.frombuffer(block, np.uint8)
     weakref.finalize(array, _memory.give_back, block).atexit = False
-    return torch.from_numpy(array)
+    return torch.from_numpy(array).view(dtype).view(shape)
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -36,35 +36,45 @@ class _VocabularyLoss(torch.autograd.Function):
         dx = torch.empty_like(x) if wants_x else None
         dW = torch.zeros_like(W) if wants_W else None
         db = torch.zeros_like(b) if wants_b else None
-        total, W, n = x.new_zeros(()), W.to(dtype), len(x)
+        total, W_read, n = x.new_zeros(()), W.to(dtype), len(x)
         logits = b.new_empty(min(n, ROWS), len(W))
-        product = logits if dtype == b.dtype else torch.empty_like(logits, dtype=dtype)
+        product = None if dtype == b.dtype else torch.empty_like(logits, dtype=dtype)
         for first in range(0, n, ROWS):
-            rows, words = slice(first, first + ROWS), y[first:first + ROWS, None]
+            rows, words = slice(first, first + ROWS), y[first:first + ROWS]
             read = x[rows].to(dtype)
-            torch.mm(read, W.t(), out=product[:len(read)])
-            e = logits[:len(read)].copy_(product[:len(read)]).add_(b)
             # in place, because memory that is new to the process costs more than the arithmetic
-            largest = e.amax(dim=1, keepdim=True)
-            target = e.gather(1, words)
-            shares = e.sub_(largest).exp_().sum(dim=1, keepdim=True)
-            total += (largest + shares.log() - target).sum()
-            if not (wants_x or wants_W or wants_b):
-                continue
-            d = e.mul_(1 / (n * shares)).scatter_add_(1, words, e.new_full(words.shape, -1 / n))  # by the logits
+            e = logits[:len(read)]
+            if product is None:
+                torch.addmm(b, read, W_read.t(), out=e)
+            else:
+                e.copy_(torch.mm(read, W_read.t(), out=product[:len(read)])).add_(b)
+            p = torch.softmax(e, 1, out=e)
+            shares = p.gather(1, words[:, None])
+            if shares.min() > torch.finfo(p.dtype).tiny:
+                total -= shares.log().sum()
+            else:  # a share so small that it has lost digits, or all of them
+                anew = nn.functional.linear(read, W_read).to(b.dtype) + b
+                total += nn.functional.cross_entropy(anew, words, reduction="sum")
+            # the gradient by the logits is p but for 1 at the word itself
             if wants_b:
-                db += d.sum(dim=0)
-            d = d.to(dtype)
+                db += p.sum(dim=0)
+            if wants_x or wants_W:
+                p = p.to(dtype)
             if wants_x:
-                dx[rows] = d @ W
+                torch.sub(p @ W_read, W[words], out=dx[rows])
             if wants_W and dtype == dW.dtype:
-                dW.addmm_(d.t(), read)
+                dW.addmm_(p.t(), read)
             elif wants_W:
-                dW += d.t() @ read
+                dW += p.t() @ read
+            if wants_W:
+                dW.index_add_(0, words, x[rows], alpha=-1)
+        if wants_b:
+            db -= torch.bincount(y, minlength=len(b))
         ctx.save_for_backward(dx, dW, db)
+        ctx.n = n
         return total / n
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("vocabulary_loss")
-        return (*(None if g is None else g * grad for g in ctx.saved_tensors), None, None)
+        return (*(None if g is None else g * (grad / ctx.n) for g in ctx.saved_tensors), None, None)

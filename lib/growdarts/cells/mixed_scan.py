@@ -24,6 +24,7 @@ from torch import Tensor
 
 from growdarts.cells.highway import masked
 from growdarts.cells.mixed_kernels import add_at, mix, mix_backward, normalise, normalise_backward
+from growdarts.memory import empty
 from growdarts.plain import refuse_second_derivative
 from growdarts.precision import product_type
 
@@ -89,10 +90,10 @@ class _MixedScan(torch.autograd.Function):
         T, (B, H), N = len(wx), h.shape, len(nodes)
         train, work = norm.mean is None, _Work(nodes, h, dtype)
         mixtures, Ws, U = tensors[:N], _by_node(nodes, [W.to(dtype) for W in tensors[N:]]), U.to(dtype)
-        states = wx.new_empty(T, N + 1, B, H)
-        read = states if h_mask is None and dtype == wx.dtype else wx.new_empty(T, N + 1, B, H, dtype=dtype)
-        first, hidden = wx.new_empty(T, B, 2 * H), wx.new_empty(T + 1, B, H)
-        products = [wx.new_empty(T, len(sources), B, 2 * H, dtype=dtype) for sources in work.sources]
+        states = empty((T, N + 1, B, H), wx.dtype)
+        read = states if h_mask is None and dtype == wx.dtype else empty((T, N + 1, B, H), dtype)
+        first, hidden = empty((T, B, 2 * H), wx.dtype), empty((T + 1, B, H), wx.dtype)
+        products = [empty((T, len(sources), B, 2 * H), dtype) for sources in work.sources]
         means, variances = wx.new_empty(T, N + 1, H), wx.new_empty(T, N + 1, H)
         if not train:
             means[:], variances[:] = norm.mean, norm.variance

@@ -3,7 +3,7 @@
 Shapes: T time, B batch, I inputs of the layer, H hidden, K operations of a node.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -62,12 +62,20 @@ class TwoInputNode(nn.Module):
 
     def forward(self, wx: Tensor, us: Tensor, s: Tensor, weights: Tensor) -> Tensor:
         r"""$\sum_o w_o\, o(x_t, s)$ from the transformed inputs of one time step; (B, H) [JG Eq. 3]."""
-        rows = self._rows()
-        outputs = [operation.function(wx_o, us_o, s) for operation, wx_o, us_o in zip(
-            self.operations(), wx.split(rows, dim=-1), us.split(rows, dim=-1), strict=True)]
-        if len(outputs) == 1:
-            return outputs[0]
-        return torch.tensordot(weights, torch.stack(outputs), dims=1)
+        return self.mix()(wx, us, s, weights)
+
+    def mix(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """`forward` with what is the same in every time step looked up once."""
+        functions, rows = [operation.function for operation in self.operations()], self._rows()
+
+        def mixed(wx: Tensor, us: Tensor, s: Tensor, weights: Tensor) -> Tensor:
+            outputs = [function(wx_o, us_o, s) for function, wx_o, us_o in zip(
+                functions, wx.split(rows, dim=-1), us.split(rows, dim=-1), strict=True)]
+            if len(outputs) == 1:
+                return outputs[0]
+            return (weights @ torch.stack(outputs).flatten(1)).view(s.shape)
+
+        return mixed
 
     def theta_parameters(self) -> list[nn.Parameter]:
         """Weights of the operations, in the order of alpha."""

@@ -14,6 +14,7 @@ Every weight gets its gradient in one product over many time steps. A gradient t
 Shapes: T time, B batch, I inputs, H hidden, N nodes, K operations, R rows of H in a node's weights.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +24,9 @@ from torch import Tensor
 from growdarts.plain import refuse_second_derivative
 from growdarts.precision import product_type
 
-ENTRIES, STEPS = 2**17, 3  # of D^{us}, for as many time steps at once: what goes with them fits into the cache; and at least
+# time steps whose D^{us} have so many entries are done at once, and at least so many steps: enough for torch to share them
+# out to threads, few enough for the cache
+ENTRIES, STEPS = 5 * 2**17, 3
 
 
 class ScanNode(NamedTuple):
@@ -59,11 +62,13 @@ class _TwoInputScan(torch.autograd.Function):
         read = x.to(dtype).flatten(0, 1)
         Ws, Us = [node.W.to(dtype).t() for node in nodes], [node.U.to(dtype).t() for node in nodes]
         wx = [torch.addmm(node.b.to(dtype), read, W).view(T, B, -1) for node, W in zip(nodes, Ws, strict=True)]
-        us = [torch.empty_like(projected) for projected in wx]
-        for i in range(T * N):
-            t, j = divmod(i, N)
-            torch.mm(chain[i].to(dtype), Us[j], out=us[j][t])
-            chain[i + 1] = nodes[j].mix(wx[j][t].to(h.dtype), us[j][t].to(h.dtype), chain[i], nodes[j].w)
+        us, s = [torch.empty_like(projected) for projected in wx], h
+        by_step = [zip(nodes, Us, *rows, strict=True) for rows in zip(zip(*wx), zip(*us))]
+        with torch.inference_mode():  # operations on a few numbers, whose bookkeeping counts
+            for i, (node, U, wx_t, us_t) in enumerate(itertools.chain.from_iterable(by_step), 1):
+                torch.mm(s.to(dtype), U, out=us_t)
+                s = node.mix(wx_t.to(h.dtype), us_t.to(h.dtype), s, node.w)
+                chain[i] = s
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(x, *tensors)
             ctx.kept, ctx.mixes, ctx.dtype = (chain, wx, us), mixes, dtype
@@ -88,7 +93,8 @@ class _TwoInputScan(torch.autograd.Function):
         for stop in range(T, 0, -steps):
             start = max(0, stop - steps)
             locals_ = [_Local(node, wx[j][start:stop].to(chain.dtype), us[j][start:stop].to(chain.dtype),
-                              chain[start * N + j:stop * N + j:N]) for j, node in enumerate(nodes)]
+                              chain[start * N + j:stop * N + j:N], wants_x or any(wants[4 * j:4 * j + 2]), wants[4 * j + 3])
+                       for j, node in enumerate(nodes)]
             for t in range(stop - start - 1, -1, -1):
                 ds = ds + grad[start + t]
                 for j in range(N - 1, -1, -1):
@@ -102,24 +108,29 @@ class _TwoInputScan(torch.autograd.Function):
 class _Local:
     """A node in some consecutive time steps: its derivatives there, and the gradient that comes back to it."""
 
-    def __init__(self, node: ScanNode, wx: Tensor, us: Tensor, s: Tensor) -> None:
+    def __init__(self, node: ScanNode, wx: Tensor, us: Tensor, s: Tensor, wants_wx: bool, wants_w: bool) -> None:
         self.s, self.blocks = s, us.shape[-1] // s.shape[-1]
         with torch.enable_grad():
-            arguments = [value.detach().requires_grad_() for value in (wx, us, s)]
-            self.w = node.w.detach().requires_grad_()
-            self.output = node.mix(*arguments, self.w)
-        self.by_wx, self.by_us, self.by_s = torch.autograd.grad(
-            self.output, arguments, torch.ones_like(self.output), retain_graph=True, materialize_grads=True)
+            us, s = (value.detach().requires_grad_() for value in (us, s))
+            wx, self.w = wx.detach().requires_grad_(wants_wx), node.w.detach().requires_grad_(wants_w)
+            self.output = node.mix(wx, us, s, self.w)
+        self.by_us, self.by_s, *by_wx = torch.autograd.grad(
+            self.output, [us, s, wx][:2 + wants_wx], torch.ones_like(self.output), retain_graph=wants_w,
+            materialize_grads=True)
+        self.by_wx = by_wx[0] if wants_wx else None
         self.gradient, self.us_gradient = torch.empty_like(s), torch.empty_like(us)  # of the loss by s_j, by U s
+        self.steps = list(zip(self.gradient, self.by_s, self._by_row(self.by_us), self._by_row(self.us_gradient),
+                              self.us_gradient, strict=True)) if self.blocks else list(zip(self.gradient, self.by_s))
 
     def follow(self, t: int, ds: Tensor, U: Tensor) -> Tensor:
         """From the loss's gradient by the node's state (B, H) in step `t` to that by the state it was made of."""
-        self.gradient[t] = ds
-        back = ds * self.by_s[t]
+        gradient, by_s, *more = self.steps[t]
+        gradient.copy_(ds)
+        back = ds * by_s
         if not self.blocks:
             return back
-        torch.mul(self._by_row(self.by_us[t]), ds[:, None], out=self._by_row(self.us_gradient[t]))
-        us_gradient = self.us_gradient[t]
+        by_us, by_row, us_gradient = more
+        torch.mul(by_us, ds[:, None], out=by_row)
         return back.addmm_(us_gradient, U) if U.dtype == ds.dtype else back.add_(us_gradient.to(U.dtype) @ U)
 
     def wx_gradient(self) -> Tensor:
