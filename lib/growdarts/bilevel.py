@@ -98,11 +98,13 @@ def direct_and_implicit(network: SearchSpace, loss: Loss, train_batch: Any, vali
     theta, alpha = network.theta_parameters(), network.alpha_parameters()
     with _restored(network) as saved:
         _, inner = gradient(network, loss, train_batch, theta)
+        factor = step.xi * step.coefficient(inner)
         _assign(theta, step.after(saved, inner))
+        del inner  # each is as large as theta
         _, grads = gradient(network, loss, validation_batch, alpha + theta)
+    del saved
     direct, theta_grad = grads[:len(alpha)], grads[len(alpha):]
     product = hessian_vector_product(network, loss, train_batch, theta_grad, radius)
-    factor = step.xi * step.coefficient(inner)
     return direct, [factor * h for h in product]
 
 

@@ -47,7 +47,7 @@ class TwoInputCell(nn.Module):
         h = x.new_zeros(x.shape[1], self.hidden) if h is None else h
         if is_plain() or len(x) < SHORT:
             return self._plain(x, h)
-        return two_input_scan(x, h, [ScanNode(node.mix(), *node.input_weights(), node.state_weights(), node.mixture.weights())
+        return two_input_scan(x, h, [ScanNode(node.operate(), *node.input_weights(), node.state_weights(), node.mixture.weights())
                                      for node in self.nodes])
 
     def _plain(self, x: Tensor, h: Tensor) -> Tensor:

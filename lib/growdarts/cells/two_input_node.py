@@ -62,20 +62,13 @@ class TwoInputNode(nn.Module):
 
     def forward(self, wx: Tensor, us: Tensor, s: Tensor, weights: Tensor) -> Tensor:
         r"""$\sum_o w_o\, o(x_t, s)$ from the transformed inputs of one time step; (B, H) [JG Eq. 3]."""
-        return self.mix()(wx, us, s, weights)
+        return mixture_of(self.operate()(wx, us, s), weights)
 
-    def mix(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-        """`forward` with what is the same in every time step looked up once."""
+    def operate(self) -> Callable[[Tensor, Tensor, Tensor], list[Tensor]]:
+        """A function of wx, us and s that gives every o(x_t, s); what is the same in every time step is looked up once."""
         functions, rows = [operation.function for operation in self.operations()], self._rows()
-
-        def mixed(wx: Tensor, us: Tensor, s: Tensor, weights: Tensor) -> Tensor:
-            outputs = [function(wx_o, us_o, s) for function, wx_o, us_o in zip(
-                functions, wx.split(rows, dim=-1), us.split(rows, dim=-1), strict=True)]
-            if len(outputs) == 1:
-                return outputs[0]
-            return (weights @ torch.stack(outputs).flatten(1)).view(s.shape)
-
-        return mixed
+        return lambda wx, us, s: [function(wx_o, us_o, s) for function, wx_o, us_o in zip(
+            functions, wx.split(rows, dim=-1), us.split(rows, dim=-1), strict=True)]
 
     def theta_parameters(self) -> list[nn.Parameter]:
         """Weights of the operations, in the order of alpha."""
@@ -178,6 +171,13 @@ class TwoInputNode(nn.Module):
         deviation = noise * epsilon / 10 / (self.inputs + self.hidden + 1) ** 0.5
         for parameter in self.theta_parameters():
             parameter.add_(deviation * torch.randn_like(parameter))
+
+
+def mixture_of(outputs: Sequence[Tensor], weights: Tensor) -> Tensor:
+    r"""$\sum_o w_o\, o$; a single operation has no weight to share."""
+    if len(outputs) == 1:
+        return outputs[0]
+    return (weights @ torch.stack(outputs).flatten(1)).view(outputs[0].shape)
 
 
 def _refuse_unknown(keys: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from growdarts.cells.two_input_node import mixture_of
 from growdarts.plain import refuse_second_derivative
 from growdarts.precision import product_type
 
@@ -30,10 +31,10 @@ ENTRIES, STEPS = 5 * 2**17, 3
 
 
 class ScanNode(NamedTuple):
-    """A node: `mix`(wx, us, s, w) gives s_j from (..., R H), (..., R H), (..., H); W (R H, I), b (R H), U (R H, H),
-    w (K,)."""
+    """A node: `operate`(wx, us, s) gives K outputs (..., H) from (..., R H), (..., R H), (..., H); W (R H, I), b (R H),
+    U (R H, H), w (K,)."""
 
-    mix: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    operate: Callable[[Tensor, Tensor, Tensor], list[Tensor]]
     W: Tensor
     b: Tensor
     U: Tensor
@@ -47,16 +48,16 @@ def two_input_scan(x: Tensor, h: Tensor, nodes: Sequence[ScanNode]) -> Tensor:
     """
     dtype = product_type(x)
     with torch.autocast("cpu", enabled=False):
-        return _TwoInputScan.apply([node.mix for node in nodes], dtype, x.to(h.dtype), h,
+        return _TwoInputScan.apply([node.operate for node in nodes], dtype, x.to(h.dtype), h,
                                    *(tensor for node in nodes for tensor in node[1:]))
 
 
 class _TwoInputScan(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx: Any, mixes: list[Callable], dtype: torch.dtype, x: Tensor, h: Tensor, *tensors: Tensor) -> Tensor:
-        (T, B, _), N = x.shape, len(mixes)
-        nodes = _nodes(mixes, tensors)
+    def forward(ctx: Any, operate: list[Callable], dtype: torch.dtype, x: Tensor, h: Tensor, *tensors: Tensor) -> Tensor:
+        (T, B, _), N = x.shape, len(operate)
+        nodes = _nodes(operate, tensors)
         chain = h.new_empty(T * N + 1, B, h.shape[1])  # every node's state is the next one's input
         chain[0] = h
         read = x.to(dtype).flatten(0, 1)
@@ -67,11 +68,11 @@ class _TwoInputScan(torch.autograd.Function):
         with torch.inference_mode():  # operations on a few numbers, whose bookkeeping counts
             for i, (node, U, wx_t, us_t) in enumerate(itertools.chain.from_iterable(by_step), 1):
                 torch.mm(s.to(dtype), U, out=us_t)
-                s = node.mix(wx_t.to(h.dtype), us_t.to(h.dtype), s, node.w)
+                s = mixture_of(node.operate(wx_t.to(h.dtype), us_t.to(h.dtype), s), node.w)
                 chain[i] = s
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(x, *tensors)
-            ctx.kept, ctx.mixes, ctx.dtype = (chain, wx, us), mixes, dtype
+            ctx.kept, ctx.operate, ctx.dtype = (chain, wx, us), operate, dtype
         return chain[N::N]
 
     @staticmethod
@@ -82,7 +83,7 @@ class _TwoInputScan(torch.autograd.Function):
                                "again, or compute within growdarts.plain.plain_forms()")
         (chain, wx, us), ctx.kept = ctx.kept, None
         x, *tensors = ctx.saved_tensors
-        dtype, N, nodes = ctx.dtype, len(ctx.mixes), _nodes(ctx.mixes, tensors)
+        dtype, N, nodes = ctx.dtype, len(ctx.operate), _nodes(ctx.operate, tensors)
         _, _, wants_x, _, *wants = ctx.needs_input_grad
         T, B, H = grad.shape
         grads = [torch.zeros_like(t) if wanted else None for t, wanted in zip(tensors, wants, strict=True)]
@@ -112,44 +113,48 @@ class _Local:
         self.s, self.blocks = s, us.shape[-1] // s.shape[-1]
         with torch.enable_grad():
             us, s = (value.detach().requires_grad_() for value in (us, s))
-            wx, self.w = wx.detach().requires_grad_(wants_wx), node.w.detach().requires_grad_(wants_w)
-            self.output = node.mix(wx, us, s, self.w)
-        self.by_us, self.by_s, *by_wx = torch.autograd.grad(
-            self.output, [us, s, wx][:2 + wants_wx], torch.ones_like(self.output), retain_graph=wants_w,
-            materialize_grads=True)
-        self.by_wx = by_wx[0] if wants_wx else None
-        self.gradient, self.us_gradient = torch.empty_like(s), torch.empty_like(us)  # of the loss by s_j, by U s
-        self.steps = list(zip(self.gradient, self.by_s, self._by_row(self.by_us), self._by_row(self.us_gradient),
-                              self.us_gradient, strict=True)) if self.blocks else list(zip(self.gradient, self.by_s))
+            wx = wx.detach().requires_grad_(wants_wx)
+            outputs = node.operate(wx, us, s)
+            output = mixture_of(outputs, node.w.detach())
+        by_us, self.by_s, *by_wx = torch.autograd.grad(output, [us, s, wx][:2 + wants_wx], torch.ones_like(output),
+                                                       materialize_grads=True)
+        self.outputs = torch.stack(outputs).detach() if wants_w and len(outputs) > 1 else None
+        # in the place of what has done its duty
+        self.by_us, self.by_wx = us.detach().copy_(by_us), wx.detach().copy_(by_wx[0]) if wants_wx else None
+        self.gradient = torch.empty_like(s)  # of the loss by s_j
+        self.steps = list(zip(self.gradient, self.by_s, self._by_row(self.by_us), self.by_us, strict=True)
+                          ) if self.blocks else list(zip(self.gradient, self.by_s))
 
     def follow(self, t: int, ds: Tensor, U: Tensor) -> Tensor:
-        """From the loss's gradient by the node's state (B, H) in step `t` to that by the state it was made of."""
+        """From the loss's gradient by the node's state (B, H) in step `t` to that by the state it was made of; `by_us`
+        becomes the loss's gradient by U s."""
         gradient, by_s, *more = self.steps[t]
         gradient.copy_(ds)
         back = ds * by_s
         if not self.blocks:
             return back
-        by_us, by_row, us_gradient = more
-        torch.mul(by_us, ds[:, None], out=by_row)
+        by_row, us_gradient = more
+        by_row *= ds[:, None]
         return back.addmm_(us_gradient, U) if U.dtype == ds.dtype else back.add_(us_gradient.to(U.dtype) @ U)
 
     def wx_gradient(self) -> Tensor:
-        """Of the loss by W x + b, (steps, B, R H)."""
-        return (self._by_row(self.by_wx) * self.gradient[:, :, None]).flatten(2)
+        """Of the loss by W x + b, (steps, B, R H), in the place of `by_wx`."""
+        self._by_row(self.by_wx).mul_(self.gradient[:, :, None])
+        return self.by_wx
 
     def _by_row(self, values: Tensor) -> Tensor:
         """(..., R H) as (..., R, H)."""
         return values.unflatten(-1, (self.blocks, -1))
 
 
-def _nodes(mixes: Sequence[Callable], tensors: Sequence[Tensor]) -> list[ScanNode]:
-    return [ScanNode(mix, *tensors[4 * j:4 * j + 4]) for j, mix in enumerate(mixes)]
+def _nodes(operate: Sequence[Callable], tensors: Sequence[Tensor]) -> list[ScanNode]:
+    return [ScanNode(function, *tensors[4 * j:4 * j + 4]) for j, function in enumerate(operate)]
 
 
 def _collect(local: _Local, x: Tensor, dtype: torch.dtype, W: Tensor, wants: Sequence[bool],
              grads: Sequence[Tensor | None], by_x: Tensor | None) -> None:
     """Add what a node's time steps contribute to the gradients by its W, b, U and w, and by x (steps, B, I)."""
-    wants_W, wants_b, wants_U, wants_w = wants
+    wants_W, wants_b, wants_U, _ = wants
     dW, db, dU, dw = grads
     if local.blocks and (wants_W or wants_b or by_x is not None):
         wx_gradient = local.wx_gradient().flatten(0, 1)
@@ -160,7 +165,6 @@ def _collect(local: _Local, x: Tensor, dtype: torch.dtype, W: Tensor, wants: Seq
         if by_x is not None:
             by_x += (wx_gradient.to(dtype) @ W.to(dtype)).view_as(by_x)
     if local.blocks and wants_U:
-        dU += local.us_gradient.to(dtype).flatten(0, 1).t() @ local.s.to(dtype).flatten(0, 1)
-    if wants_w:
-        (found,) = torch.autograd.grad(local.output, local.w, local.gradient, materialize_grads=True, allow_unused=True)
-        dw += found
+        dU += local.by_us.to(dtype).flatten(0, 1).t() @ local.s.to(dtype).flatten(0, 1)
+    if local.outputs is not None:
+        dw += local.outputs.flatten(1) @ local.gradient.flatten()
