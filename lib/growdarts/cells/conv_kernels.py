@@ -127,12 +127,12 @@ def convolve_backward(x, w, g, dx, dw, stride, dilation, relu, wants_x, wants_w)
 @compiled
 def repeat(x, before, known_before, w, stride, dilation, W, train, eps, share, running_mean, running_var, d, known, y):
     """d, the depthwise convolution by w of relu of BN(`before` x), or of relu(x) if `before` is empty; `known` of
-    BN(W d). y is room for BN(`before` x)."""
+    BN(W d). y is room for BN(`before` x), and then for d."""
     C = len(d)
     if len(before):
         linear(x.reshape(C, -1), before, known_before, y.reshape(C, -1))
     convolve(y if len(before) else x, w, d, stride, dilation, True)
-    normalise(d.reshape(C, -1), W, train, eps, share, running_mean, running_var, known)
+    normalise(d.reshape(C, -1), W, train, eps, share, running_mean, running_var, known, y.reshape(C, -1))
 
 
 @compiled

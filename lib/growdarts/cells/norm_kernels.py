@@ -130,15 +130,21 @@ def _take_note(n, share, running_mean, running_var, mean, variance):
 
 
 @compiled
-def normalise(d, W, train, eps, share, running_mean, running_var, known):
-    """Fill `known` of BN(W d), by the batch's statistics in train mode, of which the running ones take note."""
+def normalise(d, W, train, eps, share, running_mean, running_var, known, room):
+    """Fill `known` of BN(W d), by the batch's statistics in train mode, of which the running ones take note; `room` is as
+    large as d."""
     n = d.shape[1]
     if not train:
         known[0], known[1] = running_mean, 1 / np.sqrt(running_var.astype(np.float64) + eps)
         return
     W = W.astype(np.float64)
     inner = row_sums(d) / n
-    WS = np.dot(W, _products(d, d) / n - np.outer(inner, inner))
+    for c in range(len(d)):  # centred, because products of numbers far from zero would lose the digits that differ
+        middle = d.dtype.type(inner[c])
+        for i in range(n):
+            room[c, i] = d[c, i] - middle
+    rest = row_sums(room) / n
+    WS = np.dot(W, _products(room, room) / n - np.outer(rest, rest))
     mean, variance = np.dot(W, inner), np.maximum((W * WS).sum(axis=1), 0.0)
     _take_note(n, share, running_mean, running_var, mean, variance)
     known[0], known[1], known[2], known[3:] = mean, 1 / np.sqrt(variance + eps), inner, WS
