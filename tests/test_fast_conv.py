@@ -1,6 +1,8 @@
 """The convolutional search cell as one function against a plain torch network, edge after edge and operation after operation."""
 
 import copy
+import time
+from functools import partial
 
 import pytest
 import reference_darts_conv_torch as reference
@@ -9,6 +11,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from growdarts.cells.conv_operations import CONVOLUTIONAL, convolutional
+from growdarts.cells.norm_kernels import linear, normalise
+from growdarts.cells.threads import in_lanes, torch_alone
 from growdarts.gradients import gradient
 from growdarts.image_search_network import SearchImageNetwork
 from growdarts.plain import plain_forms
@@ -108,16 +112,51 @@ def test_threads_share_the_operations(threads):
 
 
 @pytest.mark.parametrize("threads", [3], indirect=True)
-def test_an_error_on_any_thread_is_raised(threads, monkeypatch):
+def test_an_error_of_an_operation_is_raised(threads, monkeypatch):
     def fails(*arguments):
         raise ArithmeticError("here")
 
     network, x, _ = built()
-    for operation in ("passes.Pool", "separable_pass.Separable"):  # together on all lanes
+    for operation in ("passes.Pool", "separable_pass.Separable"):
         with monkeypatch.context() as patch, pytest.raises(ArithmeticError, match="here"):
             patch.setattr(f"growdarts.cells.{operation}.forward", fails)
             network(x)
         assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_an_error_in_any_lane_is_raised_when_all_have_ended(failing):
+    ended = []
+
+    def lane(k):
+        if k == failing:
+            raise ArithmeticError(f"lane {k}")
+        time.sleep(0.05)
+        ended.append(k)
+
+    before = torch.get_num_threads()
+    with pytest.raises(ArithmeticError, match=f"lane {failing}"), torch_alone():
+        in_lanes([partial(lane, k) for k in range(3)])
+    assert sorted(ended + [failing]) == [0, 1, 2]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_norm_of_pixels_far_from_zero(train):
+    """In float32 a thousand and the deviations from it share seven digits; the normalised values need the last of them."""
+    torch.manual_seed(0)
+    d, W = 1000 + torch.randn(4, 3000), torch.randn(4, 4)
+    norm = nn.BatchNorm2d(4, affine=False).train(train)
+    norm.running_mean, norm.running_var = 1000 * W.sum(1), W.square().sum(1)
+    expected = copy.deepcopy(norm).double()
+    exact = expected((W.double() @ d.double())[None, :, :, None])[0, :, :, 0]
+    known, result = torch.empty(3 + 4, 4, dtype=torch.float64), torch.empty_like(d)
+    normalise(d.numpy(), W.numpy(), train, norm.eps, 0.1, norm.running_mean.numpy(), norm.running_var.numpy(),
+              known.numpy(), torch.empty_like(d).numpy())
+    linear(d.numpy(), W.numpy(), known.numpy(), result.numpy())
+    close(result.double(), exact, atol=5e-3)
+    if train:
+        torch.testing.assert_close(norm.running_var.double(), expected.running_var, rtol=1e-5, atol=0)
 
 
 def test_the_mode_of_the_forward_pass_counts():

@@ -69,8 +69,8 @@ def steps(record: Record) -> pd.DataFrame:
     """One row a case, unrounded.
 
     Seconds (NaN: not measured) of `reference`, `float32`, `bfloat16`, `lstm` and `floor`; `speedup` and
-    `speedup_bfloat16` over the reference, `limit` of the floor over it; `floors`, of float32 over the floor; `mib_reference`, `mib`, by which memory
-    rises, and `share`, of the second in the first.
+    `speedup_bfloat16` over the reference, `limit` of the floor over it; `floors`, of float32 over the floor;
+    `mib_reference`, `mib`, by which memory rises, and `share`, of the second in the first.
     """
     rows = []
     for case in record["steps"]:
@@ -81,8 +81,8 @@ def steps(record: Record) -> pd.DataFrame:
             **{name: times.get(name, float("nan")) for name in ("reference", "float32", "bfloat16", "lstm", "floor")},
             "mib_reference": peak["reference"], "mib": peak["float32"]})
     found = pd.DataFrame(rows)
-    return found.assign(speedup=found.reference / found.float32, limit=found.reference / found.floor, speedup_bfloat16=found.reference / found.bfloat16,
-                        floors=found.float32 / found.floor, share=found.mib / found.mib_reference)
+    return found.assign(speedup=found.reference / found.float32, speedup_bfloat16=found.reference / found.bfloat16,
+                        limit=found.reference / found.floor, floors=found.float32 / found.floor, share=found.mib / found.mib_reference)
 
 
 def step_table(record: Record, spaces: Sequence[str] = tuple(SPACES)) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-r"""The pixels of a mixed convolutional edge, compiled by numba: depthwise convolutions and pools.
+r"""The pixels of the convolutional search cell, compiled by numba: depthwise convolutions and pools.
 
 Arrays are (C, H, W, B), the batch last: a tap of a kernel then multiplies rows of W * B numbers that lie side by side,
 whatever the width of an image. All functions fill arrays that are given or add to them.

@@ -168,10 +168,10 @@ def _stages(tasks: Sequence[Task]) -> list[list[int]]:
 
 def _deal_out(compute: Callable[[int, Tensor | None, Tensor], None], adds_to: dict[int, int],
               totals: Sequence[Tensor | None], tasks: Sequence[Task], scratch: Sequence[Tensor]) -> None:
-    """Compute every task k with `totals[adds_to[k]]`, to which it adds, the most expensive first to the lane that has least to do.
+    """Compute every task k with `totals[adds_to[k]]`, to which it adds.
 
-    All lanes but the first have totals of their own, which are added at the end: so the result does not depend on who is
-    faster.
+    The most expensive come first, each to the lane that has least to do. All lanes but the first have totals of their
+    own, which are added at the end: so the result does not depend on who is faster.
     """
     lanes: list[list[int]] = [[] for _ in scratch]
     load = [0.0] * len(lanes)
