@@ -69,8 +69,8 @@ def convolutional(width: int, cells: int, batch: int, nodes: int = 4) -> Size:
     return Size("convolutional", width, batch, nodes, len(CONVOLUTIONAL_OPERATIONS), cells=cells, pixels=32)
 
 
-STEPS = [recurrent(64, 32), recurrent(128, 32), recurrent(300, 64),
-         two_input(64, 32), two_input(128, 32), two_input(300, 64),
+STEPS = [recurrent(64, 32), recurrent(128, 32), recurrent(300, 64), recurrent(300, 256),
+         two_input(64, 32), two_input(128, 32), two_input(300, 64), two_input(300, 256),
          convolutional(4, 3, 16), convolutional(8, 5, 32), convolutional(16, 8, 16)]
 
 # The same three spaces at a size at which a step takes milliseconds.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from growdarts.plain import is_plain, refuse_second_derivative
 from growdarts.precision import product_type
+from growdarts.products import matmul
 
 ROWS = 128  # their logits over 10,000 words fit into the cache of a core
 
@@ -45,7 +46,7 @@ class _VocabularyLoss(torch.autograd.Function):
             # in place, because memory that is new to the process costs more than the arithmetic
             e = logits[:len(read)]
             if product is None:
-                torch.addmm(b, read, W_read.t(), out=e)
+                matmul(read, W_read.t(), out=e).add_(b)
             else:
                 e.copy_(torch.mm(read, W_read.t(), out=product[:len(read)])).add_(b)
             p = torch.softmax(e, 1, out=e)
@@ -61,9 +62,9 @@ class _VocabularyLoss(torch.autograd.Function):
             if wants_x or wants_W:
                 p = p.to(dtype)
             if wants_x:
-                torch.sub(p @ W_read, W[words], out=dx[rows])
+                torch.sub(matmul(p, W_read), W[words], out=dx[rows])
             if wants_W and dtype == dW.dtype:
-                dW.addmm_(p.t(), read)
+                dW += matmul(p.t(), read)
             elif wants_W:
                 dW += p.t() @ read
             if wants_W:

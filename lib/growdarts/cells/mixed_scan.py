@@ -27,6 +27,7 @@ from growdarts.cells.mixed_kernels import add_at, mix, mix_backward, normalise, 
 from growdarts.memory import empty
 from growdarts.plain import refuse_second_derivative
 from growdarts.precision import product_type
+from growdarts.products import matmul
 
 ROWS = 4096  # of a product over time: as many are copied side by side at once
 
@@ -107,14 +108,14 @@ class _MixedScan(torch.autograd.Function):
                 read[t, i] = masked(states[t, i], h_mask)
 
         for t in range(T):
-            torch.add(wx[t], masked(hidden[t], h_mask).to(dtype) @ U, out=first[t])
+            torch.add(wx[t], matmul(masked(hidden[t], h_mask).to(dtype), U), out=first[t])
             c, u = first[t].chunk(2, dim=-1)
             settle(t, 0, torch.lerp(hidden[t], torch.tanh(u), torch.sigmoid(c)))
             for i, blocks in enumerate(nodes):
                 product, row = products[i][t], 0
                 for block, W in zip(blocks, Ws[i], strict=True):
                     rows = product[row:row + len(block)].view(-1, 2 * H)
-                    torch.mm(_pick(read[t], block).flatten(0, 1), W, out=rows)
+                    matmul(_pick(read[t], block).flatten(0, 1), W, out=rows)
                     row += len(block)
                 product, squashed = work.spread(product)
                 mix(states[t].numpy(), work.sources[i], product.numpy(), squashed.numpy(), w[i], work.z.numpy())
@@ -164,7 +165,7 @@ class _MixedScan(torch.autograd.Function):
                     product.copy_(values)
                 for block, W in zip(nodes[i], Ws[i], strict=True):
                     back = work.back[row:row + len(block)]
-                    torch.mm(product[row:row + len(block)].flatten(0, 1), W.t(), out=back.view(-1, W.shape[0]))
+                    matmul(product[row:row + len(block)].flatten(0, 1), W.t(), out=back.view(-1, W.shape[0]))
                     row += len(block)
                 add_at(ds.numpy(), work.sources[i], work.back[:row].to(dz.dtype).numpy(), mask)
             unsettle(t, 0)
@@ -172,7 +173,7 @@ class _MixedScan(torch.autograd.Function):
             gate, candidate = torch.sigmoid(c), torch.tanh(u)
             dc = torch.ops.aten.sigmoid_backward(dz * (candidate - hidden[t]), gate)
             torch.cat([dc, torch.ops.aten.tanh_backward(dz * gate, candidate)], dim=1, out=first[t])
-            back = (first[t].to(dtype) @ U.t()).to(dz.dtype)
+            back = matmul(first[t].to(dtype), U.t()).to(dz.dtype)
             torch.add(dz * (1 - gate), masked(back, h_mask), out=dhs[t])
 
         grads_W: list[Tensor | None] = [None] * len(wanted[N:])
@@ -212,6 +213,6 @@ def _product_over_time(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
     total = None
     for a, b in zip(x.split(steps), y.split(steps), strict=True):
         a, b = a.to(dtype).flatten(0, -2), b.to(dtype).flatten(0, -2)
-        part = (a.t() @ b).to(torch.promote_types(dtype, torch.float32))
+        part = matmul(a.t(), b).to(torch.promote_types(dtype, torch.float32))
         total = part if total is None else total.add_(part)
     return total

@@ -24,6 +24,7 @@ from torch import Tensor
 from growdarts.cells.two_input_node import mixture_of
 from growdarts.plain import refuse_second_derivative
 from growdarts.precision import product_type
+from growdarts.products import matmul
 
 # time steps whose D^{us} have so many entries are done at once, and at least so many steps: enough for torch to share them
 # out to threads, few enough for the cache
@@ -62,12 +63,12 @@ class _TwoInputScan(torch.autograd.Function):
         chain[0] = h
         read = x.to(dtype).flatten(0, 1)
         Ws, Us = [node.W.to(dtype).t() for node in nodes], [node.U.to(dtype).t() for node in nodes]
-        wx = [torch.addmm(node.b.to(dtype), read, W).view(T, B, -1) for node, W in zip(nodes, Ws, strict=True)]
+        wx = [matmul(read, W).add_(node.b).view(T, B, -1) for node, W in zip(nodes, Ws, strict=True)]
         us, s = [torch.empty_like(projected) for projected in wx], h
         by_step = [zip(nodes, Us, *rows, strict=True) for rows in zip(zip(*wx), zip(*us))]
         with torch.inference_mode():  # operations on a few numbers, whose bookkeeping counts
             for i, (node, U, wx_t, us_t) in enumerate(itertools.chain.from_iterable(by_step), 1):
-                torch.mm(s.to(dtype), U, out=us_t)
+                matmul(s.to(dtype), U, out=us_t)
                 s = mixture_of(node.operate(wx_t.to(h.dtype), us_t.to(h.dtype), s), node.w)
                 chain[i] = s
         if any(ctx.needs_input_grad):
@@ -135,7 +136,7 @@ class _Local:
             return back
         by_row, us_gradient = more
         by_row *= ds[:, None]
-        return back.addmm_(us_gradient, U) if U.dtype == ds.dtype else back.add_(us_gradient.to(U.dtype) @ U)
+        return back.add_(matmul(us_gradient.to(U.dtype), U))
 
     def wx_gradient(self) -> Tensor:
         """Of the loss by W x + b, (steps, B, R H), in the place of `by_wx`."""
@@ -161,10 +162,10 @@ def _collect(local: _Local, x: Tensor, dtype: torch.dtype, W: Tensor, wants: Seq
         if wants_b:
             db += wx_gradient.sum(dim=0)
         if wants_W:
-            dW += wx_gradient.to(dtype).t() @ x.to(dtype).flatten(0, 1)
+            dW += matmul(wx_gradient.to(dtype).t(), x.to(dtype).flatten(0, 1))
         if by_x is not None:
-            by_x += (wx_gradient.to(dtype) @ W.to(dtype)).view_as(by_x)
+            by_x += matmul(wx_gradient.to(dtype), W.to(dtype)).view_as(by_x)
     if local.blocks and wants_U:
-        dU += local.by_us.to(dtype).flatten(0, 1).t() @ local.s.to(dtype).flatten(0, 1)
+        dU += matmul(local.by_us.to(dtype).flatten(0, 1).t(), local.s.to(dtype).flatten(0, 1))
     if local.outputs is not None:
         dw += local.outputs.flatten(1) @ local.gradient.flatten()
