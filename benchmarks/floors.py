@@ -1,9 +1,10 @@
-"""The floor of a step: the products that no way of computing it avoids, at the speed torch reaches at their shapes.
+"""The floor of a step: the products that no way of computing it avoids, at the speed `torch.mm` reaches at their shapes.
 
 A pass over a batch is a forward pass and the gradients by the inputs of every product; the gradients by weights only
 where they are asked for. Only matrix products or convolutions count, nothing elementwise, no memory traffic between
 them, and operands are the same again and again, hence in the cache where they fit. So no step can go below its floor,
-unless it has faster products than torch.
+unless its products are faster than `torch.mm`, as those of `growdarts.products` are on some processors.
+
 Shapes: T time, B batch, H hidden, N nodes, V words.
 """
 

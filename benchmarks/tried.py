@@ -1,5 +1,6 @@
 """What was tried and not kept: each beside what is kept, for the same inputs, as functions without arguments."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.sizes import Size, convolutional, recurrent
 from benchmarks.steps import search_step, subject
+from growdarts import products
 from growdarts.cells import two_input as two_input_cell
 from growdarts.cells.recurrent_node import RecurrentNode
 from growdarts.networks import two_input_forecaster
@@ -15,7 +17,7 @@ from growdarts.plain import plain_forms
 from growdarts.primitives import DEFAULT_TWO_INPUT
 from growdarts.vocabulary_loss import vocabulary_loss
 
-TRIALS = 9  # of `trials`
+TRIALS = 10  # of `trials`
 
 
 class Trial(NamedTuple):
@@ -32,7 +34,7 @@ class Trial(NamedTuple):
 def trials(toy: bool) -> list[Trial]:
     """All of them; `toy`: at a size at which they take milliseconds."""
     torch.manual_seed(0)
-    return [*_losses(toy), _compiled(toy), _plain_convolutions(toy), _short_windows()]
+    return [*_losses(toy), _torch_mm(toy), _compiled(toy), _plain_convolutions(toy), _short_windows()]
 
 
 def _losses(toy: bool) -> list[Trial]:
@@ -94,9 +96,24 @@ def kept_columns_loss(s: Tensor, W: Tensor, b: Tensor, y: Tensor, mask: Tensor) 
     return [total / n, ds, dW.t(), db]
 
 
+def _torch_mm(toy: bool) -> Trial:
+    size = _recurrent(toy, 300, 64)
+    step = search_step(subject(size), 1)
+
+    def tried() -> None:
+        least, products.LEAST = products.LEAST, math.inf
+        try:
+            step()
+        finally:
+            products.LEAST = least
+
+    return Trial("all products by torch.mm", _where(size), "its BLAS does not use the widest vectors of every processor",
+                 step, tried)
+
+
 def _compiled(toy: bool) -> Trial:
     """torch.compile of what a node mixes, in the plain form; its start-up is in the warm-up round and not counted."""
-    size = Size("recurrent", 8, 4, 2, 5, length=4, words=40) if toy else recurrent(128, 32)
+    size = _recurrent(toy, 128, 32)
     step = search_step(subject(size), 1)
     mix, compiled = RecurrentNode._mix, staticmethod(torch.compile(RecurrentNode._mix, dynamic=False))
 
@@ -137,6 +154,10 @@ def _short_windows() -> Trial:
 
     return Trial("the two-input cell as one scan over a window of five days", "H = 16, B = 128, 4 nodes",
                  "nothing is gained: products of such sizes cost less than the calls", step, scanned)
+
+
+def _recurrent(toy: bool, width: int, batch: int) -> Size:
+    return Size("recurrent", 8, 4, 2, 5, length=4, words=40) if toy else recurrent(width, batch)
 
 
 def _plain(step: Callable[[], Any]) -> Callable[[], None]:

@@ -18,9 +18,9 @@ from growdarts.image_search_network import SearchImageNetwork
 from growdarts.plain import plain_forms
 
 
-def built(operations=tuple(CONVOLUTIONAL)[:8], n_nodes=2, **options):
+def built(operations=tuple(CONVOLUTIONAL)[:8], n_nodes=2, seed=1, **options):
     """A small network with unequal alphas and running statistics that have moved, images and labels."""
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     network = SearchImageNetwork(4, 3, 3, n_nodes, operations, image_size=8, **options).double()
     for alpha in network.alpha_parameters():
         nn.init.normal_(alpha)
@@ -220,18 +220,25 @@ def test_operations_that_have_no_such_form_are_called():
 
 
 def test_float32_is_as_near_as_the_reference():
-    network, x, y = built()
-    exact = by_reference(network, x, y)
-    state = network.float().state_dict()
-    plain, fast = by_reference(network, x.float(), y), by_network(network, x.float(), y)
+    """On average over networks: in a single one rounding decides which is the nearer."""
+    ratios = []
+    for seed in range(12):
+        network, x, y = built(seed=seed)
+        exact = by_reference(network, x, y)
+        network.float()
+        plain, fast = (way(copy.deepcopy(network), x.float(), y) for way in (by_reference, by_network))
+        assert set(fast[2]) == set(exact[2]) and fast[0].dtype == torch.float32
+        ratios.append([distance(fast, exact, part) / distance(plain, exact, part) for part in range(3)])
+    logits, gradients, state = torch.tensor(ratios).log().mean(dim=0).exp()
+    assert logits < 1.4 and gradients < 1.4 and state < 1.4
 
-    def distance(found, part):
-        names = [name for name in exact[part] if exact[part][name].is_floating_point()]
-        return torch.cat([(found[part][name] - exact[part][name]).flatten() for name in names]).norm().item()
 
-    assert set(state) == set(exact[2]) and fast[0].dtype == torch.float32
-    assert (fast[0] - exact[0]).norm() <= 3 * (plain[0] - exact[0]).norm()
-    assert all(distance(fast, part) <= 3 * distance(plain, part) for part in (1, 2))
+def distance(found, exact, part):
+    """Of logits, gradients (0, 1) or the state (2), all together, from the exact ones."""
+    if not part:
+        return (found[0] - exact[0]).norm().item()
+    names = [name for name in exact[part] if exact[part][name].is_floating_point()]
+    return torch.cat([(found[part][name] - exact[part][name]).flatten() for name in names]).norm().item()
 
 
 def test_a_channel_that_is_constant_and_one_that_is_not_a_number():

@@ -15,17 +15,17 @@ from reference_darts_recurrent import language_loss, search_cell
 T, B, H = 35, 16, 8
 
 
-def inputs(dtype=torch.float64):
-    generator = torch.Generator().manual_seed(3)
+def inputs(dtype=torch.float64, seed=3):
+    generator = torch.Generator().manual_seed(seed)
     x, h, weight = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in
                     [(T, B, H), (B, H), (T, B, H)])
     x_mask, h_mask = ((torch.rand(B, H, generator=generator) > 0.3).double() / 0.7 for _ in range(2))
     return [value.to(dtype) for value in (x, h, weight, x_mask, h_mask)]
 
 
-def cell_of(n_nodes, dtype=torch.float64):
+def cell_of(n_nodes, dtype=torch.float64, seed=2):
     """With larger weights than at the start; much larger ones make a cell in which rounding grows from step to step."""
-    torch.manual_seed(2)
+    torch.manual_seed(seed)
     cell = RecurrentSearchCell(H, H, n_nodes).double()
     with torch.no_grad():
         for parameter in cell.parameters():
@@ -64,14 +64,20 @@ def test_it_is_the_loop_written_out(n_nodes, masked):
 
 
 def test_in_float32_it_is_no_further_from_float64_than_the_loop_is():
-    x, h, weight, *masks = inputs()
-    exact = reference(cell_of(4), x, h, weight, *masks)
-    single = inputs(torch.float32)
-    ways = {way: way(cell_of(4, torch.float32), *single) for way in (ours, reference)}
-    errors = {way: [(states - exact[0]).norm()] + [(a - b).norm() / b.norm() for a, b in zip(gradients, exact[1], strict=True)]
-              for way, (states, gradients) in ways.items()}
-    assert all(error > 0 for error in errors[reference])
-    assert sum(errors[ours]) < 1.5 * sum(errors[reference])  # of equal size; rounding decides which is the smaller
+    """On average over networks: in a single one rounding decides which is the nearer, often by a factor of two."""
+    ratios = []
+    for seed in range(40):
+        x, h, weight, *_ = inputs(seed=seed)
+        states, gradients = reference(cell_of(4, seed=seed), x, h, weight)
+        distances = {}
+        for way in (ours, reference):
+            found, by = way(cell_of(4, torch.float32, seed), *(value.float() for value in (x, h, weight)))
+            distances[way] = torch.stack([(a - b).norm().detach() / b.norm().detach()
+                                          for a, b in zip([found, *by], [states, *gradients], strict=True)])
+        assert (distances[reference] > 0).all()
+        ratios.append((distances[ours] / distances[reference]).log())
+    by_part = torch.stack(ratios).mean(dim=0).exp()  # over 300 networks: 1.03 (states), 1.05 (gradients)
+    assert by_part[0] < 1.4 and by_part.mean() < 1.8  # between three and four standard deviations of these means
 
 
 @pytest.mark.parametrize("training", [True, False])

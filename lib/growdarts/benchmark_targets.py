@@ -61,7 +61,7 @@ def verdicts(record: dict[str, Any]) -> pd.DataFrame:
             worst = values.idxmin() if target.at_least else values.idxmax()
             met = values[worst] >= target.bound if target.at_least else values[worst] <= target.bound
             order = f", order {found.order[worst]}" if "order" in found else ""
-            if target.column == "speedup":  # which no step with torch's products in float32 can pass
+            if target.column == "speedup":  # which a step can pass only with products that are faster than torch.mm
                 row["floor"] = f"{found.limit[worst]:.2f}"
             row |= {"measured": f"{values[worst]:{'.0f' if target.bound > 100 else '.2f'}}{target.unit}",
                     "where": f"{SPACES[found.space[worst]]}, {found.label[worst]}{order}",

@@ -1,8 +1,8 @@
 """Fast and plain forms of the same functions.
 
 Where the equations as they stand are slow, the library computes them another way: the mixed cells and the loss over a
-large vocabulary. The plain form stays beside the fast one. It is what tests and benchmarks compare with, what
-`trace_operations` listens to, and what can be differentiated twice.
+large vocabulary. The plain form stays beside the fast one. It is what tests and benchmarks compare with, and
+what can be differentiated twice. Convolutional cells are also traced in it, because it calls their operations one by one.
 """
 
 from collections.abc import Iterator

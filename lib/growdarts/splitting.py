@@ -78,7 +78,7 @@ class SplittingMatrices:
         """The map (U, D) -> (U, D), row u -> $S_u v_u$; holds its graph of gradients as long as it lives."""
         leaves = {name: weight.detach().requires_grad_() for name, weight in self.weights.items()}
         with torch.enable_grad():
-            G = sum((trace.function(leaves) * trace.gradient).sum() for trace in self.traces) / len(self.traces)
+            G = sum(trace.weight * (trace.function(leaves) * trace.gradient).sum() for trace in self.traces) / len(self.traces)
             first = torch.autograd.grad(G, list(leaves.values()), create_graph=True, allow_unused=True,
                                         materialize_grads=True)
         curved = [i for i, g in enumerate(first) if g.requires_grad]  # the others do not depend on the weights

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from growdarts.cells import Duplicate
-from growdarts.cells.highway import HighwayCell
+from growdarts.cells.highway import HighwayCell, masked
 from growdarts.cells.mixed_kernels import COLUMNS
 from growdarts.cells.mixed_scan import Norm, mixed_scan
 from growdarts.cells.recurrent_node import PrivateOperation, RecurrentNode
-from growdarts.cells.tracing import OperationTrace, record_calls, statistics_kept
+from growdarts.cells.tracing import Heard, OperationTrace, by_node, listening, statistics_kept
 from growdarts.darts_genotypes import RECURRENT_OPERATIONS, RecurrentGenotype
 from growdarts.genotype import GenotypeError
 from growdarts.interop import StateDictError
 from growdarts.mixture import Mixture, operation_name
-from growdarts.plain import is_plain, plain_forms
+from growdarts.plain import is_plain
 
 
 class RecurrentSearchCell(HighwayCell):
@@ -40,6 +40,8 @@ class RecurrentSearchCell(HighwayCell):
     n_nodes : nodes to start with.
     operations : candidates of every edge, now and when the cell grows.
     """
+
+    heard: list[Heard] | None = None  # see `tracing.listening`
 
     def __init__(self, inputs: int, hidden: int, n_nodes: int,
                  operations: Sequence[str] = RECURRENT_OPERATIONS) -> None:
@@ -91,7 +93,8 @@ class RecurrentSearchCell(HighwayCell):
         if self.training and x.shape[1] < 2:
             raise ValueError(f"batch of size {x.shape[1]}: allowed is at least 2 in train mode, batch norm has nothing "
                              "to compare a single column with")
-        return super().forward(x, h, x_mask, h_mask) if is_plain() else self._scan(x, h, x_mask, h_mask)
+        plain = is_plain() and self.heard is None
+        return super().forward(x, h, x_mask, h_mask) if plain else self._scan(x, h, x_mask, h_mask)
 
     def _scan(self, x: Tensor, h: Tensor | None, x_mask: Tensor | None, h_mask: Tensor | None) -> Tensor:
         """The same function by `mixed_scan`."""
@@ -110,7 +113,10 @@ class RecurrentSearchCell(HighwayCell):
         output_weights = torch.stack([U.new_tensor(1 / plain) if node.output_weight is None else node.output_weight
                                       for node in self.nodes])
         norm = Norm(self.bn.eps) if self.training else Norm(self.bn.eps, self.bn.running_mean, self.bn.running_var)
-        states, means, variances = mixed_scan(wx, h, h_mask, U, output_weights, mixtures, weights, nodes, norm)
+        heard = None if self.heard is None else Heard(h_mask)
+        states, means, variances = mixed_scan(wx, h, h_mask, U, output_weights, mixtures, weights, nodes, norm, heard)
+        if heard is not None:
+            self.heard.append(heard)
         if self.training:
             self._count(means.flatten(0, 1), variances.flatten(0, 1) * len(h) / (len(h) - 1))
         return states
@@ -235,9 +241,12 @@ class RecurrentSearchCell(HighwayCell):
         Those that share W are taken as duplicating leaves them: each with a W of its own. Dropout masks are part of
         the trace. Its gradient at a time step is the total one: also through the later steps and the batch norm.
         """
-        with statistics_kept(self), plain_forms():
-            calls = record_calls([*self.nodes], loss)
-        return [trace for node in self.nodes for trace in node.traces(calls[node])]
+        with statistics_kept(self), listening(self) as runs:
+            torch.autograd.grad(loss(), self.alpha_parameters(), allow_unused=True)
+        states, dropped = by_node([run.states for run in runs]), by_node([masked(run.states, run.given) for run in runs])
+        gradients = by_node([run.gradients for run in runs])
+        return [trace for node, gradient in zip(self.nodes, gradients, strict=True)
+                for trace in node.traces(states, dropped, gradient)]
 
     def structure(self) -> list[dict[str, Any]]:
         """Per node the operations of its edges, which of them have their own W, and whether it has an output weight."""

@@ -86,22 +86,27 @@ def mix_backward(states: np.ndarray, sources: np.ndarray, products: np.ndarray, 
 
 @numba.njit(cache=True, error_model="numpy")
 def normalise(z: np.ndarray, mean: np.ndarray, variance: np.ndarray, eps: float, train: bool, state: np.ndarray) -> None:
-    """Batch norm of z (B, H) into `state`, by its own `mean` and `variance` (H,), which it fills, in train mode."""
+    """Batch norm of z (B, H) into `state`, by its own `mean` and `variance` (H,), which it fills, in train mode.
+
+    In float64: what float32 would lose of them is lost for all samples of a unit alike, and in every later time step.
+    """
     B, H = z.shape
-    n = z.dtype.type(B)
+    centre, spread = mean.astype(np.float64), variance.astype(np.float64)
     if train:
-        mean[:] = 0
+        centre[:], spread[:] = 0, 0
         for b in range(B):
             for h in range(H):
-                mean[h] += z[b, h] / n
-        variance[:] = 0
+                centre[h] += z[b, h]
+        centre /= B
         for b in range(B):
             for h in range(H):
-                variance[h] += (z[b, h] - mean[h]) ** 2 / n
-    scale = z.dtype.type(1) / np.sqrt(variance + z.dtype.type(eps))
+                spread[h] += (z[b, h] - centre[h]) ** 2
+        spread /= B
+        mean[:], variance[:] = centre, spread
+    scale = 1 / np.sqrt(spread + eps)
     for b in range(B):
         for h in range(H):
-            state[b, h] = (z[b, h] - mean[h]) * scale[h]
+            state[b, h] = (z[b, h] - centre[h]) * scale[h]
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -109,17 +114,17 @@ def normalise_backward(ds: np.ndarray, state: np.ndarray, variance: np.ndarray, 
                        dz: np.ndarray) -> None:
     """Gradient dz (B, H) by what went into a batch norm, from `ds` by the `state` that came out."""
     B, H = ds.shape
-    n = ds.dtype.type(B)
-    scale = ds.dtype.type(1) / np.sqrt(variance + ds.dtype.type(eps))
-    along_one, along_state = np.zeros((2, H), ds.dtype)
+    scale = (1 / np.sqrt(variance + eps)).astype(ds.dtype)
+    along_one, along_state = np.zeros((2, H))
     if train:
         for b in range(B):
             for h in range(H):
-                along_one[h] += ds[b, h] / n
-                along_state[h] += ds[b, h] * state[b, h] / n
+                along_one[h] += ds[b, h]
+                along_state[h] += ds[b, h] * state[b, h]
+    one, by_state = (along_one / B).astype(ds.dtype), (along_state / B).astype(ds.dtype)
     for b in range(B):
         for h in range(H):
-            dz[b, h] = (ds[b, h] - along_one[h] - state[b, h] * along_state[h]) * scale[h]
+            dz[b, h] = (ds[b, h] - one[h] - state[b, h] * by_state[h]) * scale[h]
 
 
 @numba.njit(cache=True)

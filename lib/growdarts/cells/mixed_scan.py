@@ -24,6 +24,7 @@ from torch import Tensor
 
 from growdarts.cells.highway import masked
 from growdarts.cells.mixed_kernels import add_at, mix, mix_backward, normalise, normalise_backward
+from growdarts.cells.tracing import Heard
 from growdarts.memory import empty
 from growdarts.plain import refuse_second_derivative
 from growdarts.precision import product_type
@@ -47,7 +48,7 @@ Blocks = Sequence[Sequence[int]]
 
 def mixed_scan(wx: Tensor, h: Tensor, h_mask: Tensor | None, U: Tensor, output_weights: Tensor,
                mixtures: Sequence[Tensor], weights: Sequence[Tensor], nodes: Sequence[Blocks],
-               norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+               norm: Norm, heard: Heard | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """States h_1 .. h_T (T, B, H), and mean and variance that the batch norm met, (T, N + 1, H) each [DARTS Eq. 2].
 
     Parameters
@@ -57,12 +58,13 @@ def mixed_scan(wx: Tensor, h: Tensor, h_mask: Tensor | None, U: Tensor, output_w
     output_weights : r (N,).
     mixtures : w of every node, (L, 4), columns as in `mixed_kernels.COLUMNS`.
     weights : W (H, 2 H), in the order of `nodes`.
+    heard : gets the states (T, N + 1, B, H) and, in the backward pass, the gradients by every z.
 
     Within `torch.autocast` the products are computed in its type, everything else in that of `wx`.
     """
     dtype = product_type(wx)
     with torch.autocast("cpu", enabled=False):
-        return _MixedScan.apply(nodes, norm, dtype, wx, h, h_mask, U, output_weights, *mixtures, *weights)
+        return _MixedScan.apply(nodes, norm, heard, dtype, wx, h, h_mask, U, output_weights, *mixtures, *weights)
 
 
 class _Work:
@@ -86,8 +88,8 @@ class _Work:
 class _MixedScan(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx: Any, nodes: Sequence[Blocks], norm: Norm, dtype: torch.dtype, wx: Tensor, h: Tensor,
-                h_mask: Tensor | None, U: Tensor, r: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, nodes: Sequence[Blocks], norm: Norm, heard: Heard | None, dtype: torch.dtype, wx: Tensor,
+                h: Tensor, h_mask: Tensor | None, U: Tensor, r: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         T, (B, H), N = len(wx), h.shape, len(nodes)
         train, work = norm.mean is None, _Work(nodes, h, dtype)
         mixtures, Ws, U = tensors[:N], _by_node(nodes, [W.to(dtype) for W in tensors[N:]]), U.to(dtype)
@@ -121,10 +123,12 @@ class _MixedScan(torch.autograd.Function):
                 mix(states[t].numpy(), work.sources[i], product.numpy(), squashed.numpy(), w[i], work.z.numpy())
                 settle(t, i + 1, work.z)
             torch.mv(states[t, 1:].view(N, -1).t(), r, out=hidden[t + 1].view(-1))
+        if heard is not None:
+            heard.keep(states, N)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(h_mask, U, r, *mixtures, *(W for block in Ws for W in block))
             ctx.kept = states, read, first, products, hidden, variances, work
-            ctx.nodes, ctx.norm, ctx.dtype = nodes, norm, dtype
+            ctx.nodes, ctx.norm, ctx.heard, ctx.dtype = nodes, norm, heard, dtype
         ctx.mark_non_differentiable(means, variances)
         return hidden[1:], means, variances
 
@@ -139,7 +143,7 @@ class _MixedScan(torch.autograd.Function):
         train = norm.mean is None
         h_mask, U, r, *tensors = ctx.saved_tensors
         mixtures, Ws = tensors[:N], _by_node(nodes, tensors[N:])
-        _, _, _, wants_wx, wants_h, _, wants_U, wants_r, *wanted = ctx.needs_input_grad
+        _, _, _, _, wants_wx, wants_h, _, wants_U, wants_r, *wanted = ctx.needs_input_grad
         wants_w = any(wanted[:N])
         w, dws = [mixture.numpy() for mixture in mixtures], [torch.zeros_like(mixture) for mixture in mixtures]
         dhs = torch.empty_like(hidden)  # total gradients of h_0 .. h_T
@@ -157,6 +161,8 @@ class _MixedScan(torch.autograd.Function):
             torch.mul(r[:, None, None], dh, out=ds[1:])
             for i in reversed(range(N)):
                 unsettle(t, i + 1)
+                if ctx.heard is not None:
+                    ctx.heard.gradients[t, i] = dz
                 product, row = products[i][t], 0
                 values, squashed = work.spread(product)
                 mix_backward(states[t].numpy(), work.sources[i], values.numpy(), squashed.numpy(), w[i], dz.numpy(),
@@ -182,7 +188,7 @@ class _MixedScan(torch.autograd.Function):
                        for g in _weight_gradients(read, blocks, product)]
         grad_U = _product_over_time(masked(hidden[:-1], h_mask), first, dtype) if wants_U else None
         grad_r = torch.einsum("tbh,tnbh->n", dhs[1:], states[:, 1:]) if wants_r else None
-        return (None, None, None, first if wants_wx else None, dhs[0] if wants_h else None, None, grad_U, grad_r,
+        return (None, None, None, None, first if wants_wx else None, dhs[0] if wants_h else None, None, grad_U, grad_r,
                 *(dws if wants_w else [None] * N), *grads_W)
 
 

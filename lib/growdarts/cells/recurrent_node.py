@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from growdarts.cells import Duplicate
 from growdarts.cells.highway import ACTIVATIONS, highway, masked, uniform
-from growdarts.cells.tracing import Call, OperationTrace
+from growdarts.cells.tracing import OperationTrace
 from growdarts.darts_genotypes import RECURRENT_OPERATIONS
 from growdarts.mixture import Mixture, operation_name
 from growdarts.precision import product
@@ -140,17 +140,18 @@ class RecurrentNode(nn.Module):
         self.private[j][copy] = nn.Parameter(W.clone())
         return Duplicate(copy, old, new, {"W": (self.private[j][key], self.private[j][copy])})
 
-    def traces(self, calls: Sequence[Call]) -> list[OperationTrace]:
-        """Every operation with weights at all time steps that `calls` are of; unit u owns columns u and H + u of W."""
-        sources = torch.cat([call.arguments[0] for call in calls], dim=1)  # (L, n, H), n = T * B of all calls
-        dropped = torch.cat([masked(call.arguments[0], call.arguments[1]) for call in calls], dim=1)
-        gradient = torch.cat([call.gradient for call in calls])  # (n, H)
+    def traces(self, states: Tensor, dropped: Tensor, gradient: Tensor) -> list[OperationTrace]:
+        """Every operation with weights on n time steps and samples; unit u owns columns u and H + u of W.
 
+        states, dropped : all states of the cell before and after dropout, (N + 1, n, H).
+        gradient : of the loss by the node before its batch norm, (n, H).
+        """
         def output(s: Tensor, dropped: Tensor, activation: str, theta: dict[str, Tensor]) -> Tensor:
             return highway(s, dropped @ theta["W"], activation)
 
         return [OperationTrace(self.edges[j], key, self.weights_of(j, key),
-                               partial(output, s, d, operation_name(key)), weight * gradient, self.hidden, unit_dim=1)
-                for j, s, d in zip(self.live(), sources, dropped, strict=True)
+                               partial(output, states[j], dropped[j], operation_name(key)), gradient, self.hidden,
+                               unit_dim=1, weight=weight)
+                for j in self.live()
                 for key, weight in zip(self.edges[j].keys, self.edges[j].weights().detach(), strict=True)
                 if key != "none"]

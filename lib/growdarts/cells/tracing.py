@@ -24,8 +24,8 @@ class OperationTrace:
     weights : the weights that may be split, by name; other parts of the operation count as constant.
     function : weights by name -> the output $o$ for everything the operation met, its inputs held constant;
         twice differentiable by autograd.
-    gradient : $dL/do$, of the shape of that output, through everything that comes after; it includes the
-        mixture weight.
+    gradient, weight : their product is $dL/do$, of the shape of that output, through everything that comes after. So
+        operations of one mixture, with a weight each, can share the gradient by the mixture.
     units : number of units U.
     unit_dim : dimension of the weights along which rows are counted.
     """
@@ -37,6 +37,42 @@ class OperationTrace:
     gradient: Tensor
     units: int
     unit_dim: int = 0
+    weight: Tensor | float = 1.0
+
+
+class Heard:
+    """What a scan over T time steps leaves of its N nodes for their traces.
+
+    Attributes
+    ----------
+    given : what the traces need of what the scan was given: inputs, or a dropout mask, or None.
+    states : those that the nodes met, (T, number of states, B, H); the scan's forward pass leaves them.
+    gradients : of the loss by every node's mixture, (T, N, B, H): the total ones, a state counts with all that follows
+        from it; zero unless the scan's backward pass fills them.
+    """
+
+    def __init__(self, given: Tensor | None) -> None:
+        self.given = given
+        self.states, self.gradients = torch.empty(0), torch.empty(0)
+
+    def keep(self, states: Tensor, n_nodes: int) -> None:
+        """Called by the forward pass."""
+        self.states, self.gradients = states, states.new_zeros(len(states), n_nodes, *states.shape[2:])
+
+
+@contextmanager
+def listening(cell: nn.Module) -> Iterator[list[Heard]]:
+    """Within the context the cell's scans, in the order of time, leave in the list what they hear."""
+    cell.heard = []
+    try:
+        yield cell.heard
+    finally:
+        cell.heard = None
+
+
+def by_node(runs: Sequence[Tensor]) -> Tensor:
+    """(T, N, B, H) of every run -> (N, n, H), n the sum of all T B."""
+    return torch.cat([run.transpose(0, 1).flatten(1, 2) for run in runs], dim=1)
 
 
 class Call(NamedTuple):

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from growdarts.cells import Duplicate
-from growdarts.cells.tracing import OperationTrace, record_calls
+from growdarts.cells.tracing import Heard, OperationTrace, by_node, listening
 from growdarts.cells.two_input_node import TwoInputNode
 from growdarts.cells.two_input_scan import ScanNode, two_input_scan
 from growdarts.mixture import Mixture, operation_name
-from growdarts.plain import is_plain, plain_forms
+from growdarts.plain import is_plain
 from growdarts.precision import product_type
 from growdarts.primitives import TWO_INPUT
 
@@ -30,6 +30,8 @@ class TwoInputCell(nn.Module):
     operations : operations of a node that is grown; default the first node's.
     """
 
+    heard: list[Heard] | None = None  # see `tracing.listening`
+
     def __init__(self, inputs: int, hidden: int, nodes: Sequence[Sequence[str]],
                  operations: Sequence[str] | None = None) -> None:
         super().__init__()
@@ -45,10 +47,14 @@ class TwoInputCell(nn.Module):
         Within `torch.autocast` the products with x and h are computed in its type.
         """
         h = x.new_zeros(x.shape[1], self.hidden) if h is None else h
-        if is_plain() or len(x) < SHORT:
+        if self.heard is None and (is_plain() or len(x) < SHORT):
             return self._plain(x, h)
-        return two_input_scan(x, h, [ScanNode(node.operate(), *node.input_weights(), node.state_weights(), node.mixture.weights())
-                                     for node in self.nodes])
+        nodes = [ScanNode(node.operate(), *node.input_weights(), node.state_weights(), node.mixture.weights())
+                 for node in self.nodes]
+        if self.heard is None:
+            return two_input_scan(x, h, nodes)
+        self.heard.append(Heard(x.detach()))
+        return two_input_scan(x, h, nodes, self.heard[-1])
 
     def _plain(self, x: Tensor, h: Tensor) -> Tensor:
         """One time step and node after another."""
@@ -91,12 +97,12 @@ class TwoInputCell(nn.Module):
 
         Its gradient at a time step is the total one: also through the later steps that the state reaches.
         """
-        with plain_forms():
-            calls = record_calls([self, *self.nodes], loss)
-        x = torch.cat([call.arguments[0].flatten(0, 1) for call in calls[self]])  # (n, I), n = T * B of all calls
-        return [trace for node in self.nodes
-                for trace in node.traces(x, torch.cat([call.arguments[2] for call in calls[node]]),
-                                         torch.cat([call.gradient for call in calls[node]]))]
+        with listening(self) as runs:
+            torch.autograd.grad(loss(), [node.mixture.alpha for node in self.nodes], allow_unused=True)
+        x = torch.cat([run.given.flatten(0, 1) for run in runs])
+        states, gradients = by_node([run.states for run in runs]), by_node([run.gradients for run in runs])
+        return [trace for node, s, gradient in zip(self.nodes, states, gradients, strict=True)
+                for trace in node.traces(x, s, gradient)]
 
     def mixtures(self) -> Iterator[Mixture]:
         """One mixture a node."""

@@ -119,7 +119,7 @@ class TwoInputNode(nn.Module):
             return operation.function(linear(x, theta["W"], theta["b"]), linear(s, theta["U"]), s)
 
         return [OperationTrace(self.mixture, key, self.weights_of(key), partial(output, operation),
-                               weight * gradient, self.hidden)
+                               gradient, self.hidden, weight=weight)
                 for key, operation, weight in zip(self.mixture.keys, self.operations(),
                                                   self.mixture.weights().detach(), strict=True) if key in self.W]
 

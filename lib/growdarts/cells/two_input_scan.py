@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from growdarts.cells.tracing import Heard
 from growdarts.cells.two_input_node import mixture_of
 from growdarts.plain import refuse_second_derivative
 from growdarts.precision import product_type
@@ -42,21 +43,23 @@ class ScanNode(NamedTuple):
     w: Tensor
 
 
-def two_input_scan(x: Tensor, h: Tensor, nodes: Sequence[ScanNode]) -> Tensor:
+def two_input_scan(x: Tensor, h: Tensor, nodes: Sequence[ScanNode], heard: Heard | None = None) -> Tensor:
     """States h_1 .. h_T (T, B, H) from x (T, B, I) and h (B, H) [JG Eq. 3].
 
-    Within `torch.autocast` the products are computed in its type, everything else in that of `h`.
+    Within `torch.autocast` the products are computed in its type, everything else in that of `h`. `heard` gets the states
+    (T, N, B, H) that the nodes meet and, in the backward pass, the gradients by what they make of them.
     """
     dtype = product_type(x)
     with torch.autocast("cpu", enabled=False):
-        return _TwoInputScan.apply([node.operate for node in nodes], dtype, x.to(h.dtype), h,
+        return _TwoInputScan.apply([node.operate for node in nodes], heard, dtype, x.to(h.dtype), h,
                                    *(tensor for node in nodes for tensor in node[1:]))
 
 
 class _TwoInputScan(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx: Any, operate: list[Callable], dtype: torch.dtype, x: Tensor, h: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, operate: list[Callable], heard: Heard | None, dtype: torch.dtype, x: Tensor, h: Tensor,
+                *tensors: Tensor) -> Tensor:
         (T, B, _), N = x.shape, len(operate)
         nodes = _nodes(operate, tensors)
         chain = h.new_empty(T * N + 1, B, h.shape[1])  # every node's state is the next one's input
@@ -73,7 +76,9 @@ class _TwoInputScan(torch.autograd.Function):
                 chain[i] = s
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(x, *tensors)
-            ctx.kept, ctx.operate, ctx.dtype = (chain, wx, us), operate, dtype
+            ctx.kept, ctx.operate, ctx.heard, ctx.dtype = (chain, wx, us), operate, heard, dtype
+        if heard is not None:
+            heard.keep(chain[:-1].unflatten(0, (T, N)), N)
         return chain[N::N]
 
     @staticmethod
@@ -85,7 +90,7 @@ class _TwoInputScan(torch.autograd.Function):
         (chain, wx, us), ctx.kept = ctx.kept, None
         x, *tensors = ctx.saved_tensors
         dtype, N, nodes = ctx.dtype, len(ctx.operate), _nodes(ctx.operate, tensors)
-        _, _, wants_x, _, *wants = ctx.needs_input_grad
+        _, _, _, wants_x, _, *wants = ctx.needs_input_grad
         T, B, H = grad.shape
         grads = [torch.zeros_like(t) if wanted else None for t, wanted in zip(tensors, wants, strict=True)]
         by_x = torch.zeros_like(x) if wants_x else None
@@ -102,9 +107,11 @@ class _TwoInputScan(torch.autograd.Function):
                 for j in range(N - 1, -1, -1):
                     ds = locals_[j].follow(t, ds, Us[j])
             for j, local in enumerate(locals_):
+                if ctx.heard is not None:
+                    ctx.heard.gradients[start:stop, j] = local.gradient
                 _collect(local, x[start:stop], dtype, nodes[j].W, wants[4 * j:4 * j + 4], grads[4 * j:4 * j + 4],
                          None if by_x is None else by_x[start:stop])
-        return None, None, by_x, ds, *grads
+        return None, None, None, by_x, ds, *grads
 
 
 class _Local:

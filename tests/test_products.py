@@ -1,0 +1,63 @@
+"""Large products by oneDNN: those of `torch.mm`, in full float32."""
+
+import pytest
+import torch
+
+from growdarts import products
+from growdarts.products import LEAST, matmul
+
+SHAPES = {"states": (192, 128, 256), "back": (192, 256, 128), "decoder": (64, 40, 1000), "weights": (128, 4096, 64)}
+
+
+def operands(n, k, m, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, k, generator=generator, dtype=dtype), torch.randn(k, m, generator=generator, dtype=dtype)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What goes to oneDNN."""
+    if products._linear is None:
+        pytest.skip("torch was built without oneDNN")
+    seen = []
+
+    class Listening:
+        @staticmethod
+        def default(*arguments):
+            seen.append(arguments)
+            return torch.ops.mkldnn._linear_pointwise.default(*arguments)
+
+    monkeypatch.setattr(products, "_linear", Listening)
+    return seen
+
+
+@pytest.mark.parametrize("n, k, m", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("given", [False, True])
+def test_a_large_product(calls, n, k, m, given):
+    x, W = operands(n, k, m)
+    exact, out = x.double() @ W.double(), torch.full((n, m), torch.nan) if given else None
+    found = matmul(x, W, out=out)
+    assert len(calls) == 1 and found.dtype == torch.float32 and (found is out or not given)
+    # one product of numbers in bfloat16 or TF32 would be a thousand times as far
+    assert (found - exact).norm() < 4 * (x @ W - exact).norm()
+
+
+def test_transposed_and_cut_out(calls):
+    x, W = operands(200, 140, 260)
+    for a, b in ((x.t(), x), (x[:, 5:130], W[5:130]), (x, W[:, ::2]), (x.t().contiguous().t(), W.t().contiguous().t())):
+        torch.testing.assert_close(matmul(a, b).double(), a.double() @ b.double(), rtol=1e-4, atol=1e-4)
+    assert len(calls) == 4
+
+
+def test_what_is_left_to_torch_mm(calls):
+    small = operands(LEAST // 2**12 - 1, 64, 64)
+    for x, W in (small, operands(192, 128, 256, torch.float64), operands(192, 128, 256, torch.bfloat16)):
+        out = torch.empty(len(x), W.shape[1], dtype=x.dtype)
+        assert torch.equal(matmul(x, W), x @ W) and torch.equal(matmul(x, W, out=out), x @ W)
+    assert not calls
+
+
+def test_a_build_without_onednn(monkeypatch):
+    monkeypatch.setattr(products, "_linear", None)
+    x, W = operands(192, 128, 256)
+    assert torch.equal(matmul(x, W), x @ W)

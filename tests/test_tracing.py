@@ -1,0 +1,79 @@
+"""What scans hear of their nodes, against hooks on the nodes of the plain forms."""
+
+import pytest
+import torch
+
+from growdarts.cells.darts_recurrent import RecurrentSearchCell
+from growdarts.cells.tracing import record_calls, statistics_kept
+from growdarts.cells.two_input import SHORT, TwoInputCell
+from growdarts.plain import plain_forms
+
+T, B, H = SHORT + 4, 5, 6
+
+
+def recurrent():
+    torch.manual_seed(0)
+    cell = RecurrentSearchCell(H, H, 2).double()
+    cell.grow_node(morphism=True, epsilon=0.5, noise=0.5)
+    cell.keep_operations(list(cell.mixtures())[1], [0])  # an edge of none only
+    cell.duplicate_operation(list(cell.mixtures())[3], "tanh")
+    return cell
+
+
+def two_input():
+    torch.manual_seed(0)
+    return TwoInputCell(H, H, [["add_tanh", "gate"], ["hadamard", "gate", "gate#2"]]).double()
+
+
+def twice(cell, length):
+    """A loss in which the cell runs on from where it was, so that early states count in both runs."""
+    x, weight = torch.randn(2, length, B, H, dtype=torch.float64), torch.randn(length, B, H, dtype=torch.float64)
+    masks = [(torch.rand(B, H) > 0.3).double() / 0.7 for _ in range(2)] if isinstance(cell, RecurrentSearchCell) else []
+
+    def loss():
+        first = cell(x[0], None, *masks)
+        return (first * weight).mean() + cell(x[1], first[-1], *masks).square().sum()
+
+    return loss
+
+
+@pytest.mark.parametrize("make", [recurrent, two_input])
+@pytest.mark.parametrize("length", [2, T])  # the shorter one is left to the plain form in a search
+@pytest.mark.parametrize("within_plain_forms", [False, True])
+def test_a_scan_hears_what_hooks_on_the_plain_form_hear(make, length, within_plain_forms):
+    cell = make()
+    loss = twice(cell, length)
+    if within_plain_forms:
+        with plain_forms():
+            traces = cell.trace_operations(loss)
+    else:
+        traces = cell.trace_operations(loss)
+    with plain_forms(), statistics_kept(cell):
+        calls = record_calls([*cell.nodes], loss)
+        outputs = {node: torch.cat([node(*call.arguments) for call in calls[node]]) for node in cell.nodes}
+    assert len(traces) == sum(key != "none" for mixture in cell.mixtures() for key in mixture.keys)
+    for node in cell.nodes:
+        own = [trace for trace in traces if trace.mixture in list(node.modules())]
+        expected = torch.cat([call.gradient for call in calls[node]])
+        assert expected.any()
+        for trace in own:
+            torch.testing.assert_close(trace.gradient, expected, rtol=1e-9, atol=1e-12)
+        mixed = sum(trace.weight * trace.function(trace.weights) for trace in own)
+        torch.testing.assert_close(mixed, outputs[node], rtol=1e-9, atol=1e-12)
+    assert cell.heard is None
+
+
+@pytest.mark.parametrize("make", [recurrent, two_input])
+def test_a_loss_that_the_cell_has_no_say_in(make):
+    cell = make()
+    x = torch.randn(T, B, H, dtype=torch.float64)
+    traces = cell.trace_operations(lambda: cell(x).sum() * 0)
+    assert traces and not any(trace.gradient.any() for trace in traces)
+
+
+@pytest.mark.parametrize("make", [recurrent, two_input])
+def test_after_an_error_nobody_listens(make):
+    cell = make()
+    with pytest.raises(ZeroDivisionError):
+        cell.trace_operations(lambda: 1 / 0)
+    assert cell.heard is None
