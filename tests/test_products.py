@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from growdarts import products
-from growdarts.products import LEAST, matmul
+from growdarts.products import LEAST, differentiable, matmul
 
 SHAPES = {"states": (192, 128, 256), "back": (192, 256, 128), "decoder": (64, 40, 1000), "weights": (128, 4096, 64)}
 
@@ -61,3 +61,28 @@ def test_a_build_without_onednn(monkeypatch):
     monkeypatch.setattr(products, "_linear", None)
     x, W = operands(192, 128, 256)
     assert torch.equal(matmul(x, W), x @ W)
+
+
+def test_autograd_follows_a_product_as_often_as_one_likes(calls):
+    x, W = operands(200, 140, 260)
+    leaves = x.view(4, 50, 140).requires_grad_(), W.requires_grad_()
+
+    def outcome(multiply, x, W):
+        y = multiply(x, W)
+        first = torch.autograd.grad(y.sin().sum(), (x, W), create_graph=True)
+        return y, *first, *torch.autograd.grad(first[0].square().sum() + first[1].cos().sum(), (x, W))
+
+    found = outcome(differentiable, *leaves)
+    assert len(calls) > 3
+    exact = outcome(torch.matmul, *(leaf.detach().double().requires_grad_() for leaf in leaves))
+    plain = outcome(torch.matmul, *leaves)
+    for a, b, c in zip(found, exact, plain, strict=True):
+        assert a.shape == b.shape and (a - b).norm() < 4 * (c - b).norm()
+
+
+def test_only_the_gradient_that_is_asked_for(calls):
+    x, W = operands(200, 140, 260)
+    torch.autograd.grad(differentiable(x.requires_grad_(), W).sum(), x)
+    assert len(calls) == 2
+    small = operands(3, 4, 5)
+    assert torch.equal(differentiable(*small), small[0] @ small[1])

@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from growdarts.products import differentiable
+
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -31,4 +33,4 @@ def product_type(like: Tensor) -> torch.dtype:
 
 def product(x: Tensor, W: Tensor) -> Tensor:
     """x W of the type of `x`; within `torch.autocast` it is computed in its type."""
-    return (x @ W).to(x.dtype)
+    return (x @ W).to(x.dtype) if torch.is_autocast_enabled("cpu") else differentiable(x, W)

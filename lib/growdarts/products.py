@@ -5,6 +5,8 @@ vector instructions of some of them; `torch.nn.Linear` as `torch.compile` builds
 compute in float32. oneDNN takes longer to start, so small products, other types and builds without it have `torch.mm`.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,29 @@ _linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends
 
 def matmul(x: Tensor, W: Tensor, out: Tensor | None = None) -> Tensor:
     """x W of matrices (n, k) and (k, m), in `out` if that is given; autograd does not follow it."""
-    if _linear is None or x.dtype != torch.float32 or x.shape[0] * W.numel() < LEAST:
+    if not _is_faster(x, W):
         return torch.mm(x, W, out=out)
     found = _linear.default(x, W.t(), None, "none", [], "")
     return found if out is None else out.copy_(found)
+
+
+def differentiable(x: Tensor, W: Tensor) -> Tensor:
+    """x W of (..., k) and (k, m); autograd follows it, as often as one likes."""
+    return _Product.apply(x.flatten(0, -2), W).unflatten(0, x.shape[:-1]) if _is_faster(x, W) else x @ W
+
+
+def _is_faster(x: Tensor, W: Tensor) -> bool:
+    return _linear is not None and x.dtype == torch.float32 and x.numel() * W.shape[1] >= LEAST
+
+
+class _Product(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, W: Tensor) -> Tensor:
+        ctx.save_for_backward(x, W)
+        return matmul(x, W)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (x, W), (wants_x, wants_W) = ctx.saved_tensors, ctx.needs_input_grad
+        return (_Product.apply(grad, W.t()) if wants_x else None, _Product.apply(x.t(), grad) if wants_W else None)
