@@ -206,6 +206,8 @@ def test_what_was_tried_gives_the_same_and_is_shown_with_its_ratio():
         for a, b in zip(trial.kept(), trial.tried(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert len(losses) == 6
+    for trial in (trial for trial in trials(toy=True) if trial.what.startswith("products")):
+        torch.testing.assert_close(trial.kept().clone(), trial.tried(), rtol=1e-5, atol=1e-5)
     assert tried_table(hand_made()).loc["another way"].tolist() == ["H = 1", "2.0000", "3.0000", "1.50", "slow"]
 
 

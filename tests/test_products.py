@@ -47,6 +47,16 @@ def test_transposed_and_cut_out(calls):
     for a, b in ((x.t(), x), (x[:, 5:130], W[5:130]), (x, W[:, ::2]), (x.t().contiguous().t(), W.t().contiguous().t())):
         torch.testing.assert_close(matmul(a, b).double(), a.double() @ b.double(), rtol=1e-4, atol=1e-4)
     assert len(calls) == 4
+    # other layouts of the weight would be correct too, and hundreds of times slower
+    assert all(weight.is_contiguous() or weight.t().is_contiguous() for _, weight, *_ in calls)
+
+
+def test_long_sums_in_halves_lose_fewer_digits(calls):
+    x, W = operands(128, 600, 128)
+    exact, out = x.double() @ W.double(), torch.empty(128, 128)
+    whole, halves = ((found - exact).norm() for found in (matmul(x, W), matmul(x, W, out=out, halves=True)))
+    assert halves < 0.95 * whole and len(calls) == 3
+    assert torch.equal(matmul(x[:, :200], W[:200], halves=True), matmul(x[:, :200], W[:200]))  # not long
 
 
 def test_what_is_left_to_torch_mm(calls):

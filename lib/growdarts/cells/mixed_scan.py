@@ -110,14 +110,14 @@ class _MixedScan(torch.autograd.Function):
                 read[t, i] = masked(states[t, i], h_mask)
 
         for t in range(T):
-            torch.add(wx[t], matmul(masked(hidden[t], h_mask).to(dtype), U), out=first[t])
+            torch.add(wx[t], matmul(masked(hidden[t], h_mask).to(dtype), U, halves=True), out=first[t])
             c, u = first[t].chunk(2, dim=-1)
             settle(t, 0, torch.lerp(hidden[t], torch.tanh(u), torch.sigmoid(c)))
             for i, blocks in enumerate(nodes):
                 product, row = products[i][t], 0
                 for block, W in zip(blocks, Ws[i], strict=True):
                     rows = product[row:row + len(block)].view(-1, 2 * H)
-                    matmul(_pick(read[t], block).flatten(0, 1), W, out=rows)
+                    matmul(_pick(read[t], block).flatten(0, 1), W, out=rows, halves=True)
                     row += len(block)
                 product, squashed = work.spread(product)
                 mix(states[t].numpy(), work.sources[i], product.numpy(), squashed.numpy(), w[i], work.z.numpy())

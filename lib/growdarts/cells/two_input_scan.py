@@ -71,7 +71,7 @@ class _TwoInputScan(torch.autograd.Function):
         by_step = [zip(nodes, Us, *rows, strict=True) for rows in zip(zip(*wx), zip(*us))]
         with torch.inference_mode():  # operations on a few numbers, whose bookkeeping counts
             for i, (node, U, wx_t, us_t) in enumerate(itertools.chain.from_iterable(by_step), 1):
-                matmul(s.to(dtype), U, out=us_t)
+                matmul(s.to(dtype), U, out=us_t, halves=True)
                 s = mixture_of(node.operate(wx_t.to(h.dtype), us_t.to(h.dtype), s), node.w)
                 chain[i] = s
         if any(ctx.needs_input_grad):
