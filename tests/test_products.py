@@ -67,6 +67,12 @@ def test_what_is_left_to_torch_mm(calls):
     assert not calls
 
 
+def test_the_compiler_chooses_for_itself(calls, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    x, W = operands(192, 128, 256)
+    assert torch.equal(differentiable(x, W), x @ W) and torch.equal(matmul(x, W), x @ W) and not calls
+
+
 def test_a_build_without_onednn(monkeypatch):
     monkeypatch.setattr(products, "_linear", None)
     x, W = operands(192, 128, 256)
