@@ -63,11 +63,8 @@ class _VocabularyLoss(torch.autograd.Function):
                 p = p.to(dtype)
             if wants_x:
                 torch.sub(matmul(p, W_read), W[words], out=dx[rows])
-            if wants_W and dtype == dW.dtype:
-                dW += matmul(p.t(), read)
-            elif wants_W:
-                dW += p.t() @ read
             if wants_W:
+                dW += matmul(p.t(), read)
                 dW.index_add_(0, words, x[rows], alpha=-1)
         if wants_b:
             db -= torch.bincount(y, minlength=len(b))
