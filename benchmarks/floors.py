@@ -9,15 +9,16 @@ Shapes: T time, B batch, H hidden, N nodes, V words.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.sizes import Size
-from benchmarks.steps import Subject
+from benchmarks.steps import Subject, weights_of
 from benchmarks.timing import seconds
+from growdarts.genotype import Genotype
 from growdarts.plain import plain_forms
 from growdarts.primitives import TWO_INPUT
 
@@ -37,10 +38,17 @@ class Floor(NamedTuple):
 
 
 def floor(subject: Subject, *, weights: bool) -> Floor:
-    """Of a pass without or with the gradients by `weights`."""
+    """Of a pass of the search network without or with the gradients by `weights`."""
     if subject.size.space == "convolutional":
-        return _of_convolutions(convolutions(subject, weights=weights), subject)
+        return _of_convolutions(convolutions(subject, subject.network, weights=weights))
     return _of_products(products(subject.size, weights=weights))
+
+
+def derived_floor(subject: Subject, network: nn.Module) -> Floor:
+    """Of a pass of the derived `network` with the gradients by its weights."""
+    if subject.size.space == "convolutional":
+        return _of_convolutions(convolutions(subject, network, weights=True))
+    return _of_products(derived_products(subject.size, network.genotype()))
 
 
 # ---- language models ---------------------------------------------------------------------------
@@ -52,9 +60,30 @@ Product = tuple[int, int, int]  # (rows, inner, columns) of a product of two mat
 def products(size: Size, *, weights: bool) -> Counter[Product]:
     """How often which product."""
     T, B, H = size.length, size.batch, size.width
-    found = _decoder(T * B, H, size.words, weights)
-    of_the_cell = _recurrent if size.space == "recurrent" else _two_input
-    for product, count in of_the_cell(size, T, B, H, weights):
+    if size.space == "recurrent":
+        of_the_cell = _recurrent(size.nodes, T, B, H, weights)
+    else:
+        rows = H * sum(TWO_INPUT[name].blocks for name in size.candidates())
+        of_the_cell = _two_input([rows] * size.nodes, T, B, H, weights)
+    return _with_decoder(of_the_cell, size, weights)
+
+
+def derived_products(size: Size, genotype: Genotype) -> Counter[Product]:
+    """The same of a derived cell, with gradients by its weights."""
+    T, B, H = size.length, size.batch, size.width
+    if size.space == "recurrent":
+        of_the_cell = _before_the_nodes(T, B, H, True)
+        for fed in Counter(j for _, j in genotype.recurrent).values():  # nodes that read the same state
+            of_the_cell += [((B, H, 2 * H * fed), T), ((B, 2 * H * fed, H), T), ((H, T * B, 2 * H * fed), 1)]
+    else:
+        (nodes,) = genotype.layers
+        of_the_cell = _two_input([H * sum(TWO_INPUT[name].blocks for name in names) for names in nodes], T, B, H, True)
+    return _with_decoder(of_the_cell, size, True)
+
+
+def _with_decoder(of_the_cell: list[tuple[Product, int]], size: Size, weights: bool) -> Counter[Product]:
+    found = _decoder(size.length * size.batch, size.width, size.words, weights)
+    for product, count in of_the_cell:
         found[product] += count
     return found
 
@@ -70,23 +99,31 @@ def _decoder(n: int, H: int, V: int, weights: bool) -> Counter[Product]:
     return found
 
 
-def _recurrent(size: Size, T: int, B: int, H: int, weights: bool) -> list[tuple[Product, int]]:
-    """A new state meets the weights of all later nodes at once, gradients by weights wait for all time steps."""
+def _before_the_nodes(T: int, B: int, H: int, weights: bool) -> list[tuple[Product, int]]:
+    """What makes state 0 of a recurrent cell."""
     found = [((T * B, H, 2 * H), 1), ((B, H, 2 * H), T), ((B, 2 * H, H), T - 1)]  # of x, of h and back
-    for later in range(size.nodes, 0, -1):
-        found += [((B, H, 2 * H * later), T), ((B, 2 * H * later, H), T)]
     if weights:
         found += [((T * B, 2 * H, H), 1), ((H, T * B, 2 * H), 2)]  # by x; by the weights of x and h
-        found += [((H, T * B * sources, 2 * H), 1) for sources in range(1, size.nodes + 1)]
     return found
 
 
-def _two_input(size: Size, T: int, B: int, H: int, weights: bool) -> list[tuple[Product, int]]:
-    """x meets the weights of all nodes and time steps at once, the state those of one node at a time."""
-    N, rows = size.nodes, H * sum(TWO_INPUT[name].blocks for name in size.candidates())
-    found = [((T * B, H, rows), N), ((B, H, rows), T * N), ((B, rows, H), T * N - 1)]
+def _recurrent(nodes: int, T: int, B: int, H: int, weights: bool) -> list[tuple[Product, int]]:
+    """A new state meets the weights of all later nodes at once, gradients by weights wait for all time steps."""
+    found = _before_the_nodes(T, B, H, weights)
+    for later in range(nodes, 0, -1):
+        found += [((B, H, 2 * H * later), T), ((B, 2 * H * later, H), T)]
     if weights:
-        found += [((T * B, rows, H), N), ((rows, T * B, H), 2 * N)]  # by x; by W and U
+        found += [((H, T * B * sources, 2 * H), 1) for sources in range(1, nodes + 1)]
+    return found
+
+
+def _two_input(rows_of_nodes: Sequence[int], T: int, B: int, H: int, weights: bool) -> list[tuple[Product, int]]:
+    """x meets the weights of all nodes and time steps at once, the state those of one node at a time."""
+    found: list[tuple[Product, int]] = []
+    for j, rows in enumerate(rows_of_nodes):
+        found += [((T * B, H, rows), 1), ((B, H, rows), T), ((B, rows, H), T if j else T - 1)]
+        if weights:
+            found += [((T * B, rows, H), 1), ((rows, T * B, H), 2)]  # by x; by W and U
     return [(product, count) for product, count in found if all(product)]
 
 
@@ -137,8 +174,8 @@ class Convolution(NamedTuple):
         return run
 
 
-def convolutions(subject: Subject, *, weights: bool) -> Counter[Convolution]:
-    """Those of the network in a pass, heard by hooks; the plain forms call every convolution as a module."""
+def convolutions(subject: Subject, network: nn.Module, *, weights: bool) -> Counter[Convolution]:
+    """Those of a network in a pass, heard by hooks; the plain forms call every convolution as a module."""
     found: Counter[Convolution] = Counter()
 
     def listen(module: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -146,9 +183,9 @@ def convolutions(subject: Subject, *, weights: bool) -> Counter[Convolution]:
         found[Convolution(x.shape, module.weight.shape, module.stride, module.padding, module.dilation, module.groups,
                           x.requires_grad, weights)] += 1
 
-    network, task = subject.network, subject.task("float32")
+    task = subject.task("float32")
     hooks = [m.register_forward_hook(listen) for m in network.modules() if isinstance(m, nn.Conv2d)]
-    thetas = network.theta_parameters()
+    thetas = weights_of(network)
     try:
         for theta in thetas:
             theta.requires_grad_(weights)
@@ -162,7 +199,7 @@ def convolutions(subject: Subject, *, weights: bool) -> Counter[Convolution]:
     return found
 
 
-def _of_convolutions(counts: Counter[Convolution], subject: Subject) -> Floor:
+def _of_convolutions(counts: Counter[Convolution]) -> Floor:
     """Each in whichever layout of its images is faster."""
     made = []
     with torch.no_grad():

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from reference_darts_conv_torch import copied, fixed_network, search_network
 from reference_darts_conv_torch import leaves as copies
-from reference_darts_conv_torch import search_network
+from reference_darts_recurrent import fixed_language_loss as fixed_recurrent_loss
 from reference_darts_recurrent import language_loss as recurrent_loss
 from reference_two_input import language_loss as two_input_loss
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class Subject:
     batch : a fresh batch, of the training part if True, else of the validation part; always the same data.
     task : the task in a precision.
     reference : the same network written out.
-    fixed : the network of the derived architecture.
+    fixed : the network of the derived architecture, and that network written out.
     """
 
     size: Size
@@ -60,7 +61,7 @@ class Subject:
     batch: Callable[[bool], Any]
     task: Callable[[Precision], Task]
     reference: Reference
-    fixed: Callable[[], nn.Module]
+    fixed: Callable[[], tuple[nn.Module, Reference]]
 
 
 def subject(size: Size) -> Subject:
@@ -88,10 +89,17 @@ def _language(size: Size) -> Subject:
         alpha = [logit for node in nodes for *_, logit in node]
         loss = partial(two_input_loss, nodes, network.embedding, network.bias, h=h)
 
-    def fixed() -> LanguageModel:
+    def fixed() -> tuple[LanguageModel, Reference]:
         genotype = network.genotype()
-        return LanguageModel(V, RecurrentCell(H, H, genotype) if size.space == "recurrent"
-                             else derived_layers(genotype, H))
+        if size.space == "recurrent":
+            cell = RecurrentCell(H, H, genotype)
+            model = LanguageModel(V, cell)
+            loss = partial(fixed_recurrent_loss, cell.original_tensors(), model.embedding, model.bias, genotype.recurrent,
+                           genotype.concat, h=h)
+        else:
+            model = LanguageModel(V, derived_layers(genotype, H))
+            loss = partial(two_input_loss, two_input_nodes(model), model.embedding, model.bias, h=h)
+        return model, Reference(loss, weights_of(model), [])
 
     return Subject(size, network, lambda train: Window(*data[train], Memory(None), train),
                    lambda precision: LanguageTask(None, B, size.length, precision=precision),
@@ -123,8 +131,15 @@ def _images(size: Size) -> Subject:
 
     reference = Reference(loss, *([leaf for name, leaf in leaves.items() if name.endswith(".alpha") == is_alpha]
                                   for is_alpha in (False, True)))
-    return Subject(size, network, lambda train: data[train], lambda precision: task, reference,
-                   lambda: stored(FixedImageNetwork(network.genotype(), size.width, CLASSES, size.cells, **shape)))
+    def fixed() -> tuple[FixedImageNetwork, Reference]:
+        genotype = network.genotype()
+        found = FixedImageNetwork(genotype, size.width, CLASSES, size.cells, **shape)
+        state, parameters = copied(found)
+        kinds = (genotype.normal, genotype.normal_concat), (genotype.reduce, genotype.reduce_concat)
+        return stored(found), Reference(lambda x, y: nn.functional.cross_entropy(fixed_network(state, *kinds, x), y),
+                                        list(parameters.values()), [])
+
+    return Subject(size, network, lambda train: data[train], lambda precision: task, reference, fixed)
 
 
 def pipeline(size: Size) -> Task:
@@ -163,16 +178,35 @@ def search_step(subject: Subject, order: int, precision: Precision = "float32") 
 
 def weight_step(network: nn.Module, subject: Subject) -> Callable[[], None]:
     """A weight step of any network on the batches of `subject`."""
-    weights = network.theta_parameters() if hasattr(network, "theta_parameters") else list(network.parameters())
-    optimizer, _ = optimizers(weights, [])
+    optimizer, _ = optimizers(weights_of(network), [])
     task = subject.task("float32")
     return lambda: theta_step(network, task, optimizer, subject.batch(True), CLIP)
+
+
+def weights_of(network: nn.Module) -> list[nn.Parameter]:
+    """All parameters but architecture logits."""
+    return network.theta_parameters() if hasattr(network, "theta_parameters") else list(network.parameters())
 
 
 def lstm_step(subject: Subject) -> Callable[[], None]:
     """A weight step of torch.nn.LSTM, of as many units, in the same language model."""
     size = subject.size
     return weight_step(LanguageModel(size.words, LSTM(size.width, size.width)), subject)
+
+
+def reference_weight_step(reference: Reference, subject: Subject) -> Callable[[], None]:
+    """A weight step of a network written out."""
+    optimizer, _ = optimizers(reference.theta, [])
+
+    def step() -> None:
+        loss = reference.loss(*subject.batch(True)[:2])
+        gradients = torch.autograd.grad(loss, reference.theta, allow_unused=True, materialize_grads=True)
+        for parameter, g in zip(reference.theta, gradients, strict=True):
+            parameter.grad = g
+        nn.utils.clip_grad_norm_(reference.theta, CLIP)
+        optimizer.step()
+
+    return step
 
 
 def optimizers(theta: Sequence[Tensor],

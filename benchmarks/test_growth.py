@@ -2,15 +2,20 @@
 
 import copy
 
+from benchmarks.floors import derived_floor
 from benchmarks.splitting import selection_seconds
-from benchmarks.steps import optimizers, pipeline, subject, weight_step
+from benchmarks.steps import lstm_step, optimizers, pipeline, reference_weight_step, subject, weight_step
 from benchmarks.timing import apart, in_turn
 from growdarts.morphisms import grow_node
 
 
 def test_weight_step_of_the_derived_cell(benchmark, measured, effort, size):
     made = subject(size)
-    variants = {"mixed": weight_step(made.network, made), "derived": weight_step(made.fixed(), made)}
+    network, reference = made.fixed()
+    variants = {"mixed": weight_step(made.network, made), "derived": weight_step(network, made),
+                "reference": reference_weight_step(reference, made), "floor": derived_floor(made, network).run}
+    if size.space != "convolutional":
+        variants["lstm"] = lstm_step(made)
     measured.add("growth", size, seconds=in_turn(benchmark, variants, "derived", effort))
 
 

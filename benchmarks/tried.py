@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from growdarts.plain import plain_forms
 from growdarts.primitives import DEFAULT_TWO_INPUT
 from growdarts.vocabulary_loss import vocabulary_loss
 
-TRIALS = 10  # of `trials`
+TRIALS = 12  # of `trials`
 
 
 class Trial(NamedTuple):
@@ -34,7 +35,7 @@ class Trial(NamedTuple):
 def trials(toy: bool) -> list[Trial]:
     """All of them; `toy`: at a size at which they take milliseconds."""
     torch.manual_seed(0)
-    return [*_losses(toy), _torch_mm(toy), _compiled(toy), _plain_convolutions(toy), _short_windows()]
+    return [*_losses(toy), _torch_mm(toy), *_products(toy), _compiled(toy), _plain_convolutions(toy), _short_windows()]
 
 
 def _losses(toy: bool) -> list[Trial]:
@@ -109,6 +110,33 @@ def _torch_mm(toy: bool) -> Trial:
 
     return Trial("all products by torch.mm", _where(size), "its BLAS does not use the widest vectors of every processor",
                  step, tried)
+
+
+def _products(toy: bool) -> list[Trial]:
+    """The product of a recurrent cell's states, again and again."""
+    n, k, m, times = (4, 8, 16, 2) if toy else (512, 300, 600, 100)
+    x, W, out = torch.randn(n, k), torch.randn(k, m), torch.empty(n, m)
+    def kept() -> Tensor:
+        for _ in range(times):
+            products.matmul(x, W, out=out)
+        return out
+
+    def by_numpy() -> Tensor:
+        for _ in range(times):
+            np.matmul(x.numpy(), W.numpy(), out=out.numpy())
+        return out
+
+    def in_halves() -> Tensor:
+        for _ in range(times):
+            products.matmul(x, W, out=out, halves=True)
+        return out
+
+    where = f"{times} times ({n}, {k}) x ({k}, {m})"
+    return [Trial("products by numpy", where, "its OpenBLAS does not use the widest vectors either, and has threads of its own",
+                  kept, by_numpy),
+            Trial("products in two halves of their inner dimension", where,
+                  "kept where states are made, whose digits count in all later steps; not for the gradients",
+                  kept, in_halves)]
 
 
 def _compiled(toy: bool) -> Trial:

@@ -42,8 +42,30 @@ def search_cell(tensors, alpha, operations, x, h, x_mask=None, h_mask=None):
     return torch.stack(outputs)
 
 
+def fixed_cell(tensors, edges, concat, x, h):
+    """States (T, B, H) of the derived cell; `edges`: activation and predecessor of every node."""
+    outputs = []
+    for x_t in x:
+        c, u = (torch.cat([x_t, h], dim=-1) @ tensors["_W0"]).chunk(2, dim=-1)
+        states = [h + torch.sigmoid(c) * (torch.tanh(u) - h)]
+        for i, (name, j) in enumerate(edges):
+            c, u = (states[j] @ tensors[f"_Ws.{i}"]).chunk(2, dim=-1)
+            states.append(states[j] + torch.sigmoid(c) * (ACTIVATIONS[name](u) - states[j]))
+        h = torch.stack([states[i] for i in concat]).mean(dim=0)
+        outputs.append(h)
+    return torch.stack(outputs)
+
+
 def language_loss(tensors, embedding, bias, alpha, operations, x, y, h, masks=(None, None)):
     """Mean negative log likelihood of the words y (T, B) that follow x (T, B)."""
-    states = search_cell(tensors, alpha, operations, F.embedding(x, embedding), h, *masks)
-    logits = F.linear(states, embedding, bias)
-    return F.cross_entropy(logits.flatten(0, 1), y.flatten())
+    return decoder_loss(search_cell(tensors, alpha, operations, F.embedding(x, embedding), h, *masks), embedding, bias, y)
+
+
+def fixed_language_loss(tensors, embedding, bias, edges, concat, x, y, h):
+    """Of the derived cell."""
+    return decoder_loss(fixed_cell(tensors, edges, concat, F.embedding(x, embedding), h), embedding, bias, y)
+
+
+def decoder_loss(states, embedding, bias, y):
+    """Of the words y (T, B) after states (T, B, H)."""
+    return F.cross_entropy(F.linear(states, embedding, bias).flatten(0, 1), y.flatten())

@@ -7,14 +7,14 @@ import torch
 from reference_two_input import search_cell
 
 from benchmarks.conftest import Measured
-from benchmarks.floors import floor
+from benchmarks.floors import derived_floor, floor
 from benchmarks.process import main
 from benchmarks.sizes import BASES, STEPS, TOY, TOY_VALUES, VALUES, sweeps
 from benchmarks.splitting import selection_seconds
 from benchmarks.tried import TRIALS, trials
-from benchmarks.steps import lstm_step, reference_step, search_step, subject, two_input_nodes, weight_step
+from benchmarks.steps import lstm_step, reference_step, reference_weight_step, search_step, subject, two_input_nodes, weight_step, weights_of
 from growdarts import records
-from growdarts.benchmark_results import growth, growth_table, load, memory_table, step_figure, step_table, steps, tried_table
+from growdarts.benchmark_results import derived_table, growth, growth_table, load, memory_table, step_figure, step_table, steps, tried_table
 from growdarts.benchmark_targets import TARGETS, summary, verdicts
 from growdarts.bilevel import alpha_gradient
 from growdarts.cells.carried import two_input_layers
@@ -61,11 +61,38 @@ def test_both_sides_compute_the_same(space):
 
 
 @pytest.mark.parametrize("space", SPACES)
+def test_both_sides_compute_the_same_derived_cell(space):
+    made = subject(TOY[space])
+    network, reference = made.fixed()
+    batch, parameters = made.batch(True), weights_of(network)
+    value, gradients = gradient(network, made.task("float32").loss, batch, parameters)
+    theirs = reference.loss(*batch[:2])
+    torch.testing.assert_close(theirs.item(), value, rtol=1e-5, atol=0)
+    expected = torch.autograd.grad(theirs, reference.theta)
+    for found, wanted in zip(sorted(g.norm().item() for g in gradients), sorted(g.norm().item() for g in expected), strict=True):
+        assert found == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+    before = [p.detach().clone() for p in reference.theta]
+    reference_weight_step(reference, made)()
+    assert any(not torch.equal(a, b) for a, b in zip(before, reference.theta, strict=True))
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_floor_of_a_derived_cell(space):
+    """Of a pass with gradients by weights, inputs and outputs: three times the forward pass, but for what needs none."""
+    made = subject(TOY[space])
+    network, _ = made.fixed()
+    found, size = derived_floor(made, network), made.size
+    forward = network.flops() * size.batch * max(1, size.length)
+    assert 3 * (0.75 if size.length else 0.5) * forward <= found.flops <= 3 * forward
+    found.run()
+
+
+@pytest.mark.parametrize("space", SPACES)
 def test_every_step_runs(space):
     made = subject(TOY[space])
     before = [p.detach().clone() for p in made.network.theta_parameters()]
     runs = [make(made, order) for make in (search_step, reference_step) for order in (1, 2)]
-    runs += [weight_step(made.network, made), weight_step(made.fixed(), made)]
+    runs += [weight_step(made.network, made), weight_step(made.fixed()[0], made)]
     runs += [] if space == "convolutional" else [lstm_step(made), search_step(made, 1, "bfloat16")]
     for run in runs:
         run()
@@ -106,7 +133,7 @@ def test_sizes_are_those_that_the_targets_ask_about():
 def hand_made(**changes):
     """A record in which every target is met by far, but for `changes` of its cases' ratios to the reference."""
     ratios = {"float32": 0.1, "bfloat16": 0.05, "floor": 0.08, "share": 0.25, "eigenpairs": 1.0, "mib": 900.0,
-              "batches": 0.001} | changes
+              "batches": 0.001, "derived": 0.1} | changes
     cases, grown = [], []
     for size in STEPS:
         for order in (1, 2):
@@ -118,7 +145,8 @@ def hand_made(**changes):
                     seconds |= {"bfloat16": [11 * ratios["bfloat16"]] * 3}
             cases.append({"size": size.as_dict(), "order": order, "seconds": seconds, "floor_flops": 1,
                           "peak_mib": {"reference": 1000.0, "float32": 1000.0 * ratios["share"]}})
-        grown.append({"size": size.as_dict(), "seconds": {"mixed": [0.5] * 3, "derived": [0.1] * 3},
+        grown.append({"size": size.as_dict(), "seconds": {"mixed": [0.5] * 3, "derived": [ratios["derived"]] * 3,
+                                                        "reference": [0.2] * 3, "floor": [0.05] * 3},
                       "grow_node": [0.01], "batches": [ratios["batches"]] * 3,
                       "selection": {"traces": 2.0, "eigenpairs": ratios["eigenpairs"], "places": 100, "sampled": 5,
                                     "peak_mib": ratios["mib"]}})
@@ -138,7 +166,7 @@ def test_every_target_is_met_where_the_numbers_say_so():
 @pytest.mark.parametrize("changes, missed", [
     ({"float32": 1.25}, 6),  # four speeds, "every step" and the floor
     ({"floor": 0.04}, 1), ({"share": 0.6}, 1), ({"bfloat16": 0.5}, 1), ({"eigenpairs": 1000.0}, 1),
-    ({"mib": 3000.0}, 1), ({"batches": 0.1}, 1)])
+    ({"mib": 3000.0}, 1), ({"batches": 0.1}, 1), ({"derived": 0.25}, 1)])
 def test_a_missed_target_is_named(changes, missed):
     record = hand_made(**changes)
     found = verdicts(record)
@@ -166,7 +194,7 @@ def test_what_was_not_measured_is_neither_met_nor_missed():
 
 def test_tables_and_figure_show_the_spaces_that_are_asked_for():
     record = hand_made()
-    for table in (step_table, memory_table, growth_table):
+    for table in (step_table, memory_table, derived_table, growth_table):
         assert len(table(record)) > len(table(record, ["recurrent"])) > 0
     assert [len(step_figure(record, spaces).axes) for spaces in (SPACES, ["two_input"])] == [3, 1]
 
@@ -178,6 +206,8 @@ def test_what_was_tried_gives_the_same_and_is_shown_with_its_ratio():
         for a, b in zip(trial.kept(), trial.tried(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert len(losses) == 6
+    for trial in (trial for trial in trials(toy=True) if trial.what.startswith("products")):
+        torch.testing.assert_close(trial.kept().clone(), trial.tried(), rtol=1e-5, atol=1e-5)
     assert tried_table(hand_made()).loc["another way"].tolist() == ["H = 1", "2.0000", "3.0000", "1.50", "slow"]
 
 

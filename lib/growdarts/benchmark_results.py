@@ -117,9 +117,10 @@ def _of(rows: pd.DataFrame, spaces: Sequence[str]) -> pd.DataFrame:
 def growth(record: Record) -> pd.DataFrame:
     """One row a size, unrounded.
 
-    Seconds of a weight step of the derived cell (`derived`) and of the search network (`mixed`), of adding a node
-    (`grow_node`) and of selecting an operation to split (`selection`), whose eigenpairs are those of the measured
-    operations times the number of all; `epoch`: seconds of an epoch of the search network's weight steps on Penn
+    Seconds of a weight step of the derived cell (`derived`), of that cell written out (`reference`), of its floor, of
+    torch's LSTM (`lstm`, NaN for images) and of the search network (`mixed`); `speedup` and `limit`, of the derived cell
+    and of the floor over the reference. Seconds of adding a node (`grow_node`) and of selecting an operation to split
+    (`selection`), whose eigenpairs are those of the measured operations times the number of all; `epoch`: seconds of an epoch of the search network's weight steps on Penn
     Treebank, NaN for images; `epochs`: the selection in units of that; `mib`: by which memory rises in a selection;
     `supply`: seconds of making the two batches of a search step, as a share of a weight step, which is less than half
     of that.
@@ -127,7 +128,7 @@ def growth(record: Record) -> pd.DataFrame:
     rows = []
     for case in record["growth"]:
         size, found = case["size"], case["selection"]
-        row = {name: median(values) for name, values in case["seconds"].items()}
+        row = {"lstm": float("nan")} | {name: median(values) for name, values in case["seconds"].items()}
         row["selection"] = found["traces"] + found["eigenpairs"] * found["places"] / found["sampled"]
         batches = TOKENS / (size["length"] * size["batch"]) if size["length"] else float("nan")
         rows.append({**{name: size[name] for name in ("space", "width", "batch")}, "label": label(size), **row,
@@ -135,15 +136,25 @@ def growth(record: Record) -> pd.DataFrame:
                      "supply": median(case["batches"]) / row["mixed"],
                      "places": found["places"], "sampled": found["sampled"]})
     out = pd.DataFrame(rows)
-    return out.assign(epochs=out.selection / out.epoch)
+    return out.assign(epochs=out.selection / out.epoch, speedup=out.reference / out.derived,
+                      limit=out.reference / out.floor)
+
+
+def derived_table(record: Record, spaces: Sequence[str] = tuple(SPACES)) -> pd.DataFrame:
+    """A weight step of the derived cell, for reading."""
+    rows = _of(growth(record), spaces)
+    return pd.DataFrame({
+        "size": rows.label, "reference, s": rows.reference.map(seconds_text),
+        "derived cell, s": rows.derived.map(seconds_text), "floor, s": rows.floor.map(seconds_text),
+        "reference / derived": rows.speedup.map(times_text), "derived / floor": (rows.derived / rows.floor).map(times_text), "torch's LSTM, s": rows.lstm.map(seconds_text),
+        "all mixed, s": rows.mixed.map(seconds_text)})
 
 
 def growth_table(record: Record, spaces: Sequence[str] = tuple(SPACES)) -> pd.DataFrame:
-    """Steps of growth and the training of a derived cell, for reading."""
+    """Steps of growth, for reading."""
     rows = _of(growth(record), spaces)
     return pd.DataFrame({
-        "size": rows.label, "derived cell, weight step, s": rows.derived.map(seconds_text),
-        "all mixed, s": rows.mixed.map(seconds_text),
+        "size": rows.label,
         "making batches": rows.supply.map(lambda value: f"{100 * value:.1f} %"),
         "adding a node, s": rows.grow_node.map(seconds_text),
         "selecting a split, s": rows.selection.map(seconds_text),

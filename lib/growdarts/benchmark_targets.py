@@ -37,6 +37,8 @@ TARGETS = (
            "space == 'convolutional' and width >= 8", "speedup", True, 2.0, ""),
     Target("two-input cell, both orders, every size: times its floor", "steps", "space == 'two_input'", "floors", False, 2.0, ""),
     Target("every step: times as fast as the reference", "steps", "width > 0", "speedup", True, 1.0, ""),
+    Target("every weight step of a derived cell: times as fast as the reference", "growth", "width > 0", "speedup", True,
+           1.0, ""),
     Target("every step: peak memory, of the reference's", "steps", "width > 0", "share", False, 0.5, ""),
     Target("recurrent cell, first order, H = 300, B = 64, in bfloat16: times as fast as the reference", "steps",
            "space == 'recurrent' and order == 1 and width == 300 and batch == 64", "speedup_bfloat16", True, 2.5, ""),
