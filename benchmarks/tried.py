@@ -1,6 +1,6 @@
 """What was tried and not kept: each beside what is kept, for the same inputs, as functions without arguments."""
 
-import math
+import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,20 +22,23 @@ TRIALS = 12  # of `trials`
 
 
 class Trial(NamedTuple):
-    """`what` at some `size`, and why it is not kept; both variants give the same to rounding."""
+    """`what` at some `size`, and why it is not kept; both variants give the same to rounding.
+
+    missing : why it cannot be tried here, or nothing.
+    """
 
     what: str
     size: str
     why: str
     kept: Callable[[], Any]
     tried: Callable[[], Any]
-    needs_compiler: bool = False
+    missing: str = ""
 
 
 def trials(toy: bool) -> list[Trial]:
     """All of them; `toy`: at a size at which they take milliseconds."""
     torch.manual_seed(0)
-    return [*_losses(toy), _torch_mm(toy), *_products(toy), _compiled(toy), _plain_convolutions(toy), _short_windows()]
+    return [*_losses(toy), _other_library(toy), *_products(toy), _compiled(toy), _plain_convolutions(toy), _short_windows()]
 
 
 def _losses(toy: bool) -> list[Trial]:
@@ -97,25 +100,28 @@ def kept_columns_loss(s: Tensor, W: Tensor, b: Tensor, y: Tensor, mask: Tensor) 
     return [total / n, ds, dW.t(), db]
 
 
-def _torch_mm(toy: bool) -> Trial:
+def _other_library(toy: bool) -> Trial:
+    """Large products by the library that was not chosen for this processor."""
     size = _recurrent(toy, 300, 64)
-    step = search_step(subject(size), 1)
+    step, chosen = search_step(subject(size), 1), products._linear
 
     def tried() -> None:
-        least, products.LEAST = products.LEAST, math.inf
+        products._linear = None if chosen else torch.ops.mkldnn._linear_pointwise
         try:
             step()
         finally:
-            products.LEAST = least
+            products._linear = chosen
 
-    return Trial("all products by torch.mm", _where(size), "its BLAS does not use the widest vectors of every processor",
-                 step, tried)
+    return Trial("large products by torch.mm" if chosen else "large products by oneDNN", _where(size),
+                 "the processor's maker decides: MKL uses the widest vectors of Intel's alone", step, tried,
+                 "" if torch.backends.mkldnn.is_available() else "torch was built without oneDNN")
 
 
 def _products(toy: bool) -> list[Trial]:
     """The product of a recurrent cell's states, again and again."""
     n, k, m, times = (4, 8, 16, 2) if toy else (512, 300, 600, 100)
     x, W, out = torch.randn(n, k), torch.randn(k, m), torch.empty(n, m)
+
     def kept() -> Tensor:
         for _ in range(times):
             products.matmul(x, W, out=out)
@@ -132,11 +138,10 @@ def _products(toy: bool) -> list[Trial]:
         return out
 
     where = f"{times} times ({n}, {k}) x ({k}, {m})"
-    return [Trial("products by numpy", where, "its OpenBLAS does not use the widest vectors either, and has threads of its own",
-                  kept, by_numpy),
+    return [Trial("products by numpy", where, "its OpenBLAS has threads of its own, beside torch's", kept, by_numpy),
             Trial("products in two halves of their inner dimension", where,
                   "kept where states are made, whose digits count in all later steps; not for the gradients",
-                  kept, in_halves)]
+                  kept, in_halves, "" if products._linear else "torch.mm adds up long sums in parts of its own")]
 
 
 def _compiled(toy: bool) -> Trial:
@@ -155,7 +160,7 @@ def _compiled(toy: bool) -> Trial:
 
     return Trial("torch.compile of a recurrent node's mixture, in a loop over time", _where(size),
                  "it has to compile anew whenever a node is grown or pruned, and needs a C++ compiler", step, tried,
-                 needs_compiler=True)
+                 "" if shutil.which("g++") else "torch.compile needs g++")
 
 
 def _plain_convolutions(toy: bool) -> Trial:

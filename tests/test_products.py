@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from growdarts import products
-from growdarts.products import LEAST, differentiable, matmul
+from growdarts.products import LEAST, add_product, differentiable, matmul
 
 SHAPES = {"states": (192, 128, 256), "back": (192, 256, 128), "decoder": (64, 40, 1000), "weights": (128, 4096, 64)}
 
@@ -16,8 +16,8 @@ def operands(n, k, m, dtype=torch.float32):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What goes to oneDNN."""
-    if products._linear is None:
+    """What goes to oneDNN, which large products do whatever the processor."""
+    if not torch.backends.mkldnn.is_available():
         pytest.skip("torch was built without oneDNN")
     seen = []
 
@@ -73,10 +73,34 @@ def test_the_compiler_chooses_for_itself(calls, monkeypatch):
     assert torch.equal(differentiable(x, W), x @ W) and torch.equal(matmul(x, W), x @ W) and not calls
 
 
-def test_a_build_without_onednn(monkeypatch):
+@pytest.mark.parametrize("processor, mkl, mkldnn, found", [
+    ("AMD EPYC", True, True, True), ("", True, True, True), ("Intel Xeon", True, True, False),
+    ("AMD EPYC", False, True, False), ("AMD EPYC", True, False, False)])
+def test_only_where_mkl_is_the_slower_one(monkeypatch, processor, mkl, mkldnn, found):
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: mkldnn)
+    assert (products._onednn_product(processor) is not None) == found
+
+
+def test_without_onednn(monkeypatch):
     monkeypatch.setattr(products, "_linear", None)
     x, W = operands(192, 128, 256)
-    assert torch.equal(matmul(x, W), x @ W)
+    assert torch.equal(matmul(x, W), x @ W) and torch.equal(differentiable(x, W), x @ W)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("onednn", [True, False])
+def test_a_product_is_added(calls, monkeypatch, dtype, onednn):
+    if not onednn:
+        monkeypatch.setattr(products, "_linear", None)
+    x, W = operands(192, 128, 256, dtype)
+    start = torch.randn(192, 256, dtype=torch.promote_types(dtype, torch.float32))
+    total = start.clone()
+    add_product(total, x, W)
+    assert len(calls) == (onednn and dtype == torch.float32)
+    # a product in bfloat16 is rounded to it before it is added
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2**-8}[dtype]
+    torch.testing.assert_close((total - start).double(), x.double() @ W.double(), rtol=tolerance, atol=40 * tolerance)
 
 
 def test_autograd_follows_a_product_as_often_as_one_likes(calls):

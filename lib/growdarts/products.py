@@ -1,8 +1,9 @@
 """Products of matrices, by whichever of torch's two libraries computes them faster.
 
-`torch.mm` of float32 goes to the BLAS that torch was built with, MKL for x86 processors, which does without the widest
-vector instructions of some of them; `torch.nn.Linear` as `torch.compile` builds it goes to oneDNN, which uses them. Both
-compute in float32. oneDNN takes longer to start, so small products, other types and builds without it have `torch.mm`.
+`torch.mm` of float32 goes to the BLAS that torch was built with. That is MKL for x86 processors, which uses the widest
+vector instructions of Intel's alone; `torch.nn.Linear` as `torch.compile` builds it goes to oneDNN, which uses them on
+others too. Both compute in float32. oneDNN takes longer to start, so small products have `torch.mm`, as have other types,
+Intel's processors, and builds without MKL or oneDNN.
 """
 
 from typing import Any
@@ -13,7 +14,16 @@ from torch import Tensor
 LEAST = 2**21  # multiply-adds from which oneDNN is the faster one
 LONG = 256  # terms of a sum from which halves are worth their time
 
-_linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+
+def _onednn_product(processor: str) -> Any:
+    """oneDNN's product if it is the faster one on this `processor`, else None."""
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    faster = both and not processor.startswith("Intel")
+    return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if faster else None
+
+
+_linear = _onednn_product(torch.cpu.get_capabilities().get("cpu_name", ""))
 
 
 def matmul(x: Tensor, W: Tensor, out: Tensor | None = None, *, halves: bool = False) -> Tensor:
@@ -28,6 +38,14 @@ def matmul(x: Tensor, W: Tensor, out: Tensor | None = None, *, halves: bool = Fa
     found = (_onednn(x[:, :half], W[:half]).add_(_onednn(x[:, half:], W[half:])) if halves and len(W) >= LONG
              else _onednn(x, W))
     return found if out is None else out.copy_(found)
+
+
+def add_product(total: Tensor, x: Tensor, W: Tensor) -> None:
+    """total += x W, for x and W as in `matmul` and a total (n, m) of their type or another; autograd does not follow it."""
+    if x.dtype == total.dtype and not _is_faster(x, W):
+        total.addmm_(x, W)  # in place: memory that is new to the process takes long
+    else:
+        total += matmul(x, W)
 
 
 def differentiable(x: Tensor, W: Tensor) -> Tensor:

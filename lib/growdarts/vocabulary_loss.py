@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from growdarts.plain import is_plain, refuse_second_derivative
 from growdarts.precision import product_type
-from growdarts.products import matmul
+from growdarts.products import add_product, matmul
 
 ROWS = 128  # their logits over 10,000 words fit into the cache of a core
 
@@ -64,7 +64,7 @@ class _VocabularyLoss(torch.autograd.Function):
             if wants_x:
                 torch.sub(matmul(p, W_read), W[words], out=dx[rows])
             if wants_W:
-                dW += matmul(p.t(), read)
+                add_product(dW, p.t(), read)
                 dW.index_add_(0, words, x[rows], alpha=-1)
         if wants_b:
             db -= torch.bincount(y, minlength=len(b))

@@ -28,7 +28,7 @@ from growdarts.cells.tracing import Heard
 from growdarts.memory import empty
 from growdarts.plain import refuse_second_derivative
 from growdarts.precision import product_type
-from growdarts.products import matmul
+from growdarts.products import add_product, matmul
 
 ROWS = 4096  # of a product over time: as many are copied side by side at once
 
@@ -78,11 +78,11 @@ class _Work:
         self.wide = like.new_empty(longest, B, 2 * H) if dtype != like.dtype else None
         self.z, self.states = like.new_empty(B, H), like.new_empty(len(nodes) + 1, B, H)
 
-    def spread(self, product: Tensor) -> tuple[Tensor, Tensor]:
+    def spread(self, product: Tensor) -> tuple[Tensor, np.ndarray]:
         """A node's products in the type of the states, and their sigmoid."""
         if self.wide is not None:
             product = self.wide[:len(product)].copy_(product)
-        return product, torch.sigmoid(product, out=self.squashed[:len(product)])
+        return product, torch.sigmoid(product, out=self.squashed[:len(product)]).numpy()
 
 
 class _MixedScan(torch.autograd.Function):
@@ -101,18 +101,18 @@ class _MixedScan(torch.autograd.Function):
         if not train:
             means[:], variances[:] = norm.mean, norm.variance
         hidden[0] = h
-        w = [mixture.numpy() for mixture in mixtures]
+        w, (s, m, v, z) = _arrays(mixtures), _arrays((states, means, variances, work.z))
 
-        def settle(t: int, i: int, z: Tensor) -> None:
+        def settle(t: int, i: int, z: np.ndarray) -> None:
             """z becomes state i."""
-            normalise(z.numpy(), means[t, i].numpy(), variances[t, i].numpy(), norm.eps, train, states[t, i].numpy())
+            normalise(z, m[t, i], v[t, i], norm.eps, train, s[t, i])
             if read is not states:
                 read[t, i] = masked(states[t, i], h_mask)
 
         for t in range(T):
             torch.add(wx[t], matmul(masked(hidden[t], h_mask).to(dtype), U, halves=True), out=first[t])
             c, u = first[t].chunk(2, dim=-1)
-            settle(t, 0, torch.lerp(hidden[t], torch.tanh(u), torch.sigmoid(c)))
+            settle(t, 0, torch.lerp(hidden[t], torch.tanh(u), torch.sigmoid(c)).numpy())
             for i, blocks in enumerate(nodes):
                 product, row = products[i][t], 0
                 for block, W in zip(blocks, Ws[i], strict=True):
@@ -120,8 +120,8 @@ class _MixedScan(torch.autograd.Function):
                     matmul(_pick(read[t], block).flatten(0, 1), W, out=rows, halves=True)
                     row += len(block)
                 product, squashed = work.spread(product)
-                mix(states[t].numpy(), work.sources[i], product.numpy(), squashed.numpy(), w[i], work.z.numpy())
-                settle(t, i + 1, work.z)
+                mix(s[t], work.sources[i], product.numpy(), squashed, w[i], z)
+                settle(t, i + 1, z)
             torch.mv(states[t, 1:].view(N, -1).t(), r, out=hidden[t + 1].view(-1))
         if heard is not None:
             heard.keep(states, N)
@@ -145,15 +145,16 @@ class _MixedScan(torch.autograd.Function):
         mixtures, Ws = tensors[:N], _by_node(nodes, tensors[N:])
         _, _, _, _, wants_wx, wants_h, _, wants_U, wants_r, *wanted = ctx.needs_input_grad
         wants_w = any(wanted[:N])
-        w, dws = [mixture.numpy() for mixture in mixtures], [torch.zeros_like(mixture) for mixture in mixtures]
+        dws = [torch.zeros_like(mixture) for mixture in mixtures]
         dhs = torch.empty_like(hidden)  # total gradients of h_0 .. h_T
         dhs[-1] = 0
-        ds, dz, no_mask = work.states, work.z, np.empty((0, 0), work.z.numpy().dtype)
-        mask = no_mask if h_mask is None else h_mask.numpy()
+        ds, dz = work.states, work.z
+        w, dw, (s, v, by_s, by_z) = _arrays(mixtures), _arrays(dws), _arrays((states, variances, ds, dz))
+        mask = np.empty((0, 0), by_z.dtype) if h_mask is None else h_mask.numpy()
 
         def unsettle(t: int, i: int) -> None:
             """dz of what became state i."""
-            normalise_backward(ds[i].numpy(), states[t, i].numpy(), variances[t, i].numpy(), norm.eps, train, dz.numpy())
+            normalise_backward(by_s[i], s[t, i], v[t, i], norm.eps, train, by_z)
 
         for t in reversed(range(len(grad))):
             dh = dhs[t + 1].add_(grad[t])
@@ -165,15 +166,14 @@ class _MixedScan(torch.autograd.Function):
                     ctx.heard.gradients[t, i] = dz
                 product, row = products[i][t], 0
                 values, squashed = work.spread(product)
-                mix_backward(states[t].numpy(), work.sources[i], values.numpy(), squashed.numpy(), w[i], dz.numpy(),
-                             ds.numpy(), dws[i].numpy(), wants_w)
+                mix_backward(s[t], work.sources[i], values.numpy(), squashed, w[i], by_z, by_s, dw[i], wants_w)
                 if values is not product:
                     product.copy_(values)
                 for block, W in zip(nodes[i], Ws[i], strict=True):
                     back = work.back[row:row + len(block)]
                     matmul(product[row:row + len(block)].flatten(0, 1), W.t(), out=back.view(-1, W.shape[0]))
                     row += len(block)
-                add_at(ds.numpy(), work.sources[i], work.back[:row].to(dz.dtype).numpy(), mask)
+                add_at(by_s, work.sources[i], work.back[:row].to(dz.dtype).numpy(), mask)
             unsettle(t, 0)
             c, u = first[t].chunk(2, dim=-1)
             gate, candidate = torch.sigmoid(c), torch.tanh(u)
@@ -190,6 +190,11 @@ class _MixedScan(torch.autograd.Function):
         grad_r = torch.einsum("tbh,tnbh->n", dhs[1:], states[:, 1:]) if wants_r else None
         return (None, None, None, None, first if wants_wx else None, dhs[0] if wants_h else None, None, grad_U, grad_r,
                 *(dws if wants_w else [None] * N), *grads_W)
+
+
+def _arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:
+    """The tensors as the kernels read and write them, made once: at every step it would take a while."""
+    return [tensor.numpy() for tensor in tensors]
 
 
 def _by_node(nodes: Sequence[Blocks], weights: Sequence[Tensor]) -> list[list[Tensor]]:
@@ -216,9 +221,7 @@ def _weight_gradients(read: Tensor, blocks: Blocks, product: Tensor) -> list[Ten
 def _product_over_time(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
     """x^T y over all dimensions but the last, (T, ..., H) and (T, ..., 2 H) -> (H, 2 H); a few steps at a time."""
     steps = max(1, ROWS // x[0, ..., 0].numel())
-    total = None
+    total = x.new_zeros(x.shape[-1], y.shape[-1], dtype=torch.promote_types(dtype, torch.float32))
     for a, b in zip(x.split(steps), y.split(steps), strict=True):
-        a, b = a.to(dtype).flatten(0, -2), b.to(dtype).flatten(0, -2)
-        part = matmul(a.t(), b).to(torch.promote_types(dtype, torch.float32))
-        total = part if total is None else total.add_(part)
+        add_product(total, a.to(dtype).flatten(0, -2).t(), b.to(dtype).flatten(0, -2))
     return total

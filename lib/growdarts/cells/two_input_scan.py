@@ -25,7 +25,7 @@ from growdarts.cells.tracing import Heard
 from growdarts.cells.two_input_node import mixture_of
 from growdarts.plain import refuse_second_derivative
 from growdarts.precision import product_type
-from growdarts.products import matmul
+from growdarts.products import add_product, matmul
 
 # time steps whose D^{us} have so many entries are done at once, and at least so many steps: enough for torch to share them
 # out to threads, few enough for the cache
@@ -123,10 +123,10 @@ class _Local:
             us, s = (value.detach().requires_grad_() for value in (us, s))
             wx = wx.detach().requires_grad_(wants_wx)
             outputs = node.operate(wx, us, s)
-            output = mixture_of(outputs, node.w.detach())
-        by_us, self.by_s, *by_wx = torch.autograd.grad(output, [us, s, wx][:2 + wants_wx], torch.ones_like(output),
-                                                       materialize_grads=True)
-        self.outputs = torch.stack(outputs).detach() if wants_w and len(outputs) > 1 else None
+        shares = node.w.detach() if len(outputs) > 1 else torch.ones_like(node.w)
+        by_us, self.by_s, *by_wx = torch.autograd.grad(
+            outputs, [us, s, wx][:2 + wants_wx], [share.expand_as(s) for share in shares], materialize_grads=True)
+        self.outputs = [output.detach() for output in outputs] if wants_w and len(outputs) > 1 else None
         # in the place of what has done its duty
         self.by_us, self.by_wx = us.detach().copy_(by_us), wx.detach().copy_(by_wx[0]) if wants_wx else None
         self.gradient = torch.empty_like(s)  # of the loss by s_j
@@ -169,10 +169,10 @@ def _collect(local: _Local, x: Tensor, dtype: torch.dtype, W: Tensor, wants: Seq
         if wants_b:
             db += wx_gradient.sum(dim=0)
         if wants_W:
-            dW += matmul(wx_gradient.to(dtype).t(), x.to(dtype).flatten(0, 1))
+            add_product(dW, wx_gradient.to(dtype).t(), x.to(dtype).flatten(0, 1))
         if by_x is not None:
             by_x += matmul(wx_gradient.to(dtype), W.to(dtype)).view_as(by_x)
     if local.blocks and wants_U:
-        dU += matmul(local.by_us.to(dtype).flatten(0, 1).t(), local.s.to(dtype).flatten(0, 1))
+        add_product(dU, local.by_us.to(dtype).flatten(0, 1).t(), local.s.to(dtype).flatten(0, 1))
     if local.outputs is not None:
-        dw += local.outputs.flatten(1) @ local.gradient.flatten()
+        dw += torch.stack([torch.dot(output.flatten(), local.gradient.flatten()) for output in local.outputs])
