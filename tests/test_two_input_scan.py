@@ -24,10 +24,19 @@ def outcome(cell, x, h, weight):
     return states, torch.autograd.grad((states * weight).sum(), [x, h, *cell.parameters()], materialize_grads=True)
 
 
+WITHOUT_KERNELS = {"by kernels": None, "by autograd, all time steps at once": 2**19, "by autograd, a few": 300}
+
+
+def leave_to_autograd(monkeypatch, entries):
+    monkeypatch.setattr("growdarts.cells.two_input.CODES", {})
+    monkeypatch.setattr("growdarts.cells.two_input_passes.ENTRIES", entries)
+
+
 @pytest.mark.parametrize("nodes", NODES.values(), ids=NODES)
-@pytest.mark.parametrize("entries", [2**19, 300])  # all time steps at once, or a few
+@pytest.mark.parametrize("entries", WITHOUT_KERNELS.values(), ids=WITHOUT_KERNELS)
 def test_it_is_the_plain_form(nodes, entries, monkeypatch):
-    monkeypatch.setattr("growdarts.cells.two_input_scan.ENTRIES", entries)
+    if entries:
+        leave_to_autograd(monkeypatch, entries)
     cell, x, h = cell_and_inputs(nodes)
     weight = torch.randn(T, B, H, dtype=torch.float64)
     states, gradients = outcome(cell, x, h, weight)
@@ -40,7 +49,53 @@ def test_it_is_the_plain_form(nodes, entries, monkeypatch):
     assert any(gradient.any() for gradient in gradients[2:]) or len(gradients) == 3
 
 
-def test_only_what_is_asked_for_has_a_gradient():
+@pytest.mark.parametrize("name", TWO_INPUT)
+def test_every_operation_alone_and_beside_others(name):
+    """The independent check of its kernel: autograd through the function that defines it."""
+    for keys in ([name], ["carry#3", "hadamard#3", name + "#2", "add_tanh#3", name], [name, "add_relu#3"]):
+        cell, x, h = cell_and_inputs([keys, keys])
+        states, gradients = outcome(cell, x, h, 1.0)
+        with plain_forms():
+            plain_states, plain_gradients = outcome(cell, x, h, 1.0)
+        torch.testing.assert_close(states, plain_states, rtol=0, atol=1e-12)
+        for found, expected in zip(gradients, plain_gradients, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.fixture
+def softplus_times_state():
+    @two_input(blocks=2)
+    def softplus_times_state(wx, us, s):
+        a, b = (wx + us).chunk(2, dim=-1)
+        return torch.nn.functional.softplus(a) * s + b
+
+    yield softplus_times_state.__name__
+    del TWO_INPUT["softplus_times_state"]
+
+
+def test_an_operation_without_a_kernel_is_left_to_autograd(softplus_times_state):
+    cell, x, h = cell_and_inputs([[softplus_times_state, "add_tanh"], ["gate", "add_identity"]])
+    states, gradients = outcome(cell, x, h, 1.0)
+    assert "_TwoInputScan" in type(states.grad_fn).__name__
+    with plain_forms():
+        plain_states, plain_gradients = outcome(cell, x, h, 1.0)
+    torch.testing.assert_close(states, plain_states, rtol=0, atol=1e-12)
+    for found, expected in zip(gradients, plain_gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_what_is_not_a_number_stays_so():
+    cell, x, h = cell_and_inputs([["add_relu", "carry"]])
+    with torch.no_grad():
+        x[3, 1, 0] = torch.nan
+    states = cell(x, h)
+    assert states[:3].isfinite().all() and states[3:, 1].isnan().all() and states[:, 0].isfinite().all()
+
+
+@pytest.mark.parametrize("entries", [None, 300])
+def test_only_what_is_asked_for_has_a_gradient(entries, monkeypatch):
+    if entries:
+        leave_to_autograd(monkeypatch, entries)
     cell, x, h = cell_and_inputs(NODES["default"])
     for parameter in cell.theta_parameters():
         parameter.requires_grad_(False)
@@ -62,8 +117,10 @@ def test_in_float32_it_is_as_close_to_float64_as_the_plain_form():
     assert error < 2 * plain_error + 1e-7
 
 
-@pytest.mark.parametrize("steps", [SHORT - 1, T])  # a short window takes the plain form
-def test_products_in_bfloat16(steps):
+@pytest.mark.parametrize("steps, entries", [(SHORT - 1, None), (T, None), (T, 300)])  # a short window takes the plain form
+def test_products_in_bfloat16(steps, entries, monkeypatch):
+    if entries:
+        leave_to_autograd(monkeypatch, entries)
     cell, x, h = cell_and_inputs(NODES["default"], torch.float32)
     exact = cell(x[:steps], h)
     with torch.autocast("cpu", torch.bfloat16):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 LEAST = 2**21  # multiply-adds from which oneDNN is the faster one
 LONG = 256  # terms of a sum from which halves are worth their time
+ROWS = 4096  # of a product over time: as many are copied side by side at once
 
 
 
@@ -40,12 +41,22 @@ def matmul(x: Tensor, W: Tensor, out: Tensor | None = None, *, halves: bool = Fa
     return found if out is None else out.copy_(found)
 
 
-def add_product(total: Tensor, x: Tensor, W: Tensor) -> None:
+def add_product(total: Tensor, x: Tensor, W: Tensor, *, halves: bool = False) -> None:
     """total += x W, for x and W as in `matmul` and a total (n, m) of their type or another; autograd does not follow it."""
     if x.dtype == total.dtype and not _is_faster(x, W):
         total.addmm_(x, W)  # in place: memory that is new to the process takes long
     else:
-        total += matmul(x, W)
+        total += matmul(x, W, halves=halves)
+
+
+def over_time(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
+    """x^T y over all dimensions but the last, (T, ..., n) and (T, ..., m) -> (n, m), computed in `dtype` and added up in
+    float32 at least; a few steps at a time."""
+    steps = max(1, ROWS // x[0, ..., 0].numel())
+    total = x.new_zeros(x.shape[-1], y.shape[-1], dtype=torch.promote_types(dtype, torch.float32))
+    for a, b in zip(x.split(steps), y.split(steps), strict=True):
+        add_product(total, a.to(dtype).flatten(0, -2).t(), b.to(dtype).flatten(0, -2))
+    return total
 
 
 def differentiable(x: Tensor, W: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from growdarts.memory import empty
 from growdarts.plain import is_plain, refuse_second_derivative
 from growdarts.precision import product_type
 from growdarts.products import add_product, matmul
@@ -38,8 +39,8 @@ class _VocabularyLoss(torch.autograd.Function):
         dW = torch.zeros_like(W) if wants_W else None
         db = torch.zeros_like(b) if wants_b else None
         total, W_read, n = x.new_zeros(()), W.to(dtype), len(x)
-        logits = b.new_empty(min(n, ROWS), len(W))
-        product = None if dtype == b.dtype else torch.empty_like(logits, dtype=dtype)
+        logits = empty((min(n, ROWS), len(W)), b.dtype)
+        product = None if dtype == b.dtype else empty(logits.shape, dtype)
         for first in range(0, n, ROWS):
             rows, words = slice(first, first + ROWS), y[first:first + ROWS]
             read = x[rows].to(dtype)

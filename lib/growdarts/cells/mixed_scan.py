@@ -28,9 +28,7 @@ from growdarts.cells.tracing import Heard
 from growdarts.memory import empty
 from growdarts.plain import refuse_second_derivative
 from growdarts.precision import product_type
-from growdarts.products import add_product, matmul
-
-ROWS = 4096  # of a product over time: as many are copied side by side at once
+from growdarts.products import matmul, over_time
 
 
 @dataclass(frozen=True)
@@ -186,7 +184,7 @@ class _MixedScan(torch.autograd.Function):
         if any(wanted[N:]):
             grads_W = [g for blocks, product in zip(nodes, products, strict=True)
                        for g in _weight_gradients(read, blocks, product)]
-        grad_U = _product_over_time(masked(hidden[:-1], h_mask), first, dtype) if wants_U else None
+        grad_U = over_time(masked(hidden[:-1], h_mask), first, dtype) if wants_U else None
         grad_r = torch.einsum("tbh,tnbh->n", dhs[1:], states[:, 1:]) if wants_r else None
         return (None, None, None, None, first if wants_wx else None, dhs[0] if wants_h else None, None, grad_U, grad_r,
                 *(dws if wants_w else [None] * N), *grads_W)
@@ -213,15 +211,6 @@ def _weight_gradients(read: Tensor, blocks: Blocks, product: Tensor) -> list[Ten
     gradients, row = [], 0
     for block in blocks:
         sources = _pick(read.transpose(0, 1), block).transpose(0, 1)  # (T, edges, B, H)
-        gradients.append(_product_over_time(sources, product[:, row:row + len(block)], product.dtype))
+        gradients.append(over_time(sources, product[:, row:row + len(block)], product.dtype))
         row += len(block)
     return gradients
-
-
-def _product_over_time(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
-    """x^T y over all dimensions but the last, (T, ..., H) and (T, ..., 2 H) -> (H, 2 H); a few steps at a time."""
-    steps = max(1, ROWS // x[0, ..., 0].numel())
-    total = x.new_zeros(x.shape[-1], y.shape[-1], dtype=torch.promote_types(dtype, torch.float32))
-    for a, b in zip(x.split(steps), y.split(steps), strict=True):
-        add_product(total, a.to(dtype).flatten(0, -2).t(), b.to(dtype).flatten(0, -2))
-    return total

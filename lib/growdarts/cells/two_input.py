@@ -4,13 +4,16 @@ Shapes: T time, B batch, I inputs of the layer, H hidden, N nodes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from growdarts.cells import Duplicate
 from growdarts.cells.tracing import Heard, OperationTrace, by_node, listening
+from growdarts.cells.two_input_kernels import CODES
 from growdarts.cells.two_input_node import TwoInputNode
+from growdarts.cells.two_input_passes import AutogradPass, KernelPass, Pass
 from growdarts.cells.two_input_scan import ScanNode, two_input_scan
 from growdarts.mixture import Mixture, operation_name
 from growdarts.plain import is_plain
@@ -49,7 +52,7 @@ class TwoInputCell(nn.Module):
         h = x.new_zeros(x.shape[1], self.hidden) if h is None else h
         if self.heard is None and (is_plain() or len(x) < SHORT):
             return self._plain(x, h)
-        nodes = [ScanNode(node.operate(), *node.input_weights(), node.state_weights(), node.mixture.weights())
+        nodes = [ScanNode(_begin(node), *node.input_weights(), node.state_weights(), node.mixture.weights())
                  for node in self.nodes]
         if self.heard is None:
             return two_input_scan(x, h, nodes)
@@ -141,6 +144,11 @@ class TwoInputCell(nn.Module):
                 _, j, chosen[j] = max(inlets)
         return tuple(tuple(name for key in node.mixture.keys if operation_name(key) == name)
                      for node, name in zip(self.nodes, chosen, strict=True))
+
+
+def _begin(node: TwoInputNode) -> Callable[[Tensor, Tensor, Tensor], Pass]:
+    names = [operation.name for operation in node.operations()]
+    return partial(KernelPass, names) if set(names) <= CODES.keys() else partial(AutogradPass, node.operate())
 
 
 def fixed_cell(inputs: int, hidden: int, nodes: Sequence[Sequence[str]]) -> TwoInputCell:
