@@ -1,11 +1,8 @@
 r"""The elementwise part of a two-input node, compiled by numba: its mixture, and the way back through it.
 
-For the operations of `CODES`; what they compute is said in `growdarts.primitives`. With a = W x + b + U s, a sigmoid of
-all of a is enough: tanh follows from $\sigma = \sigma(a)$ without another exponential,
-$\tanh a = (2 \sigma - 1) / (1 - 2 \sigma + 2 \sigma^2)$.
-
-What a node keeps of a sample is a row of `kept` (n, R), with H columns for every weight its operations own: sigmoid(a)
-where an operation looks at nothing else, U s alone where it multiplies the two, else a. W x + b of the latter
+For the operations of `CODES`; what they compute is said in `growdarts.primitives`. With a = W x + b + U s, what a node
+keeps of a sample is a row of `kept` (n, R), with H columns for every weight its operations own: sigmoid(a) or tanh(a)
+where an operation looks at nothing else (`SQUASHED`), U s alone where it multiplies the two, else a. W x + b of the latter
 is in `inputs`. `s` (n, H) is the state that the node meets, `w` (K,) are the mixture weights, `codes` (K,) says which
 operation, `starts` and `places` (K,) where its columns in `kept` and in `inputs` begin.
 
@@ -20,12 +17,7 @@ from growdarts.cells.norm_kernels import compiled, dot
 CODES = {name: code for code, name in enumerate(
     ("add_tanh", "add_sigmoid", "add_relu", "add_identity", "hadamard", "gate", "gated_update", "carry"))}
 TANH, SIGMOID, RELU, IDENTITY, HADAMARD, GATE, UPDATE, CARRY = CODES.values()
-SQUASHED = ("add_tanh", "add_sigmoid", "gate", "gated_update")  # which look at sigmoid(a) only
-
-
-@compiled
-def _tanh(f, one):
-    return (f + f - one) / (one - (f + f) + (f + f) * f)
+SQUASHED = {"add_tanh": ("tanh",), "add_sigmoid": ("sigmoid",), "gate": ("sigmoid",), "gated_update": ("sigmoid", "tanh")}
 
 
 # Operation by operation and only then row by row: the other way round takes three times as long.
@@ -34,7 +26,7 @@ def _tanh(f, one):
 def _add_output(code, first, place, kept, inputs, s, share, out):
     """`out` (n, H) += `share` o."""
     n, H = s.shape
-    one, zero, last = out.dtype.type(1), out.dtype.type(0), first + H
+    zero, last = out.dtype.type(0), first + H
     for i in range(n):
         row, state = out[i], s[i]
         if code == CARRY:
@@ -42,10 +34,7 @@ def _add_output(code, first, place, kept, inputs, s, share, out):
                 row[h] += share * state[h]
             continue
         a = kept[i, first:last]
-        if code == TANH:
-            for h in range(H):
-                row[h] += share * _tanh(a[h], one)
-        elif code == RELU:
+        if code == RELU:
             for h in range(H):
                 row[h] += share * (zero if a[h] < zero else a[h])
         elif code == HADAMARD:
@@ -58,8 +47,8 @@ def _add_output(code, first, place, kept, inputs, s, share, out):
         elif code == UPDATE:
             candidate = kept[i, last:last + H]
             for h in range(H):
-                row[h] += share * (state[h] + a[h] * (_tanh(candidate[h], one) - state[h]))
-        else:  # sigmoid, identity
+                row[h] += share * (state[h] + a[h] * (candidate[h] - state[h]))
+        else:  # tanh, sigmoid, identity
             for h in range(H):
                 row[h] += share * a[h]
 
@@ -78,8 +67,7 @@ def _go_back(code, first, place, kept, inputs, s, share, ds, back, scratch):
         a = kept[i, first:last]
         if code == TANH:
             for h in range(H):
-                tanh = _tanh(a[h], one)
-                a[h] = share * (one - tanh * tanh) * gradient[h]
+                a[h] = share * (one - a[h] * a[h]) * gradient[h]
         elif code == SIGMOID:
             for h in range(H):
                 a[h] = share * a[h] * (one - a[h]) * gradient[h]
@@ -105,21 +93,22 @@ def _go_back(code, first, place, kept, inputs, s, share, ds, back, scratch):
         else:  # update
             candidate = kept[i, last:last + H]
             for h in range(H):
-                scratch[h] = _tanh(candidate[h], one)
-            for h in range(H):
-                candidate[h] = share * a[h] * (one - scratch[h] * scratch[h]) * gradient[h]
-            for h in range(H):
                 by_state[h] += share * (one - a[h]) * gradient[h]
             for h in range(H):
-                a[h] = share * a[h] * (one - a[h]) * (scratch[h] - state[h]) * gradient[h]
+                scratch[h] = share * a[h] * (one - candidate[h] * candidate[h]) * gradient[h]
+            for h in range(H):
+                a[h] = share * a[h] * (one - a[h]) * (candidate[h] - state[h]) * gradient[h]
+            for h in range(H):
+                candidate[h] = scratch[h]
 
 
 @compiled
 def mix(codes, starts, places, kept, inputs, s, w, z):
-    """z (n, H) = sum_o w_o o, the node's next state."""
-    z[:] = z.dtype.type(0)
+    """z (n, H) = sum_o w_o o, the node's next state; added up in float64, as later time steps make more of what is lost."""
+    total = np.zeros(s.shape)
     for o in range(len(codes)):
-        _add_output(codes[o], starts[o], places[o], kept, inputs, s, w[o], z)
+        _add_output(codes[o], starts[o], places[o], kept, inputs, s, np.float64(w[o]), total)
+    z[:] = total
 
 
 @compiled

@@ -6,6 +6,7 @@ computes the mixture and autograd its derivatives. What a pass keeps of the way 
 Shapes: T time, B batch, H hidden, K operations, R columns, H for every weight of a node.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -77,7 +78,7 @@ class KernelPass(Pass):
         self.inputs = torch.cat([wx[..., of_one] for of_one in self.apart] or [wx[..., :0]], dim=-1)
         for of_one in self.apart:
             wx[..., of_one] = 0
-        self.us_gradient, self.squashed = wx, _neighbours(names, columns)
+        self.us_gradient, self.squashed = wx, _squashed(names, H)
         self.steps = list(zip(wx, wx.numpy(), self.inputs.numpy(), strict=True))
         self.shares, self.share_gradients = self.w.numpy(), self.dw.numpy()
 
@@ -85,8 +86,8 @@ class KernelPass(Pass):
         a, kept, inputs = self.steps[t]
         if len(self.U):
             add_product(a, s.to(self.U.dtype), self.U_ahead, halves=True)
-        for first, size in self.squashed:
-            a.narrow(1, first, size).sigmoid_()
+        for squash, first, size in self.squashed:
+            squash(a.narrow(1, first, size))
         kernels.mix(*self.layout, kept, inputs, s.numpy(), self.shares, z.numpy())
 
     def back(self, t: int, s: Tensor, ds: Tensor, wants_wx: bool, wants_w: bool) -> Tensor:
@@ -146,13 +147,14 @@ class AutogradPass(Pass):
         return self.wx
 
 
-def _neighbours(names: Sequence[str], columns: Sequence[int]) -> list[tuple[int, int]]:
-    """First column and number of columns of all that is squashed, operations side by side as one."""
-    found: list[tuple[int, int]] = []
-    first = 0
-    for name, size in zip(names, columns, strict=True):
-        if name in kernels.SQUASHED:
-            before, length = found.pop() if found and sum(found[-1]) == first else (first, 0)
-            found.append((before, length + size))
+def _squashed(names: Sequence[str], H: int) -> list[tuple[Callable[[Tensor], Tensor], int, int]]:
+    """What is done to which columns in place: the function, the first column, their number; neighbours at once."""
+    functions = {"tanh": torch.tanh_, "sigmoid": torch.sigmoid_}
+    blocks = [functions.get(squash) for name in names
+              for squash in kernels.SQUASHED.get(name, (None,) * TWO_INPUT[name].blocks)]
+    first, found = 0, []
+    for squash, alike in itertools.groupby(blocks):
+        size = H * len(list(alike))
+        found += [(squash, first, size)] if squash else []
         first += size
     return found
