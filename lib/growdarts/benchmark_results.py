@@ -23,6 +23,7 @@ from growdarts.settings import Settings
 
 SPACES = {"recurrent": "recurrent cell of DARTS", "two_input": "two-input cell", "convolutional": "convolutional cells"}
 PARTS = {"steps": ("steps", "growth", "tried"), "scaling": ("sweeps", "bases")}
+OTHER = records.RESULTS / "benchmarks" / "another_processor"  # an earlier record of the same cases
 TOKENS = 929_589  # of Penn Treebank's training part, of which an epoch's steps are counted
 Record = dict[str, Any]
 
@@ -120,10 +121,10 @@ def growth(record: Record) -> pd.DataFrame:
     Seconds of a weight step of the derived cell (`derived`), of that cell written out (`reference`), of its floor, of
     torch's LSTM (`lstm`, NaN for images) and of the search network (`mixed`); `speedup` and `limit`, of the derived cell
     and of the floor over the reference. Seconds of adding a node (`grow_node`) and of selecting an operation to split
-    (`selection`), whose eigenpairs are those of the measured operations times the number of all; `epoch`: seconds of an epoch of the search network's weight steps on Penn
-    Treebank, NaN for images; `epochs`: the selection in units of that; `mib`: by which memory rises in a selection;
-    `supply`: seconds of making the two batches of a search step, as a share of a weight step, which is less than half
-    of that.
+    (`selection`), whose eigenpairs are those of the measured operations times the number of all; `epoch`: seconds of an
+    epoch of the search network's weight steps on Penn Treebank, NaN for images; `epochs`: the selection in units of that;
+    `mib`: by which memory rises in a selection; `supply`: seconds of making the two batches of a search step, as a share
+    of a weight step, which is less than half of that.
     """
     rows = []
     for case in record["growth"]:
@@ -146,7 +147,8 @@ def derived_table(record: Record, spaces: Sequence[str] = tuple(SPACES)) -> pd.D
     return pd.DataFrame({
         "size": rows.label, "reference, s": rows.reference.map(seconds_text),
         "derived cell, s": rows.derived.map(seconds_text), "floor, s": rows.floor.map(seconds_text),
-        "reference / derived": rows.speedup.map(times_text), "derived / floor": (rows.derived / rows.floor).map(times_text), "torch's LSTM, s": rows.lstm.map(seconds_text),
+        "reference / derived": rows.speedup.map(times_text),
+        "derived / floor": (rows.derived / rows.floor).map(times_text), "torch's LSTM, s": rows.lstm.map(seconds_text),
         "all mixed, s": rows.mixed.map(seconds_text)})
 
 

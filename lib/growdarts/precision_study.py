@@ -30,6 +30,7 @@ from growdarts.text import load_text
 
 SEEDS = (0, 1, 2, 3, 4)
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")  # the first is what the other is compared with
+DECIDED_WITH = records.RESULTS / "precision" / "decided_with"  # the benchmark by which the tier's precision was chosen
 MARGIN = 1.0  # percent of validation loss: bfloat16 may cost less than this, by the interval
 
 # What only a training from scratch reads: held fixed, so that it does not change the name of a record.
@@ -165,6 +166,18 @@ def decision(found: Sequence[dict[str, Any]], pace: Interval) -> tuple[Precision
         f"over {loss.n} seeds {loss.low:+.2f} to {loss.high:+.2f} %), {int(rows.same_cell.sum())} of {len(rows)} searches "
         f"derive the same cell, and a step takes {pace.mean:.2f} times the seconds (over {pace.n} rounds {pace.low:.2f} "
         f"to {pace.high:.2f}). The reduced tier computes in {chosen}: {why}.")
+
+
+def reconsidered(found: Sequence[dict[str, Any]], before: Mapping[str, Any], newer: Mapping[str, Any]) -> str:
+    """What the rule says by a `newer` benchmark than the one that decided, `before`; the tier's runs stay what they are."""
+    pace = pace_ratio(newer)
+    chosen, _ = decision(found, pace)
+    made = [record["provenance"] for record in (before, newer)]
+    old, new = (f"commit {str(at['commit'])[:7]} on {at['hardware']['processor']}" for at in made)
+    same = chosen == decision(found, pace_ratio(before))[0]
+    return (f"That was decided with the benchmark of {old}. By the one of {new} a step in bfloat16 takes {pace.mean:.2f} "
+            f"times the seconds of float32 ({pace.low:.2f} to {pace.high:.2f}): the rule would choose "
+            + (f"{chosen} again." if same else f"{chosen}; the tier's runs have not been repeated with it."))
 
 
 def figure(found: Sequence[dict[str, Any]]) -> Figure:
