@@ -131,6 +131,7 @@ def _images(size: Size) -> Subject:
 
     reference = Reference(loss, *([leaf for name, leaf in leaves.items() if name.endswith(".alpha") == is_alpha]
                                   for is_alpha in (False, True)))
+
     def fixed() -> tuple[FixedImageNetwork, Reference]:
         genotype = network.genotype()
         found = FixedImageNetwork(genotype, size.width, CLASSES, size.cells, **shape)

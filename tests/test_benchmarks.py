@@ -12,9 +12,11 @@ from benchmarks.process import main
 from benchmarks.sizes import BASES, STEPS, TOY, TOY_VALUES, VALUES, sweeps
 from benchmarks.splitting import selection_seconds
 from benchmarks.tried import TRIALS, trials
-from benchmarks.steps import lstm_step, reference_step, reference_weight_step, search_step, subject, two_input_nodes, weight_step, weights_of
+from benchmarks.steps import (lstm_step, reference_step, reference_weight_step, search_step, subject, two_input_nodes,
+                              weight_step, weights_of)
 from growdarts import records
-from growdarts.benchmark_results import derived_table, growth, growth_table, load, memory_table, step_figure, step_table, steps, tried_table
+from growdarts.benchmark_results import (derived_table, growth, growth_table, load, memory_table, step_figure, step_table,
+                                         steps, tried_table)
 from growdarts.benchmark_targets import TARGETS, summary, verdicts
 from growdarts.bilevel import alpha_gradient
 from growdarts.cells.carried import two_input_layers

@@ -122,7 +122,7 @@ def test_missing_records_are_named_with_what_makes_them(tmp_path):
 
 def test_the_grid_computes_in_what_the_records_decide():
     tier = yaml.safe_load(grids.GRIDS.read_text())["language"]["reduced"]["parameters"]
-    before = benchmark_results.load("steps", precision_study.DECIDED_WITH)
+    before = benchmark_results.load("steps", precision_study.BENCHMARK)
     chosen, _ = precision_study.decision(precision_study.load(), precision_study.pace_ratio(before))
     assert tier.get("precision", "float32") == chosen
 
@@ -135,7 +135,7 @@ def benchmark(commit, pace):
 
 
 @pytest.mark.parametrize("pace, said", [(0.8, "choose bfloat16 again."), (1.2, "choose float32; the tier's runs have not been")])
-def test_a_newer_benchmark_is_reported_beside_the_one_that_decided(pace, said):
+def test_a_newer_benchmark_is_reported_beside_the_one_that_the_tier_goes_by(pace, said):
     found = made([(5.0, 5.01), (5.0, 5.02), (5.0, 5.0)])
     sentence = precision_study.reconsidered(found, benchmark("aaaaaaaaaa", 0.7), benchmark("bbbbbbbbbb", pace))
-    assert said in sentence and "aaaaaaa on some CPU. By the one of commit bbbbbbb" in sentence and f"takes {pace:.2f}" in sentence
+    assert said in sentence and "aaaaaaa on some CPU. By the newer one of commit bbbbbbb" in sentence and f"takes {pace:.2f}" in sentence

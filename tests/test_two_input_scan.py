@@ -24,7 +24,18 @@ def outcome(cell, x, h, weight):
     return states, torch.autograd.grad((states * weight).sum(), [x, h, *cell.parameters()], materialize_grads=True)
 
 
-WITHOUT_KERNELS = {"by kernels": None, "by autograd, all time steps at once": 2**19, "by autograd, a few": 300}
+def assert_it_is_the_plain_form(cell, x, h, weight=1.0):
+    states, gradients = outcome(cell, x, h, weight)
+    assert "_TwoInputScan" in type(states.grad_fn).__name__
+    with plain_forms():
+        plain_states, plain_gradients = outcome(cell, x, h, weight)
+    torch.testing.assert_close(states, plain_states, rtol=0, atol=1e-12)
+    for found, expected in zip(gradients, plain_gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
+    return gradients
+
+
+WAYS = {"by kernels": None, "by autograd, all time steps at once": 2**19, "by autograd, a few": 300}
 
 
 def leave_to_autograd(monkeypatch, entries):
@@ -33,19 +44,12 @@ def leave_to_autograd(monkeypatch, entries):
 
 
 @pytest.mark.parametrize("nodes", NODES.values(), ids=NODES)
-@pytest.mark.parametrize("entries", WITHOUT_KERNELS.values(), ids=WITHOUT_KERNELS)
+@pytest.mark.parametrize("entries", WAYS.values(), ids=WAYS)
 def test_it_is_the_plain_form(nodes, entries, monkeypatch):
     if entries:
         leave_to_autograd(monkeypatch, entries)
     cell, x, h = cell_and_inputs(nodes)
-    weight = torch.randn(T, B, H, dtype=torch.float64)
-    states, gradients = outcome(cell, x, h, weight)
-    assert "_TwoInputScan" in type(states.grad_fn).__name__
-    with plain_forms():
-        plain_states, plain_gradients = outcome(cell, x, h, weight)
-    torch.testing.assert_close(states, plain_states, rtol=0, atol=1e-12)
-    for found, expected in zip(gradients, plain_gradients, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
+    gradients = assert_it_is_the_plain_form(cell, x, h, torch.randn(T, B, H, dtype=torch.float64))
     assert any(gradient.any() for gradient in gradients[2:]) or len(gradients) == 3
 
 
@@ -53,13 +57,7 @@ def test_it_is_the_plain_form(nodes, entries, monkeypatch):
 def test_every_operation_alone_and_beside_others(name):
     """The independent check of its kernel: autograd through the function that defines it."""
     for keys in ([name], ["carry#3", "hadamard#3", name + "#2", "add_tanh#3", name], [name, "add_relu#3"]):
-        cell, x, h = cell_and_inputs([keys, keys])
-        states, gradients = outcome(cell, x, h, 1.0)
-        with plain_forms():
-            plain_states, plain_gradients = outcome(cell, x, h, 1.0)
-        torch.testing.assert_close(states, plain_states, rtol=0, atol=1e-12)
-        for found, expected in zip(gradients, plain_gradients, strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+        assert_it_is_the_plain_form(*cell_and_inputs([keys, keys]))
 
 
 @pytest.fixture
@@ -74,14 +72,7 @@ def softplus_times_state():
 
 
 def test_an_operation_without_a_kernel_is_left_to_autograd(softplus_times_state):
-    cell, x, h = cell_and_inputs([[softplus_times_state, "add_tanh"], ["gate", "add_identity"]])
-    states, gradients = outcome(cell, x, h, 1.0)
-    assert "_TwoInputScan" in type(states.grad_fn).__name__
-    with plain_forms():
-        plain_states, plain_gradients = outcome(cell, x, h, 1.0)
-    torch.testing.assert_close(states, plain_states, rtol=0, atol=1e-12)
-    for found, expected in zip(gradients, plain_gradients, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+    assert_it_is_the_plain_form(*cell_and_inputs([[softplus_times_state, "add_tanh"], ["gate", "add_identity"]]))
 
 
 def test_what_is_not_a_number_stays_so():

@@ -30,7 +30,7 @@ from growdarts.text import load_text
 
 SEEDS = (0, 1, 2, 3, 4)
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")  # the first is what the other is compared with
-DECIDED_WITH = records.RESULTS / "precision" / "decided_with"  # the benchmark by which the tier's precision was chosen
+BENCHMARK = records.RESULTS / "precision" / "benchmark"  # what the tier goes by: the last of several that agreed
 MARGIN = 1.0  # percent of validation loss: bfloat16 may cost less than this, by the interval
 
 # What only a training from scratch reads: held fixed, so that it does not change the name of a record.
@@ -169,13 +169,13 @@ def decision(found: Sequence[dict[str, Any]], pace: Interval) -> tuple[Precision
 
 
 def reconsidered(found: Sequence[dict[str, Any]], before: Mapping[str, Any], newer: Mapping[str, Any]) -> str:
-    """What the rule says by a `newer` benchmark than the one that decided, `before`; the tier's runs stay what they are."""
+    """What the rule says by a `newer` benchmark than `before`, which the tier goes by; its runs stay what they are."""
     pace = pace_ratio(newer)
     chosen, _ = decision(found, pace)
     made = [record["provenance"] for record in (before, newer)]
     old, new = (f"commit {str(at['commit'])[:7]} on {at['hardware']['processor']}" for at in made)
     same = chosen == decision(found, pace_ratio(before))[0]
-    return (f"That was decided with the benchmark of {old}. By the one of {new} a step in bfloat16 takes {pace.mean:.2f} "
+    return (f"The tier goes by the benchmark of {old}. By the newer one of {new} a step in bfloat16 takes {pace.mean:.2f} "
             f"times the seconds of float32 ({pace.low:.2f} to {pace.high:.2f}): the rule would choose "
             + (f"{chosen} again." if same else f"{chosen}; the tier's runs have not been repeated with it."))
 

@@ -16,7 +16,6 @@ LONG = 256  # terms of a sum from which halves are worth their time
 ROWS = 4096  # of a product over time: as many are copied side by side at once
 
 
-
 def _onednn_product(processor: str) -> Any:
     """oneDNN's product if it is the faster one on this `processor`, else None."""
     both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
