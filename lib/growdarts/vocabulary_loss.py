@@ -38,11 +38,11 @@ class _VocabularyLoss(torch.autograd.Function):
         dx = torch.empty_like(x) if wants_x else None
         dW = torch.zeros_like(W) if wants_W else None
         db = torch.zeros_like(b) if wants_b else None
-        total, W_read, n = x.new_zeros(()), W.to(dtype), len(x)
-        logits = empty((min(n, ROWS), len(W)), b.dtype)
+        W_read, n = W.to(dtype), len(x)
+        logits, shares = empty((min(n, ROWS), len(W)), b.dtype), x.new_empty(n)
         product = None if dtype == b.dtype else empty(logits.shape, dtype)
         for first in range(0, n, ROWS):
-            rows, words = slice(first, first + ROWS), y[first:first + ROWS]
+            rows = slice(first, first + ROWS)
             read = x[rows].to(dtype)
             # in place, because memory that is new to the process costs more than the arithmetic
             e = logits[:len(read)]
@@ -51,24 +51,27 @@ class _VocabularyLoss(torch.autograd.Function):
             else:
                 e.copy_(torch.mm(read, W_read.t(), out=product[:len(read)])).add_(b)
             p = torch.softmax(e, 1, out=e)
-            shares = p.gather(1, words[:, None])
-            if shares.min() > torch.finfo(p.dtype).tiny:
-                total -= shares.log().sum()
-            else:  # a share so small that it has lost digits, or all of them
-                anew = nn.functional.linear(read, W_read).to(b.dtype) + b
-                total += nn.functional.cross_entropy(anew, words, reduction="sum")
-            # the gradient by the logits is p but for 1 at the word itself
+            torch.gather(p, 1, y[rows, None], out=shares[rows, None])
+            # the gradient by the logits is p but for 1 at the word itself, which is subtracted in the end
             if wants_b:
                 db += p.sum(dim=0)
             if wants_x or wants_W:
                 p = p.to(dtype)
             if wants_x:
-                torch.sub(matmul(p, W_read), W[words], out=dx[rows])
+                dx[rows] = matmul(p, W_read)
             if wants_W:
                 add_product(dW, p.t(), read)
-                dW.index_add_(0, words, x[rows], alpha=-1)
+        if wants_x:
+            dx -= W[y]
+        if wants_W:
+            dW.index_add_(0, y, x, alpha=-1)
         if wants_b:
             db -= torch.bincount(y, minlength=len(b))
+        exact = shares > torch.finfo(shares.dtype).tiny
+        total = -shares[exact].log().sum()
+        if not exact.all():  # some are so small that they have lost digits, or all of them
+            anew = nn.functional.linear(x[~exact].to(dtype), W_read).to(b.dtype) + b
+            total += nn.functional.cross_entropy(anew, y[~exact], reduction="sum")
         ctx.save_for_backward(dx, dW, db)
         ctx.n = n
         return total / n
