@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from benchmarks.sizes import Size, convolutional, recurrent
 from benchmarks.steps import search_step, subject
 from growdarts import products
+from growdarts.cells import mixed_scan
 from growdarts.cells import two_input as two_input_cell
 from growdarts.cells.recurrent_node import RecurrentNode
 from growdarts.networks import two_input_forecaster
@@ -18,7 +19,7 @@ from growdarts.plain import plain_forms
 from growdarts.primitives import DEFAULT_TWO_INPUT
 from growdarts.vocabulary_loss import vocabulary_loss
 
-TRIALS = 12  # of `trials`
+TRIALS = 13  # of `trials`
 
 
 class Trial(NamedTuple):
@@ -38,7 +39,7 @@ class Trial(NamedTuple):
 def trials(toy: bool) -> list[Trial]:
     """All of them; `toy`: at a size at which they take milliseconds."""
     torch.manual_seed(0)
-    return [*_losses(toy), _other_library(toy), *_products(toy), _compiled(toy), _plain_convolutions(toy), _short_windows()]
+    return [*_losses(toy), _other_library(toy), *_products(toy), _one_thread(toy), _compiled(toy), _plain_convolutions(toy), _short_windows()]
 
 
 def _losses(toy: bool) -> list[Trial]:
@@ -142,6 +143,22 @@ def _products(toy: bool) -> list[Trial]:
             Trial("products in two halves of their inner dimension", where,
                   "kept where states are made, whose digits count in all later steps; not for the gradients",
                   kept, in_halves, "" if products._linear else "torch.mm adds up long sums in parts of its own")]
+
+
+def _one_thread(toy: bool) -> Trial:
+    """The recurrent cell's kernels on the thread that calls them."""
+    size = _recurrent(toy, 300, 64)
+    step = search_step(subject(size), 1)
+
+    def tried() -> None:
+        lanes, mixed_scan.lanes = mixed_scan.lanes, lambda: 1
+        try:
+            step()
+        finally:
+            mixed_scan.lanes = lanes
+
+    return Trial("the recurrent cell's kernels on one thread", _where(size), "torch's other threads only wait meanwhile",
+                 step, tried)
 
 
 def _compiled(toy: bool) -> Trial:

@@ -41,8 +41,10 @@ def matmul(x: Tensor, W: Tensor, out: Tensor | None = None, *, halves: bool = Fa
 
 
 def add_product(total: Tensor, x: Tensor, W: Tensor, *, halves: bool = False) -> None:
-    """total += x W, for x and W as in `matmul` and a total (n, m) of their type or another; autograd does not follow it."""
-    if x.dtype == total.dtype and not _is_faster(x, W):
+    """total += x W, for x and W as in `matmul`, computed in the type of W; autograd does not follow it."""
+    if x.dtype != W.dtype:
+        x = x.to(W.dtype)
+    if W.dtype == total.dtype and not _is_faster(x, W):
         total.addmm_(x, W)  # in place: memory that is new to the process takes long
     else:
         total += matmul(x, W, halves=halves)

@@ -29,6 +29,7 @@ from growdarts.memory import empty
 from growdarts.plain import refuse_second_derivative
 from growdarts.precision import product_type
 from growdarts.products import matmul, over_time
+from growdarts.team import lanes
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,13 @@ class _Work:
         B, H = like.shape
         self.sources = [np.array([j for block in blocks for j in block]) for blocks in nodes]
         longest = max(map(len, self.sources))
-        self.squashed, self.back = like.new_empty(longest, B, 2 * H), like.new_empty(longest, B, H, dtype=dtype)
+        self.back = like.new_empty(longest, B, H, dtype=dtype)
         self.wide = like.new_empty(longest, B, 2 * H) if dtype != like.dtype else None
         self.z, self.states = like.new_empty(B, H), like.new_empty(len(nodes) + 1, B, H)
 
-    def spread(self, product: Tensor) -> tuple[Tensor, np.ndarray]:
-        """A node's products in the type of the states, and their sigmoid."""
-        if self.wide is not None:
-            product = self.wide[:len(product)].copy_(product)
-        return product, torch.sigmoid(product, out=self.squashed[:len(product)]).numpy()
+    def widened(self, product: Tensor) -> Tensor:
+        """A node's products in the type of the states."""
+        return product if self.wide is None else self.wide[:len(product)].copy_(product)
 
 
 class _MixedScan(torch.autograd.Function):
@@ -99,7 +98,7 @@ class _MixedScan(torch.autograd.Function):
         if not train:
             means[:], variances[:] = norm.mean, norm.variance
         hidden[0] = h
-        w, (s, m, v, z) = _arrays(mixtures), _arrays((states, means, variances, work.z))
+        team, w, (s, m, v, z) = lanes(), _arrays(mixtures), _arrays((states, means, variances, work.z))
 
         def settle(t: int, i: int, z: np.ndarray) -> None:
             """z becomes state i."""
@@ -117,8 +116,7 @@ class _MixedScan(torch.autograd.Function):
                     rows = product[row:row + len(block)].view(-1, 2 * H)
                     matmul(_pick(read[t], block).flatten(0, 1), W, out=rows, halves=True)
                     row += len(block)
-                product, squashed = work.spread(product)
-                mix(s[t], work.sources[i], product.numpy(), squashed, w[i], z)
+                mix(s[t], work.sources[i], work.widened(product).numpy(), w[i], z, team)
                 settle(t, i + 1, z)
             torch.mv(states[t, 1:].view(N, -1).t(), r, out=hidden[t + 1].view(-1))
         if heard is not None:
@@ -143,7 +141,7 @@ class _MixedScan(torch.autograd.Function):
         mixtures, Ws = tensors[:N], _by_node(nodes, tensors[N:])
         _, _, _, _, wants_wx, wants_h, _, wants_U, wants_r, *wanted = ctx.needs_input_grad
         wants_w = any(wanted[:N])
-        dws = [torch.zeros_like(mixture) for mixture in mixtures]
+        dws = [mixture.new_zeros(lanes(), *mixture.shape) for mixture in mixtures]
         dhs = torch.empty_like(hidden)  # total gradients of h_0 .. h_T
         dhs[-1] = 0
         ds, dz = work.states, work.z
@@ -163,15 +161,15 @@ class _MixedScan(torch.autograd.Function):
                 if ctx.heard is not None:
                     ctx.heard.gradients[t, i] = dz
                 product, row = products[i][t], 0
-                values, squashed = work.spread(product)
-                mix_backward(s[t], work.sources[i], values.numpy(), squashed, w[i], by_z, by_s, dw[i], wants_w)
+                values = work.widened(product)
+                mix_backward(s[t], work.sources[i], values.numpy(), w[i], by_z, by_s, dw[i], wants_w)
                 if values is not product:
                     product.copy_(values)
                 for block, W in zip(nodes[i], Ws[i], strict=True):
                     back = work.back[row:row + len(block)]
                     matmul(product[row:row + len(block)].flatten(0, 1), W.t(), out=back.view(-1, W.shape[0]))
                     row += len(block)
-                add_at(by_s, work.sources[i], work.back[:row].to(dz.dtype).numpy(), mask)
+                add_at(by_s, work.sources[i], work.back[:row].to(dz.dtype).numpy(), mask, len(dw[i]))
             unsettle(t, 0)
             c, u = first[t].chunk(2, dim=-1)
             gate, candidate = torch.sigmoid(c), torch.tanh(u)
@@ -187,7 +185,7 @@ class _MixedScan(torch.autograd.Function):
         grad_U = over_time(masked(hidden[:-1], h_mask), first, dtype) if wants_U else None
         grad_r = torch.einsum("tbh,tnbh->n", dhs[1:], states[:, 1:]) if wants_r else None
         return (None, None, None, None, first if wants_wx else None, dhs[0] if wants_h else None, None, grad_U, grad_r,
-                *(dws if wants_w else [None] * N), *grads_W)
+                *([by_lane.sum(dim=0) for by_lane in dws] if wants_w else [None] * N), *grads_W)
 
 
 def _arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:

@@ -146,7 +146,7 @@ class TwoInputCell(nn.Module):
                      for node, name in zip(self.nodes, chosen, strict=True))
 
 
-def _begin(node: TwoInputNode) -> Callable[[Tensor, Tensor, Tensor], Pass]:
+def _begin(node: TwoInputNode) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Pass]:
     names = [operation.name for operation in node.operations()]
     return partial(KernelPass, names) if set(names) <= CODES.keys() else partial(AutogradPass, node.operate())
 

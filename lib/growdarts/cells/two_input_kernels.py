@@ -2,7 +2,7 @@ r"""The elementwise part of a two-input node, compiled by numba: its mixture, an
 
 For the operations of `CODES`; what they compute is said in `growdarts.primitives`. With a = W x + b + U s, what a node
 keeps of a sample is a row of `kept` (n, R), with H columns for every weight its operations own: sigmoid(a) or tanh(a)
-where an operation looks at nothing else (`SQUASHED`), U s alone where it multiplies the two, else a. W x + b of the latter
+where an operation looks at nothing else, U s alone where it multiplies the two, else a. W x + b of the latter
 is in `inputs`. `s` (n, H) is the state that the node meets, `w` (K,) are the mixture weights, `codes` (K,) says which
 operation, `starts` and `places` (K,) where its columns in `kept` and in `inputs` begin.
 
@@ -13,14 +13,32 @@ operations, R columns.
 import numpy as np
 
 from growdarts.cells.norm_kernels import compiled, dot
+from growdarts.exponentials import expm1
+from growdarts.team import in_team, part
 
 CODES = {name: code for code, name in enumerate(
     ("add_tanh", "add_sigmoid", "add_relu", "add_identity", "hadamard", "gate", "gated_update", "carry"))}
 TANH, SIGMOID, RELU, IDENTITY, HADAMARD, GATE, UPDATE, CARRY = CODES.values()
-SQUASHED = {"add_tanh": ("tanh",), "add_sigmoid": ("sigmoid",), "gate": ("sigmoid",), "gated_update": ("sigmoid", "tanh")}
 
 
 # Operation by operation and only then row by row: the other way round takes three times as long.
+
+@compiled
+def _squash(code, first, kept, H):
+    """sigmoid and tanh of what an operation looks at through nothing else, in place."""
+    one, two, last = kept.dtype.type(1), kept.dtype.type(2), first + H
+    for i in range(len(kept)):
+        if code == SIGMOID or code == GATE or code == UPDATE:
+            a = kept[i, first:last]
+            for h in range(H):
+                a[h] = one / (two + expm1(-a[h]))
+        if code == TANH or code == UPDATE:
+            a = kept[i, last:last + H] if code == UPDATE else kept[i, first:last]
+            for h in range(H):
+                a[h] = expm1(two * a[h])
+            for h in range(H):
+                a[h] = a[h] / (two + a[h])
+
 
 @compiled
 def _add_output(code, first, place, kept, inputs, s, share, out):
@@ -103,10 +121,21 @@ def _go_back(code, first, place, kept, inputs, s, share, ds, back, scratch):
 
 
 @compiled
-def mix(codes, starts, places, kept, inputs, s, w, z):
-    """z (n, H) = sum_o w_o o, the node's next state; added up in float64, as later time steps make more of what is lost."""
+def mix(codes, starts, places, kept, inputs, s, w, z, lanes):
+    """z (n, H) = sum_o w_o o, the node's next state; added up in float64, as later time steps make more of what is lost.
+
+    `kept` has a in place of sigmoid(a) and tanh(a), which it gets.
+    """
+    in_team(_mix, (codes, starts, places, kept, inputs, s, w, z), lanes)
+
+
+@compiled
+def _mix(lane, of, codes, starts, places, kept, inputs, s, w, z):
+    first, stop = part(len(s), lane, of)
+    kept, inputs, s, z = kept[first:stop], inputs[first:stop], s[first:stop], z[first:stop]
     total = np.zeros(s.shape)
     for o in range(len(codes)):
+        _squash(codes[o], starts[o], kept, s.shape[1])
         _add_output(codes[o], starts[o], places[o], kept, inputs, s, np.float64(w[o]), total)
     z[:] = total
 
@@ -115,7 +144,14 @@ def mix(codes, starts, places, kept, inputs, s, w, z):
 def mix_backward(codes, starts, places, kept, inputs, s, w, ds, back, dw, wants_w):
     """From the loss's gradient `ds` (n, H) by the node's next state: those by U s and, where they are not the same, by
     W x + b, in the place of `kept` and `inputs`; `back` (n, H) by the state that it was made of, but for the way through U;
-    those by the mixture weights, added to `dw` (K,) of float64, if wanted."""
+    those by the mixture weights, added to `dw` (lanes, K) of float64, if wanted."""
+    in_team(_mix_backward, (codes, starts, places, kept, inputs, s, w, ds, back, dw, wants_w), len(dw))
+
+
+@compiled
+def _mix_backward(lane, of, codes, starts, places, kept, inputs, s, w, ds, back, dw, wants_w):
+    first, stop = part(len(s), lane, of)
+    kept, inputs, s, ds, back = kept[first:stop], inputs[first:stop], s[first:stop], ds[first:stop], back[first:stop]
     n, H = s.shape
     one, out, scratch = s.dtype.type(1), np.empty_like(s), np.empty(H, s.dtype)
     back[:] = back.dtype.type(0)
@@ -124,5 +160,5 @@ def mix_backward(codes, starts, places, kept, inputs, s, w, ds, back, dw, wants_
             out[:] = out.dtype.type(0)
             _add_output(codes[o], starts[o], places[o], kept, inputs, s, one, out)
             for i in range(n):
-                dw[o] += dot(ds[i], out[i])
+                dw[lane, o] += dot(ds[i], out[i])
         _go_back(codes[o], starts[o], places[o], kept, inputs, s, w[o], ds, back, scratch)

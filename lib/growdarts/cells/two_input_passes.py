@@ -6,7 +6,6 @@ computes the mixture and autograd its derivatives. What a pass keeps of the way 
 Shapes: T time, B batch, H hidden, K operations, R columns, H for every weight of a node.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,8 +14,10 @@ from torch import Tensor
 
 from growdarts.cells import two_input_kernels as kernels
 from growdarts.cells.two_input_node import mixture_of
+from growdarts.memory import empty
 from growdarts.primitives import TWO_INPUT
 from growdarts.products import add_product
+from growdarts.team import lanes
 
 Operate = Callable[[Tensor, Tensor, Tensor], list[Tensor]]
 
@@ -31,6 +32,7 @@ class Pass:
     Parameters
     ----------
     wx : W x + b (T, B, R), which the pass takes over.
+    met, made : states that the node meets, and those that it makes, which the pass fills (T, B, H).
     U : (R, H) in the type of the products.
     w : mixture weights (K,).
 
@@ -43,17 +45,18 @@ class Pass:
     us_gradient: Tensor
     dw: Tensor
 
-    def __init__(self, wx: Tensor, U: Tensor, w: Tensor) -> None:
+    def __init__(self, wx: Tensor, met: Tensor, made: Tensor, U: Tensor, w: Tensor) -> None:
+        self.met, self.made = met, made
         self.U, self.U_ahead = U, U.t().contiguous()
         self.w = w.detach() if len(w) > 1 else torch.ones_like(w)  # a single operation has no weight to share
-        self.dw = torch.zeros_like(w, dtype=torch.float64)
 
-    def step(self, t: int, s: Tensor, z: Tensor) -> None:
-        """z (B, H) becomes the mixture of time step t, from the state s (B, H)."""
+    def step(self, t: int) -> None:
+        """Make the state of time step t."""
         raise NotImplementedError
 
-    def back(self, t: int, s: Tensor, ds: Tensor, wants_wx: bool, wants_w: bool) -> Tensor:
-        """From the loss's gradient by the mixture of time step t, which met the state s, to that by the state.
+    def back(self, t: int, ds: Tensor, wants_wx: bool, wants_w: bool) -> Tensor:
+        """From the loss's gradient ds (B, H) by the state that was made in time step t to that by the one that was met,
+        which is valid until the next call.
 
         The steps come from the last to the first; gradients by wx and w are only computed if they are wanted.
         """
@@ -67,59 +70,68 @@ class Pass:
 class KernelPass(Pass):
     """Of a node of the operations `names`, all of which have a kernel."""
 
-    def __init__(self, names: Sequence[str], wx: Tensor, U: Tensor, w: Tensor) -> None:
-        super().__init__(wx, U, w)
+    def __init__(self, names: Sequence[str], wx: Tensor, met: Tensor, made: Tensor, U: Tensor, w: Tensor) -> None:
+        super().__init__(wx, met, made, U, w)
         H = U.shape[1]
         columns = [H * TWO_INPUT[name].blocks for name in names]
         multiplied = [H * (name == "hadamard") for name in names]
         self.layout = (np.array([kernels.CODES[name] for name in names]), *(
             np.cumsum([0, *sizes[:-1]]) for sizes in (columns, multiplied)))
         self.apart = [slice(start, start + H) for start, size in zip(self.layout[1], multiplied, strict=True) if size]
-        self.inputs = torch.cat([wx[..., of_one] for of_one in self.apart] or [wx[..., :0]], dim=-1)
-        for of_one in self.apart:
+        self.inputs = empty((*wx.shape[:2], H * len(self.apart)), wx.dtype)
+        for of_one, its_inputs in zip(self.apart, self._parted(), strict=True):
+            its_inputs.copy_(wx[..., of_one])
             wx[..., of_one] = 0
-        self.us_gradient, self.squashed = wx, _squashed(names, H)
-        self.steps = list(zip(wx, wx.numpy(), self.inputs.numpy(), strict=True))
-        self.shares, self.share_gradients = self.w.numpy(), self.dw.numpy()
+        self.us_gradient = wx
+        self.multiplies, self.by_state = len(U) > 0, torch.empty_like(met[0])
+        # made once, as in every step it would take a while
+        self.steps = list(zip(wx, wx.numpy(), self.inputs.numpy(), met, met.numpy(), made.numpy(), strict=True))
+        self.shares, self.share_gradients = self.w.numpy(), np.zeros((lanes(), len(w)))
 
-    def step(self, t: int, s: Tensor, z: Tensor) -> None:
-        a, kept, inputs = self.steps[t]
-        if len(self.U):
-            add_product(a, s.to(self.U.dtype), self.U_ahead, halves=True)
-        for squash, first, size in self.squashed:
-            squash(a.narrow(1, first, size))
-        kernels.mix(*self.layout, kept, inputs, s.numpy(), self.shares, z.numpy())
+    def step(self, t: int) -> None:
+        a, kept, inputs, s, s_read, z = self.steps[t]
+        if self.multiplies:
+            add_product(a, s, self.U_ahead, halves=True)
+        kernels.mix(*self.layout, kept, inputs, s_read, self.shares, z, len(self.share_gradients))
 
-    def back(self, t: int, s: Tensor, ds: Tensor, wants_wx: bool, wants_w: bool) -> Tensor:
-        us_gradient, kept, inputs = self.steps[t]
-        back = torch.empty_like(ds)
-        kernels.mix_backward(*self.layout, kept, inputs, s.numpy(), self.shares, ds.numpy(), back.numpy(),
+    def back(self, t: int, ds: Tensor, wants_wx: bool, wants_w: bool) -> Tensor:
+        us_gradient, kept, inputs, _, s_read, _ = self.steps[t]
+        kernels.mix_backward(*self.layout, kept, inputs, s_read, self.shares, ds.numpy(), self.by_state.numpy(),
                              self.share_gradients, wants_w)
-        if len(self.U):
-            add_product(back, us_gradient.to(self.U.dtype), self.U)
-        return back
+        if self.multiplies:
+            add_product(self.by_state, us_gradient, self.U)
+        return self.by_state
+
+    @property
+    def dw(self) -> Tensor:
+        """Of all lanes together."""
+        return torch.from_numpy(self.share_gradients.sum(axis=0))
 
     def wx_gradient(self) -> Tensor:
-        for of_one, gradient in zip(self.apart, self.inputs.chunk(max(1, len(self.apart)), dim=-1)):
+        for of_one, gradient in zip(self.apart, self._parted(), strict=True):
             self.us_gradient[..., of_one] = gradient
         return self.us_gradient
+
+    def _parted(self) -> Sequence[Tensor]:
+        """`inputs` operation by operation."""
+        return self.inputs.chunk(len(self.apart), dim=-1) if self.apart else ()
 
 
 class AutogradPass(Pass):
     """Of a node of any operations: `operate`(wx, us, s) gives K outputs (..., H)."""
 
-    def __init__(self, operate: Operate, wx: Tensor, U: Tensor, w: Tensor) -> None:
-        super().__init__(wx, U, w)
+    def __init__(self, operate: Operate, wx: Tensor, met: Tensor, made: Tensor, U: Tensor, w: Tensor) -> None:
+        super().__init__(wx, met, made, U, w)
         self.operate, self.wx, self.us_gradient = operate, wx, torch.zeros_like(wx)
-        self.met = torch.empty(*wx.shape[:2], U.shape[1], dtype=wx.dtype)  # states
+        self.dw = torch.zeros_like(w, dtype=torch.float64)
         self.first = len(wx)  # of the steps whose derivatives are known
 
-    def step(self, t: int, s: Tensor, z: Tensor) -> None:
-        self.met[t] = s
-        add_product(self.us_gradient[t], s.to(self.U.dtype), self.U_ahead, halves=True)
-        z.copy_(mixture_of(self.operate(self.wx[t], self.us_gradient[t], s), self.w))
+    def step(self, t: int) -> None:
+        s = self.met[t]
+        add_product(self.us_gradient[t], s, self.U_ahead, halves=True)
+        self.made[t] = mixture_of(self.operate(self.wx[t], self.us_gradient[t], s), self.w)
 
-    def back(self, t: int, s: Tensor, ds: Tensor, wants_wx: bool, wants_w: bool) -> Tensor:
+    def back(self, t: int, ds: Tensor, wants_wx: bool, wants_w: bool) -> Tensor:
         if t < self.first:
             steps = max(STEPS, ENTRIES // max(1, self.us_gradient[0].numel()))
             self._derive(max(0, t + 1 - steps), t + 1, wants_wx, wants_w)
@@ -129,7 +141,7 @@ class AutogradPass(Pass):
         for by_row in (self.wx, self.us_gradient) if wants_wx else (self.us_gradient,):
             by_row[t].unflatten(-1, (by_row.shape[-1] // H, H)).mul_(ds[:, None])
         back = ds * self.by_s[t - self.first]
-        add_product(back, self.us_gradient[t].to(self.U.dtype), self.U)
+        add_product(back, self.us_gradient[t], self.U)
         return back
 
     def _derive(self, first: int, stop: int, wants_wx: bool, wants_w: bool) -> None:
@@ -145,16 +157,3 @@ class AutogradPass(Pass):
 
     def wx_gradient(self) -> Tensor:
         return self.wx
-
-
-def _squashed(names: Sequence[str], H: int) -> list[tuple[Callable[[Tensor], Tensor], int, int]]:
-    """What is done to which columns in place: the function, the first column, their number; neighbours at once."""
-    functions = {"tanh": torch.tanh_, "sigmoid": torch.sigmoid_}
-    blocks = [functions.get(squash) for name in names
-              for squash in kernels.SQUASHED.get(name, (None,) * TWO_INPUT[name].blocks)]
-    first, found = 0, []
-    for squash, alike in itertools.groupby(blocks):
-        size = H * len(list(alike))
-        found += [(squash, first, size)] if squash else []
-        first += size
-    return found

@@ -28,9 +28,9 @@ from growdarts.products import matmul, over_time
 
 
 class ScanNode(NamedTuple):
-    """A node: `begin`(W x + b, U, w) a pass, W (R, I), b (R), U (R, H), w (K,)."""
+    """A node: `begin`(W x + b, states that it meets, states that it makes, U, w) a pass; W (R, I), b (R), U (R, H), w (K,)."""
 
-    begin: Callable[[Tensor, Tensor, Tensor], Pass]
+    begin: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Pass]
     W: Tensor
     b: Tensor
     U: Tensor
@@ -59,15 +59,14 @@ class _TwoInputScan(torch.autograd.Function):
         chain = h.new_empty(T * N + 1, *h.shape)  # every node's state is the next one's input
         chain[0] = h
         passes = []
-        for node in nodes:
+        for j, node in enumerate(nodes):
             wx = empty((T, B, len(node.W)), h.dtype)
             _multiply(read, node.W.to(dtype).t(), wx.flatten(0, 1)).add_(node.b)
-            passes.append(node.begin(wx, node.U.to(dtype), node.w))
+            passes.append(node.begin(wx, chain[j:-1:N], chain[j + 1::N], node.U.to(dtype), node.w))
         with torch.inference_mode():  # operations on a few numbers, whose bookkeeping counts
-            states = chain.unbind()
             for t in range(T):
-                for i, node_pass in enumerate(passes, t * N):
-                    node_pass.step(t, states[i], states[i + 1])
+                for node_pass in passes:
+                    node_pass.step(t)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(x, *tensors)
             ctx.kept, ctx.begin, ctx.heard, ctx.dtype = (chain, passes), begin, heard, dtype
@@ -83,17 +82,17 @@ class _TwoInputScan(torch.autograd.Function):
                                "again, or compute within growdarts.plain.plain_forms()")
         (chain, passes), ctx.kept = ctx.kept, None
         x, *tensors = ctx.saved_tensors
-        N, nodes, states = len(passes), _nodes(ctx.begin, tensors), chain.unbind()
+        N, nodes = len(passes), _nodes(ctx.begin, tensors)
         _, _, _, wants_x, _, *wanted = ctx.needs_input_grad
         wants = [wanted[4 * j:4 * j + 4] for j in range(N)]
-        ds = torch.zeros_like(states[0])
+        ds = torch.zeros_like(chain[0])
         for t in reversed(range(len(grad))):
             ds = ds + grad[t]
             for j in reversed(range(N)):
                 if ctx.heard is not None:
                     ctx.heard.gradients[t, j] = ds
                 wants_W, wants_b, _, wants_w = wants[j]
-                ds = passes[j].back(t, states[t * N + j], ds, wants_x or wants_W or wants_b, wants_w)
+                ds = passes[j].back(t, ds, wants_x or wants_W or wants_b, wants_w)
         by_x, grads = torch.zeros_like(x) if wants_x else None, []
         for j, (node, node_pass) in enumerate(zip(nodes, passes, strict=True)):
             grads += _of_weights(node_pass, node, x, chain[j:-1:N], ctx.dtype, wants[j], by_x)

@@ -1,0 +1,73 @@
+"""Kernels on torch's threads: every row once, whatever the number of threads, and next to torch's own operations."""
+
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+import torch
+
+from growdarts.team import SHARED, in_team, lanes, part
+
+
+@numba.njit
+def _mark(lane, of, x, names, factor):
+    first, stop = part(len(x), lane, of)
+    for i in range(first, stop):
+        x[i] += factor * i
+        names[i] = lane
+
+
+@numba.njit
+def mark(x, names, factor, n):
+    in_team(_mark, (x, names, factor), n)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("rows", [0, 1, 7, 64])
+def test_every_row_is_computed_once(n, rows, threads):
+    threads(n)
+    for _ in range(20):
+        torch.mm(torch.ones(200, 200), torch.ones(200, 200))  # whose threads wait for the next operation
+        x, names = np.ones(rows), np.full(rows, -1)
+        mark(x, names, 2.0, lanes())
+        np.testing.assert_array_equal(x, 1 + 2.0 * np.arange(rows))
+        of = n if SHARED else 1
+        assert list(names) == sorted(names) and set(names) <= set(range(of))
+        if rows == 64:
+            assert set(names) == set(range(of))
+
+
+def test_torch_shares_its_threads_on_linux():
+    assert SHARED or not sys.platform.startswith("linux") or not torch.backends.openmp.is_available()
+
+
+def test_without_torchs_openmp_a_kernel_stays_on_its_thread():
+    done = subprocess.run([sys.executable, "-c", """
+import ctypes
+import llvmlite.binding, numba, numpy as np, torch
+def missing(path):
+    raise OSError(path)
+llvmlite.binding.initialize_native_target()
+ctypes.CDLL = missing
+from growdarts import team
+assert not team.SHARED and team.lanes() == 1
+@numba.njit
+def fill(lane, of, x):
+    x[:] = 10 * lane + of
+@numba.njit
+def run(x, n):
+    team.in_team(fill, (x,), n)
+x = np.zeros(3)
+run(x, 2)
+print(x)
+"""], capture_output=True, text=True, check=False)
+    assert done.stdout == "[1. 1. 1.]\n", done.stderr
