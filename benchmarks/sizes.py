@@ -111,5 +111,5 @@ class Effort:
     sampled: int
 
 
-FULL = Effort(least=4, most=15, seconds=15.0, sampled=4)
+FULL = Effort(least=5, most=15, seconds=20.0, sampled=4)
 QUICK = Effort(least=2, most=2, seconds=1.0, sampled=2)

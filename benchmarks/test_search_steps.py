@@ -1,7 +1,5 @@
 """A step of the search: the plain reference, the library, torch's LSTM and the floor, in turn; and their memory."""
 
-from dataclasses import replace
-
 import pytest
 
 from benchmarks.floors import PASSES, floor
@@ -19,8 +17,7 @@ def test_search_step(benchmark, measured, effort, size, order):
         variants["lstm"] = lstm_step(made)
         if used_precision("bfloat16") == "bfloat16":
             variants["bfloat16"] = search_step(made, order, "bfloat16")
-    found = in_turn(benchmark, variants | {"pass": floors[0].run, "weights": floors[1].run}, "float32",
-                    replace(effort, least=effort.least - (order == 2)))  # whose steps average over more passes
+    found = in_turn(benchmark, variants | {"pass": floors[0].run, "weights": floors[1].run}, "float32", effort)
     passes = PASSES[order]
     least = [sum(n * t for n, t in zip(passes, times, strict=True))
              for times in zip(found.pop("pass"), found.pop("weights"), strict=True)]
