@@ -39,7 +39,8 @@ class Trial(NamedTuple):
 def trials(toy: bool) -> list[Trial]:
     """All of them; `toy`: at a size at which they take milliseconds."""
     torch.manual_seed(0)
-    return [*_losses(toy), _other_library(toy), *_products(toy), _one_thread(toy), _compiled(toy), _plain_convolutions(toy), _short_windows()]
+    return [*_losses(toy), _other_library(toy), *_products(toy), _one_thread(toy), _compiled(toy), _plain_convolutions(toy),
+            _short_windows()]
 
 
 def _losses(toy: bool) -> list[Trial]:
@@ -151,7 +152,7 @@ def _one_thread(toy: bool) -> Trial:
     step = search_step(subject(size), 1)
 
     def tried() -> None:
-        lanes, mixed_scan.lanes = mixed_scan.lanes, lambda: 1
+        lanes, mixed_scan.lanes = mixed_scan.lanes, lambda rows: 1
         try:
             step()
         finally:

@@ -38,12 +38,34 @@ def test_every_row_is_computed_once(n, rows, threads):
     for _ in range(20):
         torch.mm(torch.ones(200, 200), torch.ones(200, 200))  # whose threads wait for the next operation
         x, names = np.ones(rows), np.full(rows, -1)
-        mark(x, names, 2.0, lanes())
+        mark(x, names, 2.0, lanes(rows))
         np.testing.assert_array_equal(x, 1 + 2.0 * np.arange(rows))
-        of = n if SHARED else 1
-        assert list(names) == sorted(names) and set(names) <= set(range(of))
-        if rows == 64:
-            assert set(names) == set(range(of))
+        of = max(1, min(n, rows)) if SHARED else 1
+        assert list(names) == sorted(names) and set(names) == set(range(of if rows else 0))
+
+
+@numba.njit
+def _fail_at(lane, of, x):
+    first, stop = part(len(x), lane, of)
+    for i in range(first, stop):
+        if x[i] < 0:
+            raise ValueError("negative")
+
+
+@numba.njit
+def fail_at(x, n):
+    in_team(_fail_at, (x,), n)
+
+
+@pytest.mark.parametrize("row", [0, 7])
+def test_a_lane_that_fails_is_an_error(row, threads):
+    threads(2)
+    x = np.ones(8)
+    fail_at(x, 2)
+    x[row] = -1
+    with pytest.raises(RuntimeError, match="_fail_at failed"):
+        fail_at(x, 2)
+    fail_at(np.ones(8), 2)
 
 
 def test_torch_shares_its_threads_on_linux():
@@ -59,7 +81,7 @@ def missing(path):
 llvmlite.binding.initialize_native_target()
 ctypes.CDLL = missing
 from growdarts import team
-assert not team.SHARED and team.lanes() == 1
+assert not team.SHARED and team.lanes(8) == 1
 @numba.njit
 def fill(lane, of, x):
     x[:] = 10 * lane + of

@@ -75,6 +75,42 @@ def test_an_operation_without_a_kernel_is_left_to_autograd(softplus_times_state)
     assert_it_is_the_plain_form(*cell_and_inputs([[softplus_times_state, "add_tanh"], ["gate", "add_identity"]]))
 
 
+@pytest.fixture
+def sum_as_it_is():
+    @two_input(blocks=1)
+    def sum_as_it_is(wx, us, s):
+        return us
+
+    yield sum_as_it_is.__name__
+    del TWO_INPUT["sum_as_it_is"]
+
+
+def test_an_operation_may_return_what_it_is_given(sum_as_it_is):
+    assert_it_is_the_plain_form(*cell_and_inputs([[sum_as_it_is, "add_tanh"], ["gate", sum_as_it_is]]))
+
+
+@pytest.mark.parametrize("columns", [1, 2, 4])
+@pytest.mark.parametrize("forward, backward", [(2, 2), (3, 3), (3, 1), (1, 3)])
+def test_it_is_the_same_on_any_number_of_threads(columns, forward, backward):
+    cell, x, h = cell_and_inputs(NODES["copies"] + NODES["default"])
+    found = {}
+    for threads in ((1, 1), (forward, backward)):
+        torch.set_num_threads(threads[0])
+        states = cell(x[:, :columns], h[:columns])
+        torch.set_num_threads(threads[1])
+        found[threads] = [states, *torch.autograd.grad(states.square().sum(), [x, h, *cell.parameters()])]
+    for a, b in zip(found[forward, backward], found[1, 1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
+def test_gates_and_activations_may_be_saturated():
+    cell, x, h = cell_and_inputs([["add_tanh", "add_sigmoid", "gate", "gated_update"]] * 2)
+    with torch.no_grad():
+        for parameter in cell.theta_parameters():
+            parameter.mul_(300)
+    assert_it_is_the_plain_form(cell, x, h)
+
+
 def test_what_is_not_a_number_stays_so():
     cell, x, h = cell_and_inputs([["add_relu", "carry"]])
     with torch.no_grad():
@@ -125,7 +161,7 @@ def test_in_float32_it_is_as_close_to_float64_on_average():
         with plain_forms():
             plain, exact = found(torch.float32), found(torch.float64)
         ratios.append([(a - c).norm() / (b - c).norm() for a, b, c in zip(fast, plain, exact, strict=True)])
-    means = torch.tensor(ratios).log().mean(0).exp()  # over 150 networks: 0.88 (states), 0.98 (gradients), errors 0.004
+    means = torch.tensor(ratios).log().mean(0).exp()  # over 150 networks: 0.90 (states), 0.99 (gradients), errors 0.004
     assert (means < 1.02).all()
 
 

@@ -1,13 +1,14 @@
-r"""Exponentials for numba's kernels, made of what vector instructions can do:
+r"""e^x - 1 for numba's kernels, made of what vector instructions can do:
 
 $$ e^x - 1 = 2^n (e^r - 1) + 2^n - 1, \qquad x = n \ln 2 + r, \quad |r| \le \tfrac12 \ln 2, $$
 
-with the Taylor series of $e^r - 1$ as far as the type has digits. The functions take and return one number. After a change
-here, empty numba's cache, see `growdarts.team`.
+with the Taylor series of $e^r - 1$ as far as the type has digits. After a change here, empty numba's cache, see
+`growdarts.team`.
 """
 
 import math
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import numba
@@ -15,26 +16,21 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-LIMIT = 40  # larger x count as this, smaller ones as its negative: there e^x is below 5e-18
+LIMIT = 40  # larger x count as this, smaller ones as its negative, where e^x is 4e-18; the square of e^LIMIT is still finite
 HIGH = 355 / 512  # of ln 2, so few digits that n HIGH is exact
-LOW = math.log(2) - HIGH
+LOW = float(Decimal(2).ln() - Decimal(HIGH))
 OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
 
 
-def exp(x: Any) -> Any:
-    """e^x, for x between -LIMIT and LIMIT; NaN for NaN."""
-    raise NotImplementedError("compiled functions only")
-
-
 def expm1(x: Any) -> Any:
-    """e^x - 1 with all its digits, for x between -LIMIT and LIMIT; NaN for NaN."""
+    """e^x - 1 of a number with all its digits, for x between -LIMIT and LIMIT; NaN for NaN."""
     raise NotImplementedError("compiled functions only")
 
 
 def _parts(real: Any, whole: Any, digits: int, bias: int, terms: int) -> Callable[[Any], tuple[Any, Any]]:
     """2^n and e^r - 1 of a number of the type `real`. Within the integer `whole` of as many bits, an exponent stands
     `digits` from the right, with `bias` added."""
-    inverse, high, low, limit, half = (real(c) for c in (1 / math.log(2), HIGH, LOW, LIMIT, 0.5))
+    inverse, high, low, limit, half, zero = (real(c) for c in (1 / math.log(2), HIGH, LOW, LIMIT, 0.5, 0))
     last, *others = (real(1 / math.factorial(k)) for k in range(terms, 0, -1))
     coefficients = tuple(others)
 
@@ -44,6 +40,7 @@ def _parts(real: Any, whole: Any, digits: int, bias: int, terms: int) -> Callabl
         x = limit if x > limit else x
         n = np.floor(x * inverse + half)
         r = x - n * high - n * low
+        n = n if n == n else zero  # there is no whole number for NaN, which r has
         series = last
         for c in coefficients:
             series = series * r + c
@@ -52,26 +49,18 @@ def _parts(real: Any, whole: Any, digits: int, bias: int, terms: int) -> Callabl
     return parts
 
 
-_PARTS = {types.float32: _parts(np.float32, np.int32, 23, 127, 7), types.float64: _parts(np.float64, np.int64, 52, 1023, 13)}
-
-
-@overload(exp, jit_options=OPTIONS)
-def _exp(x: Any) -> Callable[[Any], Any]:
-    parts = _PARTS[x]
-
-    def compute(x: Any) -> Any:
-        power, rest = parts(x)
-        return power * rest + power
-
-    return compute
+_PARTS = {types.float32: (_parts(np.float32, np.int32, 23, 127, 7), np.float32(1)),
+          types.float64: (_parts(np.float64, np.int64, 52, 1023, 13), np.float64(1))}
 
 
 @overload(expm1, jit_options=OPTIONS)
-def _expm1(x: Any) -> Callable[[Any], Any]:
-    parts, real = _PARTS[x], {types.float32: np.float32, types.float64: np.float64}[x]
+def _expm1(x: Any) -> Callable[[Any], Any] | None:
+    if x not in _PARTS:
+        return None  # numba says that there is none for this type
+    parts, one = _PARTS[x]
 
     def compute(x: Any) -> Any:
         power, rest = parts(x)
-        return power * rest + (power - real(1))
+        return power * rest + (power - one)
 
     return compute

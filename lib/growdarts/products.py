@@ -41,7 +41,7 @@ def matmul(x: Tensor, W: Tensor, out: Tensor | None = None, *, halves: bool = Fa
 
 
 def add_product(total: Tensor, x: Tensor, W: Tensor, *, halves: bool = False) -> None:
-    """total += x W, for x and W as in `matmul`, computed in the type of W; autograd does not follow it."""
+    """total += x W of matrices (n, k) and (k, m), computed in the type of W; autograd does not follow it."""
     if x.dtype != W.dtype:
         x = x.to(W.dtype)
     if W.dtype == total.dtype and not _is_faster(x, W):

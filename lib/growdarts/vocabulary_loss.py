@@ -69,9 +69,9 @@ class _VocabularyLoss(torch.autograd.Function):
             db -= torch.bincount(y, minlength=len(b))
         exact = shares > torch.finfo(shares.dtype).tiny
         total = -shares[exact].log().sum()
-        if not exact.all():  # some are so small that they have lost digits, or all of them
-            anew = nn.functional.linear(x[~exact].to(dtype), W_read).to(b.dtype) + b
-            total += nn.functional.cross_entropy(anew, y[~exact], reduction="sum")
+        for rows in (~exact).nonzero().flatten().split(ROWS):  # so small that they have lost digits, or all of them
+            anew = nn.functional.linear(x[rows].to(dtype), W_read).to(b.dtype) + b
+            total += nn.functional.cross_entropy(anew, y[rows], reduction="sum")
         ctx.save_for_backward(dx, dW, db)
         ctx.n = n
         return total / n

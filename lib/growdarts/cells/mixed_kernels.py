@@ -20,7 +20,7 @@ from growdarts.team import in_team, part
 
 COLUMNS = ("tanh", "relu", "sigmoid", "identity")  # of w
 
-compiled = numba.njit(cache=True, error_model="numpy")
+compiled = numba.njit(cache=True, error_model="numpy")  # sums are added up as they stand here
 
 
 @compiled
@@ -66,7 +66,7 @@ def _mix_backward(lane: int, of: int, states: np.ndarray, sources: np.ndarray, p
     first, stop = part(B, lane, of)
     one, two, zero = dz.dtype.type(1), dz.dtype.type(2), dz.dtype.type(0)
     by_tanh, by_relu, by_sigmoid, by_identity = np.zeros((4, H), dz.dtype)
-    g, f, tanh = np.empty((3, H), dz.dtype)
+    g, mu, sigma, tanh = np.empty((4, H), dz.dtype)
     for e in range(len(sources)):
         w_tanh, w_relu, w_sigmoid, w_identity = w[e]
         q = w_tanh + w_relu + w_sigmoid + w_identity
@@ -77,27 +77,27 @@ def _mix_backward(lane: int, of: int, states: np.ndarray, sources: np.ndarray, p
             for h in range(H):
                 g[h] = one / (two + expm1(-c_row[h]))
             for h in range(H):
-                f[h] = expm1(-u_row[h])
+                mu[h] = expm1(-u_row[h])
             for h in range(H):
-                tanh[h] = -f[h] * (two + f[h]) / (two + two * f[h] + f[h] * f[h])
+                tanh[h] = -mu[h] * (two + mu[h]) / (two + two * mu[h] + mu[h] * mu[h])
             for h in range(H):
-                f[h] = one / (two + f[h])
+                sigma[h] = one / (two + mu[h])
             if wants_w:
                 for h in range(H):
                     d_mixed = g[h] * dz_row[h]
                     d_kept = (dz_row[h] - d_mixed) * s_row[h]
                     by_tanh[h] += d_mixed * tanh[h] + d_kept
                     by_relu[h] += d_mixed * max(u_row[h], zero) + d_kept
-                    by_sigmoid[h] += d_mixed * f[h] + d_kept
+                    by_sigmoid[h] += d_mixed * sigma[h] + d_kept
                     by_identity[h] += d_mixed * u_row[h] + d_kept
             for h in range(H):
-                m = w_tanh * tanh[h] + w_relu * max(u_row[h], zero) + w_sigmoid * f[h] + w_identity * u_row[h]
+                m = w_tanh * tanh[h] + w_relu * max(u_row[h], zero) + w_sigmoid * sigma[h] + w_identity * u_row[h]
                 c_row[h] = dz_row[h] * (m - q * s_row[h]) * g[h] * (one - g[h])
             for h in range(H):
                 d_row[h] += q * dz_row[h] * (one - g[h])
             for h in range(H):
                 slope = (w_tanh * (one - tanh[h] * tanh[h]) + (w_relu if u_row[h] > zero else zero)
-                         + w_sigmoid * f[h] * (one - f[h]) + w_identity)
+                         + w_sigmoid * sigma[h] * (one - sigma[h]) + w_identity)
                 u_row[h] = dz_row[h] * g[h] * slope
         if wants_w:
             for k, by in enumerate((by_tanh, by_relu, by_sigmoid, by_identity)):

@@ -98,7 +98,7 @@ class _MixedScan(torch.autograd.Function):
         if not train:
             means[:], variances[:] = norm.mean, norm.variance
         hidden[0] = h
-        team, w, (s, m, v, z) = lanes(), _arrays(mixtures), _arrays((states, means, variances, work.z))
+        n_lanes, w, (s, m, v, z) = lanes(B), _arrays(mixtures), _arrays((states, means, variances, work.z))
 
         def settle(t: int, i: int, z: np.ndarray) -> None:
             """z becomes state i."""
@@ -116,7 +116,7 @@ class _MixedScan(torch.autograd.Function):
                     rows = product[row:row + len(block)].view(-1, 2 * H)
                     matmul(_pick(read[t], block).flatten(0, 1), W, out=rows, halves=True)
                     row += len(block)
-                mix(s[t], work.sources[i], work.widened(product).numpy(), w[i], z, team)
+                mix(s[t], work.sources[i], work.widened(product).numpy(), w[i], z, n_lanes)
                 settle(t, i + 1, z)
             torch.mv(states[t, 1:].view(N, -1).t(), r, out=hidden[t + 1].view(-1))
         if heard is not None:
@@ -141,7 +141,8 @@ class _MixedScan(torch.autograd.Function):
         mixtures, Ws = tensors[:N], _by_node(nodes, tensors[N:])
         _, _, _, _, wants_wx, wants_h, _, wants_U, wants_r, *wanted = ctx.needs_input_grad
         wants_w = any(wanted[:N])
-        dws = [mixture.new_zeros(lanes(), *mixture.shape) for mixture in mixtures]
+        n_lanes = lanes(hidden.shape[1])
+        dws = [mixture.new_zeros(n_lanes, *mixture.shape) for mixture in mixtures]  # every lane adds up its own
         dhs = torch.empty_like(hidden)  # total gradients of h_0 .. h_T
         dhs[-1] = 0
         ds, dz = work.states, work.z
@@ -169,7 +170,7 @@ class _MixedScan(torch.autograd.Function):
                     back = work.back[row:row + len(block)]
                     matmul(product[row:row + len(block)].flatten(0, 1), W.t(), out=back.view(-1, W.shape[0]))
                     row += len(block)
-                add_at(by_s, work.sources[i], work.back[:row].to(dz.dtype).numpy(), mask, len(dw[i]))
+                add_at(by_s, work.sources[i], work.back[:row].to(dz.dtype).numpy(), mask, n_lanes)
             unsettle(t, 0)
             c, u = first[t].chunk(2, dim=-1)
             gate, candidate = torch.sigmoid(c), torch.tanh(u)

@@ -159,6 +159,8 @@ def _mix_backward(lane, of, codes, starts, places, kept, inputs, s, w, ds, back,
         if wants_w:
             out[:] = out.dtype.type(0)
             _add_output(codes[o], starts[o], places[o], kept, inputs, s, one, out)
+            by_share = 0.0
             for i in range(n):
-                dw[lane, o] += dot(ds[i], out[i])
+                by_share += dot(ds[i], out[i])
+            dw[lane, o] += by_share
         _go_back(codes[o], starts[o], places[o], kept, inputs, s, w[o], ds, back, scratch)

@@ -86,13 +86,14 @@ class KernelPass(Pass):
         self.multiplies, self.by_state = len(U) > 0, torch.empty_like(met[0])
         # made once, as in every step it would take a while
         self.steps = list(zip(wx, wx.numpy(), self.inputs.numpy(), met, met.numpy(), made.numpy(), strict=True))
-        self.shares, self.share_gradients = self.w.numpy(), np.zeros((lanes(), len(w)))
+        self.lanes = lanes(wx.shape[1])
+        self.shares, self.share_gradients = self.w.numpy(), np.zeros((self.lanes, len(w)))  # every lane adds up its own
 
     def step(self, t: int) -> None:
         a, kept, inputs, s, s_read, z = self.steps[t]
         if self.multiplies:
             add_product(a, s, self.U_ahead, halves=True)
-        kernels.mix(*self.layout, kept, inputs, s_read, self.shares, z, len(self.share_gradients))
+        kernels.mix(*self.layout, kept, inputs, s_read, self.shares, z, self.lanes)
 
     def back(self, t: int, ds: Tensor, wants_wx: bool, wants_w: bool) -> Tensor:
         us_gradient, kept, inputs, _, s_read, _ = self.steps[t]
@@ -151,7 +152,8 @@ class AutogradPass(Pass):
             outputs = self.operate(wx, us, s)
         by_us, self.by_s, *by_wx = torch.autograd.grad(
             outputs, [us, s, wx][:2 + wants_wx], [share.expand_as(s) for share in self.w], materialize_grads=True)
-        self.outputs, self.first = [output.detach() for output in outputs] if wants_w else [], first
+        # copies, as an operation may return what it is given, which the derivatives replace
+        self.outputs, self.first = [output.detach().clone() for output in outputs] if wants_w else [], first
         for kept, derivative in zip((self.us_gradient, self.wx), (by_us, *by_wx)):
             kept[first:stop] = derivative
 

@@ -28,7 +28,10 @@ from growdarts.products import matmul, over_time
 
 
 class ScanNode(NamedTuple):
-    """A node: `begin`(W x + b, states that it meets, states that it makes, U, w) a pass; W (R, I), b (R), U (R, H), w (K,)."""
+    """A node: `begin`(W x + b, states that it meets, states that it makes, U, w) a pass.
+
+    W (R, I), b (R), U (R, H), w (K,).
+    """
 
     begin: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Pass]
     W: Tensor
