@@ -1,6 +1,7 @@
-"""Sizes of the cases, and the two records that a complete run leaves: `steps` and `scaling`.
+"""Sizes of the cases, and the records that a run leaves: `steps` and `scaling`, and `tried`.
 
-`make benchmark` runs all; `make benchmark QUICK=1` the same code at toy sizes, whose records go to `_build`.
+`make benchmark` runs all; `make benchmark QUICK=1` the same code at toy sizes, whose records go to `_build`. A run of a part,
+such as `pytest benchmarks/test_tried.py`, leaves those of which it left out no case.
 """
 
 import os
@@ -40,29 +41,30 @@ class Measured:
         return list(dict.fromkeys(size for fields in self.sweeps.values() for sizes in fields.values()
                                   for size in sizes))
 
-    def is_complete(self) -> bool:
-        """Whether no case was left out; of what was tried some may be."""
+    def complete(self) -> list[str]:
+        """The records of which no case was left out."""
         growth = self.parts["growth"].values()
-        return (set(self.parts["steps"]) == {(size, order) for size in self.sizes for order in (1, 2)}
-                and len(growth) == len(self.sizes)
-                and all({"seconds", "grow_node", "selection"} <= case.keys() for case in growth)
-                and self.parts["tried"] and set(self.parts["scaling"]) == set(self.points()))
+        steps = (set(self.parts["steps"]) == {(size, order) for size in self.sizes for order in (1, 2)}
+                 and len(growth) == len(self.sizes)
+                 and all({"seconds", "grow_node", "selection"} <= case.keys() for case in growth)
+                 and set(self.parts["scaling"]) == set(self.points()))
+        return ["steps", "scaling"] * steps + ["tried"] * (len(self.parts["tried"]) == TRIALS)
 
     def write(self) -> list[Path]:
-        """The two records."""
+        """Those records."""
         folder, made = TRIED if self.quick else KEPT, self._provenance()
         steps = [{"size": size.as_dict(), "order": order, **values}
                  for (size, order), values in self.parts["steps"].items()]
         growth = [{"size": size.as_dict(), **values} for size, values in self.parts["growth"].items()]
-        scaling = {space: {field: [{"value": getattr(size, field), **self.parts["scaling"][size]} for size in sizes]
+        scaling = {space: {field: [{"value": getattr(size, field), **self.parts["scaling"].get(size, {})} for size in sizes]
                            for field, sizes in fields.items()} for space, fields in self.sweeps.items()}
         bases = {space: size.as_dict() for space, size in self.bases.items()}
-        tried = list(self.parts["tried"].values())
-        contents = {"steps": {"steps": steps, "growth": growth, "tried": tried}, "scaling": {"sweeps": scaling, "bases": bases}}
-        for name, parts in contents.items():
-            record = {"name": name, "provenance": made, **parts}
+        contents = {"steps": {"steps": steps, "growth": growth}, "scaling": {"sweeps": scaling, "bases": bases},
+                    "tried": {"tried": list(self.parts["tried"].values())}}
+        for name in (names := self.complete()):
+            record = {"name": name, "provenance": made, **contents[name]}
             records.write(records.significant(record, 5), folder / f"{name}.json")
-        return [folder / f"{name}.json" for name in contents]
+        return [folder / f"{name}.json" for name in names]
 
     def _provenance(self) -> dict[str, Any]:
         made = records.provenance({})
@@ -93,7 +95,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     measured = session.config.measured
-    if exitstatus == 0 and measured.is_complete():
+    if exitstatus == 0 and measured.complete():
         print("\n" + "\n".join(f"wrote {file}" for file in measured.write()))
     elif any(measured.parts.values()):
         print("\nno record is written: some cases failed or were left out")

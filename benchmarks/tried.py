@@ -4,8 +4,10 @@ import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from benchmarks.sizes import Size, convolutional, recurrent
@@ -17,6 +19,7 @@ from growdarts.cells.recurrent_node import RecurrentNode
 from growdarts.networks import two_input_forecaster
 from growdarts.plain import plain_forms
 from growdarts.primitives import DEFAULT_TWO_INPUT
+from growdarts.team import in_team, lanes, part
 from growdarts.vocabulary_loss import vocabulary_loss
 
 TRIALS = 13  # of `trials`
@@ -119,6 +122,17 @@ def _other_library(toy: bool) -> Trial:
                  "" if torch.backends.mkldnn.is_available() else "torch was built without oneDNN")
 
 
+@numba.njit
+def _openblas_rows(lane: int, of: int, x: np.ndarray, W: np.ndarray, out: np.ndarray) -> None:
+    first, stop = part(len(x), lane, of)
+    np.dot(x[first:stop], W, out[first:stop])
+
+
+@numba.njit
+def _openblas(x: np.ndarray, W: np.ndarray, out: np.ndarray, n_lanes: int) -> None:
+    in_team(_openblas_rows, (x, W, out), n_lanes)
+
+
 def _products(toy: bool) -> list[Trial]:
     """The product of a recurrent cell's states, again and again."""
     n, k, m, times = (4, 8, 16, 2) if toy else (512, 300, 600, 100)
@@ -129,9 +143,12 @@ def _products(toy: bool) -> list[Trial]:
             products.matmul(x, W, out=out)
         return out
 
-    def by_numpy() -> Tensor:
-        for _ in range(times):
-            np.matmul(x.numpy(), W.numpy(), out=out.numpy())
+    blas = ThreadpoolController()  # whose own threads, after a call, would take half of the processor from what is kept
+
+    def by_openblas() -> Tensor:
+        with blas.limit(limits=1, user_api="blas"):
+            for _ in range(times):
+                _openblas(x.numpy(), W.numpy(), out.numpy(), lanes(n))
         return out
 
     def in_halves() -> Tensor:
@@ -140,7 +157,8 @@ def _products(toy: bool) -> list[Trial]:
         return out
 
     where = f"{times} times ({n}, {k}) x ({k}, {m})"
-    return [Trial("products by numpy", where, "its OpenBLAS has threads of its own, beside torch's", kept, by_numpy),
+    return [Trial("products by scipy's OpenBLAS, on torch's threads", where, "one more library of products, for the same", kept,
+                  by_openblas),
             Trial("products in two halves of their inner dimension", where,
                   "kept where states are made, whose digits count in all later steps; not for the gradients",
                   kept, in_halves, "" if products._linear else "torch.mm adds up long sums in parts of its own")]
@@ -152,11 +170,11 @@ def _one_thread(toy: bool) -> Trial:
     step = search_step(subject(size), 1)
 
     def tried() -> None:
-        lanes, mixed_scan.lanes = mixed_scan.lanes, lambda rows: 1
+        usual, mixed_scan.lanes = mixed_scan.lanes, lambda rows: 1
         try:
             step()
         finally:
-            mixed_scan.lanes = lanes
+            mixed_scan.lanes = usual
 
     return Trial("the recurrent cell's kernels on one thread", _where(size), "torch's other threads only wait meanwhile",
                  step, tried)

@@ -22,7 +22,7 @@ from growdarts.records import RecordError
 from growdarts.settings import Settings
 
 SPACES = {"recurrent": "recurrent cell of DARTS", "two_input": "two-input cell", "convolutional": "convolutional cells"}
-PARTS = {"steps": ("steps", "growth", "tried"), "scaling": ("sweeps", "bases")}
+PARTS = {"steps": ("steps", "growth"), "scaling": ("sweeps", "bases"), "tried": ("tried",)}
 OTHER = records.RESULTS / "benchmarks" / "another_processor"  # an earlier record of the same cases
 TOKENS = 929_589  # of Penn Treebank's training part, of which an epoch's steps are counted
 Record = dict[str, Any]
@@ -36,7 +36,7 @@ class PerformanceConfig(Settings):
 
 
 def load(name: str, folder: Path = records.RESULTS / "benchmarks") -> Record:
-    """The record `name`, "steps" or "scaling".
+    """The record `name`, one of `PARTS`.
 
     Raises
     ------
@@ -165,9 +165,9 @@ def growth_table(record: Record, spaces: Sequence[str] = tuple(SPACES)) -> pd.Da
 
 
 def tried_table(record: Record) -> pd.DataFrame:
-    """What was tried and not kept: seconds of both in turn, medians, and why."""
+    """What was tried and not kept, where it could be: seconds of both in turn, medians, and why."""
     rows = []
-    for case in record["tried"]:
+    for case in (case for case in record["tried"] if "missing" not in case):
         kept, tried = (median(case["seconds"][name]) for name in ("kept", "tried"))
         rows.append({"tried": case["what"], "size": case["size"], "kept, s": f"{kept:.4f}", "tried, s": f"{tried:.4f}",
                      "tried / kept": times_text(tried / kept), "why not": case["why"]})
