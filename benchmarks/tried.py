@@ -14,15 +14,12 @@ from benchmarks.sizes import Size, convolutional, recurrent
 from benchmarks.steps import search_step, subject
 from growdarts import products
 from growdarts.cells import mixed_scan
-from growdarts.cells import two_input as two_input_cell
 from growdarts.cells.recurrent_node import RecurrentNode
-from growdarts.networks import two_input_forecaster
 from growdarts.plain import plain_forms
-from growdarts.primitives import DEFAULT_TWO_INPUT
 from growdarts.team import in_team, lanes, part
 from growdarts.vocabulary_loss import vocabulary_loss
 
-TRIALS = 13  # of `trials`
+TRIALS = 12  # of `trials`
 
 
 class Trial(NamedTuple):
@@ -42,8 +39,7 @@ class Trial(NamedTuple):
 def trials(toy: bool) -> list[Trial]:
     """All of them; `toy`: at a size at which they take milliseconds."""
     torch.manual_seed(0)
-    return [*_losses(toy), _other_library(toy), *_products(toy), _one_thread(toy), _compiled(toy), _plain_convolutions(toy),
-            _short_windows()]
+    return [*_losses(toy), _other_library(toy), *_products(toy), _one_thread(toy), _compiled(toy), _plain_convolutions(toy)]
 
 
 def _losses(toy: bool) -> list[Trial]:
@@ -204,25 +200,6 @@ def _plain_convolutions(toy: bool) -> Trial:
     step = search_step(subject(size), 1)
     return Trial("convolutional cells operation by operation, channels side by side, no gradient that nobody asks for",
                  _where(size), "memory: autograd keeps what every operation computes", step, _plain(step))
-
-
-def _short_windows() -> Trial:
-    """The two-input cell of a forecaster over five days."""
-    network, x, y = two_input_forecaster(12, 16, 1, 4, DEFAULT_TWO_INPUT), torch.randn(5, 128, 12), torch.randn(128, 12)
-
-    def step() -> None:
-        loss = nn.functional.mse_loss(network(x), y)
-        torch.autograd.grad(loss, network.theta_parameters())
-
-    def scanned() -> None:
-        short, two_input_cell.SHORT = two_input_cell.SHORT, 0
-        try:
-            step()
-        finally:
-            two_input_cell.SHORT = short
-
-    return Trial("the two-input cell as one scan over a window of five days", "H = 16, B = 128, 4 nodes",
-                 "nothing is gained: products of such sizes cost less than the calls", step, scanned)
 
 
 def _recurrent(toy: bool, width: int, batch: int) -> Size:

@@ -5,10 +5,10 @@ import torch
 
 from growdarts.cells.darts_recurrent import RecurrentSearchCell
 from growdarts.cells.tracing import record_calls, statistics_kept
-from growdarts.cells.two_input import SHORT, TwoInputCell
+from growdarts.cells.two_input import TwoInputCell
 from growdarts.plain import plain_forms
 
-T, B, H = SHORT + 4, 5, 6
+T, B, H = 20, 5, 6
 
 
 def recurrent():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from growdarts.cells.two_input import SHORT, TwoInputCell
+from growdarts.cells.two_input import TwoInputCell
 from growdarts.plain import plain_forms
 from growdarts.primitives import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
 
@@ -165,7 +165,7 @@ def test_in_float32_it_is_as_close_to_float64_on_average():
     assert (means < 1.02).all()
 
 
-@pytest.mark.parametrize("steps, entries", [(SHORT - 1, None), (T, None), (T, 300)])  # a short window takes the plain form
+@pytest.mark.parametrize("steps, entries", [(1, None), (T, None), (T, 300)])
 def test_products_in_bfloat16(steps, entries, monkeypatch):
     if entries:
         leave_to_autograd(monkeypatch, entries)

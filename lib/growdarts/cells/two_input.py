@@ -20,8 +20,6 @@ from growdarts.plain import is_plain
 from growdarts.precision import product_type
 from growdarts.primitives import TWO_INPUT
 
-SHORT = 16  # time steps below which the scan gains nothing on the plain form
-
 
 class TwoInputCell(nn.Module):
     r"""A chain of two-input nodes run over time: $s_0 = h_{t-1}$, $h_t = s_N$ [JG Eq. 3].
@@ -50,7 +48,7 @@ class TwoInputCell(nn.Module):
         Within `torch.autocast` the products with x and h are computed in its type.
         """
         h = x.new_zeros(x.shape[1], self.hidden) if h is None else h
-        if self.heard is None and (is_plain() or len(x) < SHORT):
+        if self.heard is None and is_plain():
             return self._plain(x, h)
         nodes = [ScanNode(_begin(node), *node.input_weights(), node.state_weights(), node.mixture.weights())
                  for node in self.nodes]
