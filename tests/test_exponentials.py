@@ -34,3 +34,8 @@ def test_beyond_the_limit_it_stays_where_it_is(dtype):
     assert found[0] == found[1] == found[2] and np.isfinite(found[0] ** 2)
     assert found[3] == found[4] == -1 and found[5] == 0
     assert np.isnan(found[6])
+
+
+def test_outside_of_compiled_functions_it_is_the_same():
+    x = np.array([-100.0, -1.0, 1e-20, 3.0, 100.0])
+    np.testing.assert_allclose(expm1(x), expm1_of(x), rtol=1e-14)
