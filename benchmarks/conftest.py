@@ -41,30 +41,32 @@ class Measured:
         return list(dict.fromkeys(size for fields in self.sweeps.values() for sizes in fields.values()
                                   for size in sizes))
 
-    def complete(self) -> list[str]:
-        """The records of which no case was left out."""
-        growth = self.parts["growth"].values()
-        steps = (set(self.parts["steps"]) == {(size, order) for size in self.sizes for order in (1, 2)}
-                 and len(growth) == len(self.sizes)
-                 and all({"seconds", "grow_node", "selection"} <= case.keys() for case in growth)
-                 and set(self.parts["scaling"]) == set(self.points()))
-        return ["steps", "scaling"] * steps + ["tried"] * (len(self.parts["tried"]) == TRIALS)
+    def contents(self) -> dict[str, dict[str, Any]]:
+        """Of the records of which no case was left out, by name."""
+        growth, found = self.parts["growth"], {}
+        if (set(self.parts["steps"]) == {(size, order) for size in self.sizes for order in (1, 2)}
+                and len(growth) == len(self.sizes)
+                and all({"seconds", "grow_node", "selection"} <= case.keys() for case in growth.values())
+                and set(self.parts["scaling"]) == set(self.points())):
+            found["steps"] = {
+                "steps": [{"size": size.as_dict(), "order": order, **values}
+                          for (size, order), values in self.parts["steps"].items()],
+                "growth": [{"size": size.as_dict(), **values} for size, values in growth.items()]}
+            found["scaling"] = {
+                "sweeps": {space: {field: [{"value": getattr(size, field), **self.parts["scaling"][size]} for size in sizes]
+                                   for field, sizes in fields.items()} for space, fields in self.sweeps.items()},
+                "bases": {space: size.as_dict() for space, size in self.bases.items()}}
+        if len(self.parts["tried"]) == TRIALS:
+            found["tried"] = {"tried": list(self.parts["tried"].values())}
+        return found
 
     def write(self) -> list[Path]:
         """Those records."""
-        folder, made = TRIED if self.quick else KEPT, self._provenance()
-        steps = [{"size": size.as_dict(), "order": order, **values}
-                 for (size, order), values in self.parts["steps"].items()]
-        growth = [{"size": size.as_dict(), **values} for size, values in self.parts["growth"].items()]
-        scaling = {space: {field: [{"value": getattr(size, field), **self.parts["scaling"].get(size, {})} for size in sizes]
-                           for field, sizes in fields.items()} for space, fields in self.sweeps.items()}
-        bases = {space: size.as_dict() for space, size in self.bases.items()}
-        contents = {"steps": {"steps": steps, "growth": growth}, "scaling": {"sweeps": scaling, "bases": bases},
-                    "tried": {"tried": list(self.parts["tried"].values())}}
-        for name in (names := self.complete()):
-            record = {"name": name, "provenance": made, **contents[name]}
-            records.write(records.significant(record, 5), folder / f"{name}.json")
-        return [folder / f"{name}.json" for name in names]
+        folder, made, written = TRIED if self.quick else KEPT, self._provenance(), []
+        for name, parts in self.contents().items():
+            written.append(folder / f"{name}.json")
+            records.write(records.significant({"name": name, "provenance": made, **parts}, 5), written[-1])
+        return written
 
     def _provenance(self) -> dict[str, Any]:
         made = records.provenance({})
@@ -95,7 +97,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     measured = session.config.measured
-    if exitstatus == 0 and measured.complete():
+    if exitstatus == 0 and measured.contents():
         print("\n" + "\n".join(f"wrote {file}" for file in measured.write()))
     elif any(measured.parts.values()):
         print("\nno record is written: some cases failed or were left out")

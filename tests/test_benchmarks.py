@@ -242,18 +242,18 @@ def test_only_a_complete_run_is_written_and_can_be_read(tmp_path, monkeypatch):
     measured, made = Measured(quick=True), hand_made()
     for size in measured.sizes:
         for order in (1, 2):
-            assert not measured.complete()
+            assert not measured.contents()
             measured.add("steps", (size, order), **{k: made["steps"][0][k] for k in ("seconds", "peak_mib")})
         grown = made["growth"][0]
         measured.add("growth", size, **{k: grown[k] for k in ("seconds", "batches", "grow_node", "selection")})
     for number, trial in enumerate(trials(toy=True)):
-        assert not measured.complete()
+        assert not measured.contents()
         seconds = {"seconds": {"kept": [1], "tried": [1]}} if number else {"missing": "no such library here"}
         measured.add("tried", number, what=trial.what, size=trial.size, why=trial.why, **seconds)
     assert [file.name for file in measured.write()] == ["tried.json"]
     assert len(tried_table(load("tried", tmp_path))) == TRIALS - 1
     for size in measured.points():
-        assert measured.complete() == ["tried"]
+        assert list(measured.contents()) == ["tried"]
         measured.add("scaling", size, seconds=[1.0], peak_mib=1.0, forward_flops=1)
     assert [file.name for file in measured.write()] == ["steps.json", "scaling.json", "tried.json"]
     assert len(steps(load("steps", tmp_path))) == 6 and len(scaling_table(load("scaling", tmp_path))) == 3

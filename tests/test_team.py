@@ -24,17 +24,10 @@ def mark(x, names, factor, n):
     in_team(_mark, (x, names, factor), n)
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("rows", [0, 1, 7, 64])
-def test_every_row_is_computed_once(n, rows, threads):
-    threads(n)
+def test_every_row_is_computed_once(n, rows):
+    torch.set_num_threads(n)
     for _ in range(20):
         torch.mm(torch.ones(200, 200), torch.ones(200, 200))  # whose threads wait for the next operation
         x, names = np.ones(rows), np.full(rows, -1)
@@ -58,8 +51,8 @@ def fail_at(x, n):
 
 
 @pytest.mark.parametrize("row", [0, 7])
-def test_a_lane_that_fails_is_an_error(row, threads):
-    threads(2)
+def test_a_lane_that_fails_is_an_error(row):
+    torch.set_num_threads(2)
     x = np.ones(8)
     fail_at(x, 2)
     x[row] = -1

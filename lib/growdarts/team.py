@@ -91,15 +91,16 @@ def in_team(typing_context: Any, kernel: Any, arguments: Any, n: Any) -> Any:
                 array = context.make_array(kind)(context, inside, unpacked[i])
                 array.meminfo = ir.Constant(array.meminfo.type, None)
                 unpacked[i] = array._getvalue()
-        thread, threads = (inside.sext(inside.call(_declared(module, name, ir.FunctionType(_INT, [])), []), cgutils.intp_t)
-                           for name in (_THREAD, _THREADS))
+        numbers = [inside.call(cgutils.get_or_insert_function(module, ir.FunctionType(_INT, []), name), [])
+                   for name in (_THREAD, _THREADS)]
+        thread, threads = (inside.sext(number, cgutils.intp_t) for number in numbers)
         status, _ = context.call_internal_no_propagate(inside, compiled.fndesc, called, [thread, threads, *unpacked])
         with inside.if_then(status.is_error):
             inside.store(_INT(1), cgutils.gep_inbounds(inside, its_room, 0, 1))
         inside.ret_void()
 
         parallel = ir.FunctionType(_NOTHING, [cgutils.voidptr_t, cgutils.voidptr_t, _INT, _INT])
-        builder.call(_declared(module, _PARALLEL, parallel),
+        builder.call(cgutils.get_or_insert_function(module, parallel, _PARALLEL),
                      [builder.bitcast(body, cgutils.voidptr_t), builder.bitcast(room, cgutils.voidptr_t),
                       builder.trunc(n, _INT), _INT(0)])
         failed = builder.load(cgutils.gep_inbounds(builder, room, 0, 1))
@@ -108,7 +109,3 @@ def in_team(typing_context: Any, kernel: Any, arguments: Any, n: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(kernel, arguments, types.intp), build
-
-
-def _declared(module: ir.Module, name: str, kind: ir.FunctionType) -> ir.Function:
-    return cgutils.get_or_insert_function(module, kind, name)
