@@ -87,20 +87,25 @@ class ReLUConvBN(nn.Module):
 
 
 class FactorizedReduce(nn.Module):
-    """ReLU, two 1 x 1 convolutions of stride 2 on the even and on the odd pixels, batch norm."""
+    """ReLU, two 1 x 1 convolutions on the even and on the odd pixels, batch norm.
+
+    Each convolution reads every second pixel, which is the same as a stride of 2. The stride itself is not used:
+    with few input channels torch's weight gradient of a 1 x 1 convolution with a stride writes outside its memory on
+    processors without AVX-512 (uxlfoundation/oneDNN issue 6035).
+    """
 
     def __init__(self, inputs: int, channels: int, *, affine: bool) -> None:
         super().__init__()
         if channels % 2:
             raise ValueError(f"channels = {channels}: a factorized reduction needs an even number")
-        self.conv_1 = nn.Conv2d(inputs, channels // 2, 1, stride=2, bias=False)
-        self.conv_2 = nn.Conv2d(inputs, channels // 2, 1, stride=2, bias=False)
+        self.conv_1 = nn.Conv2d(inputs, channels // 2, 1, bias=False)
+        self.conv_2 = nn.Conv2d(inputs, channels // 2, 1, bias=False)
         self.bn = nn.BatchNorm2d(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, channels, H / 2, W / 2), H and W even."""
         x = torch.relu(x)
-        return self.bn(torch.cat([self.conv_1(x), self.conv_2(x[:, :, 1:, 1:])], dim=1))
+        return self.bn(torch.cat([self.conv_1(x[:, :, ::2, ::2]), self.conv_2(x[:, :, 1::2, 1::2])], dim=1))
 
     def input_maps(self) -> list[tuple[nn.Conv2d, Tensor]]:
         """Convolutions that read the input, each with the running variances (rows,) behind it."""
