@@ -85,12 +85,24 @@ def test_gradient_by_some_parameters_leaves_the_others_alone():
 
 
 def test_processors_without_bf16_units_fall_back_to_float32(monkeypatch):
+    precision._has_bfloat16.cache_clear()
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
     assert precision.used_precision("bfloat16") == "float32" == precision.used_precision("float32")
     a = torch.randn(8, 8)
     with precision.products_in("bfloat16"):
         assert (a @ a).dtype == torch.float32
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(precision, "_has_bfloat16", lambda: True)
     assert precision.used_precision("bfloat16") == "bfloat16" and precision.used_precision("float32") == "float32"
     with precision.products_in("bfloat16"):
         assert (a @ a).dtype == torch.bfloat16 == precision.product_type(a)
+
+
+def test_units_that_torch_cannot_use_for_an_lstm_are_none(monkeypatch):
+    def unusable(*_):
+        raise RuntimeError("could not create a primitive descriptor")
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(torch.nn.LSTM, "forward", unusable)
+    precision._has_bfloat16.cache_clear()
+    assert precision.used_precision("bfloat16") == "float32"
+    precision._has_bfloat16.cache_clear()
