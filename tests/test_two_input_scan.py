@@ -161,8 +161,10 @@ def test_in_float32_it_is_as_close_to_float64_on_average():
         with plain_forms():
             plain, exact = found(torch.float32), found(torch.float64)
         ratios.append([(a - c).norm() / (b - c).norm() for a, b, c in zip(fast, plain, exact, strict=True)])
-    means = torch.tensor(ratios).log().mean(0).exp()  # over 150 networks: 0.90 (states), 0.99 (gradients), errors 0.004
-    assert (means < 1.02).all()
+    # Over 150 networks with AVX-512: 0.90 (states) and 0.99 (gradients); over 300 with AVX2 only: 0.80 and 1.020, each
+    # with a standard error below 0.005. The mean of 40 has one of 0.008, so 1.05 is four of them above the larger value.
+    means = torch.tensor(ratios).log().mean(0).exp()
+    assert (means < 1.05).all()
 
 
 @pytest.mark.parametrize("steps, entries", [(1, None), (T, None), (T, 300)])
