@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env book test unit nbval outputs picture batch precision benchmark clean distclean
+.PHONY: help env book test unit avx2 nbval outputs picture batch precision benchmark clean distclean
 
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 TIER   ?= reduced
@@ -61,14 +61,27 @@ $(STAGED): $(SITE)/%: %
 	@mkdir -p $(@D)
 	@cp $< $@
 
-test: unit nbval book  ## everything that CI runs: unit tests, notebooks, strict build, built pages
+test: unit avx2 nbval book  ## everything that CI runs: unit tests, notebooks, strict build, built pages
 	BOOK_HTML=$(HTML) pytest tests/test_book.py
 
+# A worker that dies ends the run, which names the test.
+PYTEST := pytest -n 2 --dist loadfile --max-worker-restart=0
+
 unit: $(ENV)  ## the unit tests
-	pytest -n 2 --dist loadfile
+	$(PYTEST)
+
+# What torch and numba compute with depends on the processor: these tests are run once more as on one without AVX-512.
+avx2: export ONEDNN_MAX_CPU_ISA := AVX2
+avx2: export ATEN_CPU_CAPABILITY := avx2
+avx2: export NUMBA_CPU_NAME := haswell
+avx2: export NUMBA_CPU_FEATURES := +sse4.2,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe
+avx2: $(ENV)  ## the tests of convolutions, precision and kernels with the instruction sets of AVX2 only
+	$(PYTEST) $(AVX2:%=tests/test_%.py)
+
+AVX2 := darts_conv fast_conv image_task language_model memory_safety mixed_scan products two_input_scan vocabulary_loss
 
 nbval: $(ENV)  ## run the notebooks and compare with their stored outputs
-	pytest --nbval -n 2 --dist loadfile notebooks
+	$(PYTEST) --nbval notebooks
 
 # Without papermill's and the kernel's notes of the time and the place of the run.
 outputs: $(EXECUTED)  ## store the outputs of the executed notebooks in notebooks/, for committing
