@@ -21,7 +21,7 @@ NOTEBOOKS := $(wildcard notebooks/[0-9]*.ipynb)
 EXECUTED  := $(NOTEBOOKS:%=$(SITE)/%)
 PAGES     := _config.yml _toc.yml $(shell find book -type f -not -name '.*')
 STAGED    := $(PAGES:%=$(SITE)/%)
-LIBRARY   := $(shell find lib/growdarts -name '*.py')
+LIBRARY   := $(shell find lib -name '*.py')
 EMBEDDED  := $(wildcard data/registry.txt data/embedded/*)
 RECORDS   := $(wildcard notebooks/*.yml) $(shell find data/results 2>/dev/null)
 
@@ -92,15 +92,15 @@ outputs: $(EXECUTED)  ## store the outputs of the executed notebooks in notebook
 
 # Of the README and of the book's first page; a test compares it with the records.
 picture: $(ENV)  ## draw the growing cell anew from the records
-	python -c 'from growdarts import drawings, grids, records; \
-	  print(drawings.growth(records.longest_search(grids.load_records("time_series", "reduced"), "grow")))' \
+	python -c 'from growdarts import drawing; from growdarts_study import grids, records; \
+	  print(drawing.growth(records.longest_search(grids.load_records("time_series", "reduced"), "grow")))' \
 	  > book/_static/growing_cell.svg
 
 batch: $(ENV)  ## missing runs of a tier: make batch TIER=reduced EXPERIMENT=language CORES=2 (no experiment: all)
 	snakemake --cores $(CORES) --config tier=$(TIER) $(if $(EXPERIMENT),experiment=$(EXPERIMENT))
 
 precision: $(ENV)  ## missing searches of the study of bfloat16: make precision SEEDS="0 1 2" (no seeds: all five)
-	python -m growdarts.precision_study $(if $(SEEDS),--seeds $(SEEDS))
+	python -m growdarts_study.studies.precision $(if $(SEEDS),--seeds $(SEEDS))
 
 # On two threads, and on a machine with nothing else to do: the record says how busy it was.
 benchmark: export OMP_NUM_THREADS := 2

@@ -7,7 +7,7 @@
 # logs stay in _build/batch to be looked at; what Snakemake waits for are flags beside them.
 from pathlib import Path
 
-from growdarts.grids import all_jobs
+from growdarts_study.grids import all_jobs
 
 TIER = config.get("tier", "reduced")
 JOBS = {job.name: job for job in all_jobs(TIER, config.get("experiment"))}

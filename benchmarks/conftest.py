@@ -16,8 +16,8 @@ import torch
 from benchmarks.sizes import BASES, FULL, QUICK, STEPS, TOY, TOY_VALUES, VALUES, Effort, Size, sweeps
 from benchmarks.timing import load_average
 from benchmarks.tried import TRIALS
-from growdarts import records
-from growdarts.precision import used_precision
+from growdarts_study import records
+from growdarts_fast.precision import used_precision
 
 KEPT, TRIED = records.RESULTS / "benchmarks", records.ROOT / "_build" / "benchmarks"
 

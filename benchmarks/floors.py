@@ -3,7 +3,7 @@
 A pass over a batch is a forward pass and the gradients by the inputs of every product; the gradients by weights only
 where they are asked for. Only matrix products or convolutions count, nothing elementwise, no memory traffic between
 them, and operands are the same again and again, hence in the cache where they fit. So no step can go below its floor,
-unless its products are faster than `torch.mm`, as those of `growdarts.products` are on some processors.
+unless its products are faster than `torch.mm`, as those of `growdarts_fast.products` are on some processors.
 
 Shapes: T time, B batch, H hidden, N nodes, V words.
 """
@@ -19,8 +19,8 @@ from benchmarks.sizes import Size
 from benchmarks.steps import Subject, weights_of
 from benchmarks.timing import seconds
 from growdarts.genotype import Genotype
-from growdarts.plain import plain_forms
-from growdarts.primitives import TWO_INPUT
+from growdarts.forms import plain_forms
+from growdarts.spaces.two_input.operations import TWO_INPUT
 
 ROWS = 128  # of the decoder's products: their logits fit into the cache, so these are its fastest shapes
 

@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from growdarts.darts_genotypes import CONVOLUTIONAL_OPERATIONS, RECURRENT_OPERATIONS
-from growdarts.primitives import DEFAULT_TWO_INPUT
+from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, RECURRENT_OPERATIONS
+from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
 
 Space = Literal["recurrent", "two_input", "convolutional"]
 

@@ -18,20 +18,20 @@ from torch import Tensor, nn
 
 from benchmarks.sizes import Size
 from growdarts.bilevel import VirtualStep, alpha_gradient
-from growdarts.cells import SearchSpace
-from growdarts.cells.carried import LSTM, derived_layers, two_input_layers
-from growdarts.cells.darts_recurrent import RecurrentSearchCell
-from growdarts.cells.highway import RecurrentCell
-from growdarts.darts_genotypes import RECURRENT_OPERATIONS
-from growdarts.image_networks import FixedImageNetwork
-from growdarts.image_search_network import SearchImageNetwork
-from growdarts.image_task import ImageTask
-from growdarts.images import ImageData, Images
-from growdarts.language_model import LanguageModel, LanguageTask, Memory, Window
+from growdarts.space import SearchSpace
+from growdarts.tasks.carried import LSTM, derived_layers, two_input_layers
+from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
+from growdarts.spaces.darts_recurrent.highway import RecurrentCell
+from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
+from growdarts.spaces.darts_conv.network import FixedImageNetwork
+from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
+from growdarts.tasks.images import ImageTask
+from growdarts_study.data.images import ImageData, Images
+from growdarts.tasks.language import LanguageModel, LanguageTask, Memory, Window
 from growdarts.mixture import operation_name
-from growdarts.morphisms import operation_owner
-from growdarts.precision import Precision
-from growdarts.text import Text
+from growdarts.growth import operation_owner
+from growdarts_fast.precision import Precision
+from growdarts_study.data.text import Text
 from growdarts.training import Task, theta_step
 
 CLIP, RADIUS, CLASSES = 0.25, 1e-2, 10
@@ -116,7 +116,7 @@ def two_input_nodes(network: LanguageModel) -> list[list[tuple[str, dict[str, nn
 def _images(size: Size) -> Subject:
     shape = dict(image_channels=3, image_size=size.pixels)
 
-    def stored(network: nn.Module) -> nn.Module:  # as `growdarts.experiments.images` does
+    def stored(network: nn.Module) -> nn.Module:  # as `growdarts_study.experiments.images` does
         return network.to(memory_format=torch.channels_last)
 
     network = SearchImageNetwork(size.width, CLASSES, size.cells, size.nodes, size.candidates(), **shape)

@@ -6,7 +6,7 @@ from benchmarks.floors import derived_floor
 from benchmarks.splitting import selection_seconds
 from benchmarks.steps import lstm_step, optimizers, pipeline, reference_weight_step, subject, weight_step
 from benchmarks.timing import apart, in_turn
-from growdarts.morphisms import grow_node
+from growdarts.growth import grow_node
 
 
 def test_weight_step_of_the_derived_cell(benchmark, measured, effort, size):

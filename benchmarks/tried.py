@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from benchmarks.sizes import Size, convolutional, recurrent
 from benchmarks.steps import search_step, subject
-from growdarts import products
-from growdarts.cells import mixed_scan
-from growdarts.cells.recurrent_node import RecurrentNode
-from growdarts.plain import plain_forms
-from growdarts.team import in_team, lanes, part
-from growdarts.vocabulary_loss import vocabulary_loss
+from growdarts_fast import products
+from growdarts_fast import recurrent as mixed_scan
+from growdarts.spaces.darts_recurrent.node import RecurrentNode
+from growdarts.forms import plain_forms
+from growdarts_fast.team import in_team, lanes, part
+from growdarts_fast.loss import vocabulary_loss
 
 TRIALS = 12  # of `trials`
 

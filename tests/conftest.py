@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from growdarts.config import TimeSeriesRun
-from growdarts.primitives import DEFAULT_TWO_INPUT
-from growdarts.series import load_series
+from growdarts_study.config import TimeSeriesRun
+from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
+from growdarts_study.data.series import load_series
 from growdarts.training import ForecastTask
 
 

@@ -10,22 +10,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from growdarts.cells.carried import derived_layers, two_input_layers
-from growdarts.cells.darts_recurrent import RecurrentSearchCell
-from growdarts.cells.highway import RecurrentCell
-from growdarts.config import TimeSeriesRun
-from growdarts.darts_genotypes import RECURRENT_OPERATIONS, ConvolutionalGenotype, RecurrentGenotype
+from growdarts.tasks.carried import derived_layers, two_input_layers
+from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
+from growdarts.spaces.darts_recurrent.highway import RecurrentCell
+from growdarts_study.config import TimeSeriesRun
+from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS, ConvolutionalGenotype, RecurrentGenotype
 from growdarts.genotype import Genotype
-from growdarts.image_networks import FixedImageNetwork
-from growdarts.image_search_network import SearchImageNetwork
-from growdarts.image_task import ImageTask
-from growdarts.images import load_images
-from growdarts.language_model import LanguageModel, LanguageTask
+from growdarts.spaces.darts_conv.network import FixedImageNetwork
+from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
+from growdarts.tasks.images import ImageTask
+from growdarts_study.data.images import load_images
+from growdarts.tasks.language import LanguageModel, LanguageTask
 from growdarts.mixture import operation_name
-from growdarts.networks import derived_forecaster, two_input_forecaster
+from growdarts.spaces.two_input.network import derived_forecaster, two_input_forecaster
 from growdarts.search import Search
-from growdarts.series import load_series
-from growdarts.text import load_text
+from growdarts_study.data.series import load_series
+from growdarts_study.data.text import load_text
 from growdarts.training import ForecastTask
 
 H = 3

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from growdarts.augmentation import CIFAR10_MEAN, CIFAR10_STD, augment, cutout, normalise, random_crop, random_flip
+from growdarts.tasks.augmentation import CIFAR10_MEAN, CIFAR10_STD, augment, cutout, normalise, random_crop, random_flip
 
 B, C, H, W = 40, 3, 7, 6
 

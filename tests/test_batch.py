@@ -12,7 +12,7 @@ import psutil
 import pytest
 import yaml
 
-from growdarts.records import without_timing
+from growdarts_study.records import without_timing
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,16 +14,16 @@ from benchmarks.splitting import selection_seconds
 from benchmarks.tried import TRIALS, trials
 from benchmarks.steps import (lstm_step, reference_step, reference_weight_step, search_step, subject, two_input_nodes,
                               weight_step, weights_of)
-from growdarts import records
-from growdarts.benchmark_results import (derived_table, growth, growth_table, load, memory_table, step_figure, step_table,
+from growdarts_study import records
+from growdarts_study.report.benchmark_results import (derived_table, growth, growth_table, load, memory_table, step_figure, step_table,
                                          steps, tried_table)
-from growdarts.benchmark_targets import TARGETS, summary, verdicts
+from growdarts_study.report.benchmark_targets import TARGETS, summary, verdicts
 from growdarts.bilevel import alpha_gradient
-from growdarts.cells.carried import two_input_layers
+from growdarts.tasks.carried import two_input_layers
 from growdarts.gradients import gradient
-from growdarts.primitives import DEFAULT_TWO_INPUT
-from growdarts.records import RecordError
-from growdarts.scaling_results import faster_than_operations, figure, scaling_table
+from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
+from growdarts_study.records import RecordError
+from growdarts_study.report.scaling_results import faster_than_operations, figure, scaling_table
 
 SPACES = list(TOY)
 

@@ -7,13 +7,13 @@ from torch import nn
 from torch.func import functional_call
 
 from growdarts.bilevel import VirtualStep, alpha_gradient, hessian_vector_product, second_order
-from growdarts.cells.darts_recurrent import RecurrentSearchCell
-from growdarts.darts_genotypes import CONVOLUTIONAL_OPERATIONS, RECURRENT_OPERATIONS
-from growdarts.image_search_network import SearchImageNetwork
-from growdarts.language_model import Dropout, LanguageModel, LanguageTask, Memory, Window
-from growdarts.networks import two_input_forecaster
-from growdarts.plain import plain_forms
-from growdarts.text import grammar_text
+from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
+from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, RECURRENT_OPERATIONS
+from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
+from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, Memory, Window
+from growdarts.spaces.two_input.network import two_input_forecaster
+from growdarts.forms import plain_forms
+from growdarts_study.data.text import grammar_text
 from growdarts.training import theta_step
 
 # Smooth operations only: at the kink of relu a finite difference has no order.

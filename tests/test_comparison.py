@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from growdarts.comparison import (Difference, Interval, compare_all, diebold_mariano, errors, feature_skill, feature_tests,
+from growdarts_study.report.comparison import (Difference, Interval, compare_all, diebold_mariano, errors, feature_skill, feature_tests,
                                   interval, relative_difference)
 
 

@@ -7,16 +7,16 @@ import papermill
 import pytest
 import yaml
 
-from growdarts import grids
+from growdarts_study import grids
 from growdarts import settings as settings_module
-from growdarts.config import (ImageConfig, ImageRun, LanguageConfig, LanguageRun, TimeSeriesConfig, TimeSeriesRun,
+from growdarts_study.config import (ImageConfig, ImageRun, LanguageConfig, LanguageRun, TimeSeriesConfig, TimeSeriesRun,
                               TimeSeriesSettings)
-from growdarts.figures import LABELS
-from growdarts.images import image_names
-from growdarts.page_settings import AblationConfig, MorphismConfig, ReportConfig
-from growdarts.series import series_names
+from growdarts_study.report.figures import LABELS
+from growdarts_study.data.images import image_names
+from growdarts_study.page_settings import AblationConfig, MorphismConfig, ReportConfig
+from growdarts_study.data.series import series_names
 from growdarts.settings import ConfigError
-from growdarts.text import text_names
+from growdarts_study.data.text import text_names
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 

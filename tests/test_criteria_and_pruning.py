@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 
-from growdarts.cells.darts_recurrent import RecurrentSearchCell
+from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.criteria import epochs_since_gain, improves, operations_to_prune, stage_is_over
-from growdarts.image_search_network import SearchImageNetwork
+from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.mixture import Mixture
-from growdarts.networks import two_input_forecaster
-from growdarts.primitives import DEFAULT_TWO_INPUT
+from growdarts.spaces.two_input.network import two_input_forecaster
+from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
 from growdarts.pruning import prune
 from stepping import step
 

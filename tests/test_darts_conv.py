@@ -11,21 +11,21 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from growdarts import published
-from growdarts.cells import conv_operations
-from growdarts.cells.conv_operations import CONVOLUTIONAL, FactorizedReduce, build_operation, convolutional, drop_path
-from growdarts.cells.darts_conv import FixedCell, SearchCell, count_edges, count_nodes, derive
+from growdarts.spaces.darts import published
+from growdarts.spaces.darts_conv import operations as conv_operations
+from growdarts.spaces.darts_conv.operations import CONVOLUTIONAL, FactorizedReduce, build_operation, convolutional, drop_path
+from growdarts.spaces.darts_conv.cell import FixedCell, SearchCell, count_edges, count_nodes, derive
 from growdarts.checkpoints import Checkpoint
-from growdarts.config import TimeSeriesRun
-from growdarts.darts_genotypes import CONVOLUTIONAL_OPERATIONS, ConvolutionalGenotype
+from growdarts_study.config import TimeSeriesRun
+from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, ConvolutionalGenotype
 from growdarts.genotype import GenotypeError
-from growdarts.image_networks import FixedImageNetwork
-from growdarts.image_search_network import SearchImageNetwork
-from growdarts.image_states import export_alphas, export_original, load_alphas, load_original, original_name
-from growdarts.interop import StateDictError
+from growdarts.spaces.darts_conv.network import FixedImageNetwork
+from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
+from growdarts.spaces.darts.image_states import export_alphas, export_original, load_alphas, load_original, original_name
+from growdarts.spaces.darts.interop import StateDictError
 from growdarts.mixture import Mixture
-from growdarts.morphisms import embed_moments, grow_node
-from growdarts.plain import plain_forms
+from growdarts.growth import embed_moments, grow_node
+from growdarts.forms import plain_forms
 from growdarts.pruning import prune
 from growdarts.search import Search
 from stepping import step

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from growdarts import published
-from growdarts.cells.carried import derived_layers
-from growdarts.cells.highway import RecurrentCell
-from growdarts.darts_genotypes import ConvolutionalGenotype, RecurrentGenotype, genotype_from_dict
+from growdarts.spaces.darts import published
+from growdarts.tasks.carried import derived_layers
+from growdarts.spaces.darts_recurrent.highway import RecurrentCell
+from growdarts.spaces.darts.genotypes import ConvolutionalGenotype, RecurrentGenotype, genotype_from_dict
 from growdarts.genotype import Genotype, GenotypeError
-from growdarts.image_networks import FixedImageNetwork
-from growdarts.networks import derived_forecaster
+from growdarts.spaces.darts_conv.network import FixedImageNetwork
+from growdarts.spaces.two_input.network import derived_forecaster
 
 GOLDEN = Path(__file__).parent / "golden"
 CELLS = pytest.mark.parametrize("name, genotype", published.PUBLISHED.items())

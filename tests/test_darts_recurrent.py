@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from growdarts import published
-from growdarts.cells.darts_recurrent import RecurrentSearchCell
-from growdarts.cells.highway import INIT_RANGE, RecurrentCell
+from growdarts.spaces.darts import published
+from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
+from growdarts.spaces.darts_recurrent.highway import INIT_RANGE, RecurrentCell
 from growdarts.checkpoints import Checkpoint
-from growdarts.config import TimeSeriesRun
-from growdarts.darts_genotypes import RECURRENT_OPERATIONS, RecurrentGenotype
+from growdarts_study.config import TimeSeriesRun
+from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS, RecurrentGenotype
 from growdarts.genotype import GenotypeError
-from growdarts.interop import StateDictError
-from growdarts.morphisms import grow_node
-from growdarts.networks import Forecaster
-from growdarts.plain import plain_forms
+from growdarts.spaces.darts.interop import StateDictError
+from growdarts.growth import grow_node
+from growdarts.spaces.two_input.network import Forecaster
+from growdarts.forms import plain_forms
 from growdarts.pruning import prune
 from growdarts.search import Search
-from growdarts.series import load_series
+from growdarts_study.data.series import load_series
 from growdarts.training import ForecastTask
 from stepping import step
 

@@ -8,11 +8,12 @@ from xml.etree import ElementTree
 import matplotlib.pyplot as plt
 import pytest
 
-from growdarts import drawings, figures
-from growdarts.darts_genotypes import ConvolutionalGenotype, RecurrentGenotype
-from growdarts.edge_drawings import strongest
+from growdarts import drawing
+from growdarts_study.report import figures
+from growdarts.spaces.darts.genotypes import ConvolutionalGenotype, RecurrentGenotype
+from growdarts.drawing.graphs import strongest
 from growdarts.genotype import Genotype, GenotypeError, genotype_nodes, genotype_operations
-from growdarts.published import PTB_DARTS_V2, PUBLISHED
+from growdarts.spaces.darts.published import PTB_DARTS_V2, PUBLISHED
 
 ONE_NODE = RecurrentGenotype((("tanh", 0),), (1,))
 GROWN = ConvolutionalGenotype(
@@ -41,7 +42,7 @@ def routes(svg):
 @pytest.mark.parametrize("genotype", [*PUBLISHED.values(), ONE_NODE, GROWN])
 def test_a_derived_cell_has_every_edge_once(genotype):
     data = genotype.to_dict()
-    svg = drawings.genotype(data)
+    svg = drawing.genotype(data)
     if "recurrent" in data:
         expected = Counter((j, name, i) for i, (name, j) in enumerate(genotype.recurrent, start=1))
         outputs = len(genotype.concat)
@@ -57,16 +58,16 @@ def test_a_derived_cell_has_every_edge_once(genotype):
 
 
 def test_a_derived_two_input_cell_numbers_its_copies():
-    written = texts(drawings.genotype(Genotype(((("gate", "gate"), ("carry",)), (("gate",),))).to_dict()))
+    written = texts(drawing.genotype(Genotype(((("gate", "gate"), ("carry",)), (("gate",),))).to_dict()))
     assert [written[name] for name in ("gate", "gate (2)", "carry", "layer 1", "layer 2")] == [2, 1, 1, 1, 1]
-    assert not [text for text in texts(drawings.genotype(Genotype(((("carry",),),)).to_dict())) if "layer" in text]
+    assert not [text for text in texts(drawing.genotype(Genotype(((("carry",),),)).to_dict())) if "layer" in text]
 
 
 def test_searched_two_input_cells_have_all_weights():
-    svg = drawings.searched({"layer 1, node 1": {"gate": 0.7, "gate#2": 0.3}, "layer 1, node 2": {"add_tanh": 1.0}},
+    svg = drawing.searched({"layer 1, node 1": {"gate": 0.7, "gate#2": 0.3}, "layer 1, node 2": {"add_tanh": 1.0}},
                             "two_input")
     assert {"gate", "0.70", "gate (2)", "0.30", "add_tanh", "1.00"} <= set(texts(svg)) and "#2" not in texts(svg)
-    two = drawings.searched({"layer 1, node 1": {"gate": 1.0}, "layer 2, node 1": {"carry": 1.0}}, "two_input")
+    two = drawing.searched({"layer 1, node 1": {"gate": 1.0}, "layer 2, node 1": {"carry": 1.0}}, "two_input")
     assert two.count("h</text>") == 4 and "layer 1" in two and "layer 2" in two  # two chains, not one
 
 
@@ -82,7 +83,7 @@ def boxes(svg):
 
 
 def test_a_searched_cell_has_a_box_for_every_edge():
-    one, copied, dead = boxes(drawings.searched(RECURRENT, "darts_recurrent"))
+    one, copied, dead = boxes(drawing.searched(RECURRENT, "darts_recurrent"))
     assert [one[3], copied[3], dead[3]] == [["relu", "0.30"], ["2×tanh", "0.50"], ["none"]]
     assert one[0] < copied[0] == dead[0] and one[1] == copied[1] < dead[1]  # columns are nodes, rows predecessors
     assert dead[2] < one[2] < copied[2]
@@ -91,21 +92,21 @@ def test_a_searched_cell_has_a_box_for_every_edge():
 
 @pytest.mark.parametrize("grown_from, marked", [(None, []), (2, []), (1, ["2 grown"])])
 def test_grown_nodes_are_marked(grown_from, marked):
-    written = texts(drawings.searched(RECURRENT, "darts_recurrent", grown_from))
+    written = texts(drawing.searched(RECURRENT, "darts_recurrent", grown_from))
     assert [text for text in written if "grown" in text] == marked
     both = {f"{kind} {i} <- {j}": {"skip_connect": 1.0} for kind in ("normal", "reduction")
             for i in (2, 3, 4) for j in range(i)}
-    svg = drawings.searched(both, "darts_conv", grown_from)
+    svg = drawing.searched(both, "darts_conv", grown_from)
     assert len(boxes(svg)) == texts(svg)["skip_connect"] == 18 and texts(svg)["reduction cell"] == 1
     assert texts(svg)["4 grown"] == (0 if grown_from is None else 2) and texts(svg)["3 grown"] == 2 * (grown_from == 1)
 
 
 def test_unknown_spaces_are_refused():
-    for draw in (lambda: drawings.genotype({"space": "darts_graph"}), lambda: drawings.searched({}, "darts_graph")):
+    for draw in (lambda: drawing.genotype({"space": "darts_graph"}), lambda: drawing.searched({}, "darts_graph")):
         with pytest.raises(GenotypeError, match="'darts_graph': allowed are two_input, darts_recurrent, darts_conv"):
             draw()
     with pytest.raises(GenotypeError, match="gelu"):
-        drawings.genotype({"space": "darts_recurrent", "recurrent": [["gelu", 0]], "concat": [1]})
+        drawing.genotype({"space": "darts_recurrent", "recurrent": [["gelu", 0]], "concat": [1]})
 
 
 def record(weights, genotype, operations=("none", "tanh", "relu")):
@@ -120,7 +121,7 @@ def record(weights, genotype, operations=("none", "tanh", "relu")):
 
 def test_growth_of_a_cell_of_edges_has_every_stage_and_what_was_derived():
     derived = RecurrentGenotype((("relu", 0), ("tanh", 0)), (1, 2))
-    svg = drawings.growth(record(RECURRENT, derived))
+    svg = drawing.growth(record(RECURRENT, derived))
     assert len(re.findall(r"stage \d, epoch", svg)) == 3 and len(boxes(svg)) == 1 + 3 + 3
     assert texts(svg)["2 grown"] == 2 and routes(svg) == Counter([(0, "relu", 1), (0, "tanh", 2)])
     assert not re.search(r' id="', svg)  # nothing stands twice in a page with several drawings

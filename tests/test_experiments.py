@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from growdarts import ablations, experiments, grids, records
+from growdarts_study import experiments, grids, records
+from growdarts_study.report import ablations
 from growdarts.checkpoints import Checkpoint
-from growdarts.config import ImageRun, LanguageRun
-from growdarts.darts_genotypes import ConvolutionalGenotype
-from growdarts.experiments import images, language
-from growdarts.experiments.phases import largest_width
+from growdarts_study.config import ImageRun, LanguageRun
+from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
+from growdarts_study.experiments import images, language
+from growdarts_study.experiments.phases import largest_width
 from growdarts.genotype import Genotype
-from growdarts.page_settings import AblationConfig
+from growdarts_study.page_settings import AblationConfig
 from growdarts.settings import ConfigError
 from growdarts.training import DivergenceError, Fit
 

@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 
-from growdarts.exponentials import LIMIT, expm1
+from growdarts_fast.exponentials import LIMIT, expm1
 
 
 @numba.njit

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from growdarts.cells.conv_operations import CONVOLUTIONAL, convolutional
-from growdarts.cells.norm_kernels import linear, normalise
-from growdarts.cells.threads import in_lanes, torch_alone
+from growdarts.spaces.darts_conv.operations import CONVOLUTIONAL, convolutional
+from growdarts_fast.conv.norm_kernels import linear, normalise
+from growdarts_fast.conv.threads import in_lanes, torch_alone
 from growdarts.gradients import gradient
-from growdarts.image_search_network import SearchImageNetwork
-from growdarts.plain import plain_forms
+from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
+from growdarts.forms import plain_forms
 
 
 def built(operations=tuple(CONVOLUTIONAL)[:8], n_nodes=2, seed=1, **options):
@@ -117,9 +117,9 @@ def test_an_error_of_an_operation_is_raised(threads, monkeypatch):
         raise ArithmeticError("here")
 
     network, x, _ = built()
-    for operation in ("passes.Pool", "separable_pass.Separable"):
+    for operation in ("passes.Pool", "separable.Separable"):
         with monkeypatch.context() as patch, pytest.raises(ArithmeticError, match="here"):
-            patch.setattr(f"growdarts.cells.{operation}.forward", fails)
+            patch.setattr(f"growdarts_fast.conv.{operation}.forward", fails)
             network(x)
         assert torch.get_num_threads() == threads
 
@@ -284,6 +284,6 @@ def test_backward_twice_but_no_second_derivative():
 
 def test_wide_cells_take_torchs_convolutions(monkeypatch):
     """The second kind of cell starts at 8 channels, the third has 16: both forms in one network."""
-    monkeypatch.setattr("growdarts.cells.darts_conv.WIDE", 8)
+    monkeypatch.setattr("growdarts.spaces.darts_conv.cell.WIDE", 8)
     network, x, y = built()
     agrees(network, x, y)

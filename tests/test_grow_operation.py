@@ -9,9 +9,9 @@ from torch.optim import ASGD, SGD, Adam
 
 from growdarts.criteria import operation_to_duplicate
 from growdarts.mixture import Mixture
-from growdarts.morphisms import _random_direction, growable_operations, grow_operation, growth_step
-from growdarts.networks import derived_forecaster, two_input_forecaster
-from growdarts.primitives import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
+from growdarts.growth import _random_direction, growable_operations, grow_operation, growth_step
+from growdarts.spaces.two_input.network import derived_forecaster, two_input_forecaster
+from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
 from growdarts.pruning import prune
 from stepping import step
 

@@ -8,14 +8,14 @@ from torch import nn
 from torch.autograd.functional import hessian
 from torch.optim import SGD, Adam
 
-from growdarts.cells import OperationOwner
-from growdarts.cells.conv_operations import CONVOLUTIONAL, convolutional
-from growdarts.cells.conv_tracing import last_convolutions
-from growdarts.image_search_network import SearchImageNetwork
-from growdarts.image_states import export_alphas, export_original
-from growdarts.interop import StateDictError
-from growdarts.morphisms import growable_operations, grow_operation, growth_step, operation_owner
-from growdarts.plain import plain_forms
+from growdarts.space import OperationOwner
+from growdarts.spaces.darts_conv.operations import CONVOLUTIONAL, convolutional
+from growdarts.spaces.darts_conv.tracing import last_convolutions
+from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
+from growdarts.spaces.darts.image_states import export_alphas, export_original
+from growdarts.spaces.darts.interop import StateDictError
+from growdarts.growth import growable_operations, grow_operation, growth_step, operation_owner
+from growdarts.forms import plain_forms
 from growdarts.pruning import prune
 from growdarts.splitting import lowest_eigenpairs, possible_splits, select_operation, splitting_matrices
 from stepping import step

@@ -8,16 +8,16 @@ from torch import nn
 from torch.autograd.functional import hessian, jacobian
 from torch.optim import Adam
 
-from growdarts.cells import OperationOwner
-from growdarts.cells.carried import two_input_layers
-from growdarts.cells.darts_recurrent import RecurrentSearchCell
-from growdarts.cells.highway import ACTIVATIONS
-from growdarts.darts_genotypes import RECURRENT_OPERATIONS
-from growdarts.interop import StateDictError
-from growdarts.language_model import Dropout, LanguageModel, LanguageTask, Memory, Window
+from growdarts.space import OperationOwner
+from growdarts.tasks.carried import two_input_layers
+from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
+from growdarts.spaces.darts_recurrent.highway import ACTIVATIONS
+from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
+from growdarts.spaces.darts.interop import StateDictError
+from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, Memory, Window
 from growdarts.mixture import operation_name
-from growdarts.morphisms import growable_operations, grow_operation, growth_step, operation_owner
-from growdarts.plain import plain_forms
+from growdarts.growth import growable_operations, grow_operation, growth_step, operation_owner
+from growdarts.forms import plain_forms
 from growdarts.pruning import prune
 from growdarts.splitting import lowest_eigenpairs, possible_splits, select_operation, splitting_matrices
 from stepping import step

@@ -6,8 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from growdarts import growing_cost, records
-from growdarts.growing_cost import BOTH, FIXED, HALF
+from growdarts_study import records
+from growdarts_study.report import growing_cost
+from growdarts_study.report.growing_cost import BOTH, FIXED, HALF
 
 
 def searched(method, seed, losses, flops, *, start=1, origin=2019, pace=0.5):

@@ -10,17 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from growdarts import published, training
-from growdarts.augmentation import augment, normalise
+from growdarts import training
+from growdarts.spaces.darts import published
+from growdarts.tasks.augmentation import augment, normalise
 from growdarts.checkpoints import Checkpoint
-from growdarts.config import TimeSeriesRun
-from growdarts.darts_genotypes import ConvolutionalGenotype
-from growdarts.datasets import DataError
-from growdarts.image_networks import FixedImageNetwork
-from growdarts.image_search_network import SearchImageNetwork
-from growdarts.image_task import EVALUATION_BATCH, ImageTask, schedule_drop_path
-from growdarts.images import images_from_arrays, load_images
-from growdarts.records import without_timing
+from growdarts_study.config import TimeSeriesRun
+from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
+from growdarts_study.data.files import DataError
+from growdarts.spaces.darts_conv.network import FixedImageNetwork
+from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
+from growdarts.tasks.images import EVALUATION_BATCH, ImageTask, schedule_drop_path
+from growdarts_study.data.images import images_from_arrays, load_images
+from growdarts_study.records import without_timing
 from growdarts.search import Search
 
 OPERATIONS = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from growdarts import cifar10
-from growdarts.augmentation import CIFAR10_MEAN, CIFAR10_STD
-from growdarts.datasets import DataError, cache_folder
-from growdarts.images import channel_moments, images_from_arrays, load_images
+from growdarts_study.data import cifar10
+from growdarts.tasks.augmentation import CIFAR10_MEAN, CIFAR10_STD
+from growdarts_study.data.files import DataError, cache_folder
+from growdarts_study.data.images import channel_moments, images_from_arrays, load_images
 
 REAL = cache_folder()[0] / "cifar10"
 needs_cifar10 = pytest.mark.skipif(not all((REAL / f"cifar10_batch_{k}.png").is_file() for k in range(51)),

@@ -8,22 +8,22 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from growdarts import published
+from growdarts.spaces.darts import published
 from growdarts.bilevel import VirtualStep, alpha_gradient, hessian_vector_product, second_order
-from growdarts.cells.carried import LSTM, derived_layers, two_input_layers
-from growdarts.cells.darts_recurrent import RecurrentSearchCell
-from growdarts.cells.highway import RecurrentCell
+from growdarts.tasks.carried import LSTM, derived_layers, two_input_layers
+from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
+from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts.checkpoints import Checkpoint
-from growdarts.config import TimeSeriesRun
-from growdarts.interop import StateDictError
-from growdarts.language_model import (Dropout, LanguageModel, LanguageTask, Masks, Memory, Window,
+from growdarts_study.config import TimeSeriesRun
+from growdarts.spaces.darts.interop import StateDictError
+from growdarts.tasks.language import (Dropout, LanguageModel, LanguageTask, Masks, Memory, Window,
                                       detached, perplexity)
-from growdarts.plain import plain_forms
-from growdarts.precision import products_in, used_precision
-from growdarts.primitives import DEFAULT_TWO_INPUT
-from growdarts.records import without_timing
+from growdarts.forms import plain_forms
+from growdarts_fast.precision import products_in, used_precision
+from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
+from growdarts_study.records import without_timing
 from growdarts.search import Search
-from growdarts.text import load_text
+from growdarts_study.data.text import load_text
 from growdarts.training import theta_optimizer, theta_step
 
 V, H, B, T = 11, 6, 4, 7
@@ -430,7 +430,7 @@ def test_every_cell_is_trained_with_products_in_bfloat16(cell, hidden):
 
 @pytest.mark.parametrize("hidden", [0.0, 0.3])
 def test_where_bfloat16_cannot_be_had_the_parameter_changes_nothing(hidden, monkeypatch):
-    monkeypatch.setattr("growdarts.precision._has_bfloat16", lambda: False)
+    monkeypatch.setattr("growdarts_fast.precision._has_bfloat16", lambda: False)
     torch.manual_seed(0)
     network = LanguageModel(V, LSTM(H, H), Dropout(hidden=hidden))
     x, y = torch.randint(V, (2, 20, B))

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from growdarts.bilevel import VirtualStep
-from growdarts.cells.darts_recurrent import RecurrentSearchCell
-from growdarts.language_model import LanguageModel
-from growdarts.mask_study import VARIANTS, WithoutEmbedding, second_order_noise, second_order_terms
+from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
+from growdarts.tasks.language import LanguageModel
+from growdarts_study.studies.masks import VARIANTS, WithoutEmbedding, second_order_noise, second_order_terms
 
 
 @pytest.fixture(scope="module")

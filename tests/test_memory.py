@@ -5,7 +5,7 @@ import mmap
 import pytest
 import torch
 
-from growdarts.memory import LARGE, Memory, empty, zeros
+from growdarts_fast.memory import LARGE, Memory, empty, zeros
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

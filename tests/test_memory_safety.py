@@ -13,8 +13,8 @@ import pytest
 
 HEADER = """
 import torch
-from growdarts.cells.conv_operations import CONVOLUTIONAL, build_operation
-from growdarts.plain import plain_forms
+from growdarts.spaces.darts_conv.operations import CONVOLUTIONAL, build_operation
+from growdarts.forms import plain_forms
 
 
 def train(module, channels):
@@ -31,7 +31,7 @@ CHECKS = {
                     train(build_operation(name, channels, 2, search=True), channels)
     """,
     "a searched network": """
-        from growdarts.image_search_network import SearchImageNetwork
+        from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
         with plain_forms():
             for channels in (2, 4):
                 train(SearchImageNetwork(channels, 3, 3, 2, list(CONVOLUTIONAL)[:8], image_size=8), 3)

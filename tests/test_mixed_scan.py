@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from growdarts.cells.darts_recurrent import RecurrentSearchCell
-from growdarts.darts_genotypes import RECURRENT_OPERATIONS
-from growdarts.language_model import LanguageModel
-from growdarts.plain import plain_forms
+from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
+from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
+from growdarts.tasks.language import LanguageModel
+from growdarts.forms import plain_forms
 from reference_darts_recurrent import language_loss, search_cell
 
 T, B, H = 35, 16, 8

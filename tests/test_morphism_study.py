@@ -2,9 +2,9 @@
 
 import pytest
 
-from growdarts.page_settings import MorphismConfig
-from growdarts.morphism_study import study
-from growdarts.primitives import DEFAULT_TWO_INPUT
+from growdarts_study.page_settings import MorphismConfig
+from growdarts_study.studies.morphisms import study
+from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from growdarts.cells.two_input import TwoInputCell
-from growdarts.cells.two_input_node import TwoInputNode
-from growdarts.morphisms import carry_moments, follow, grow_node, net2deeper, net2wider
-from growdarts.networks import two_input_forecaster
-from growdarts.primitives import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
+from growdarts.spaces.two_input.cell import TwoInputCell
+from growdarts.spaces.two_input.node import TwoInputNode
+from growdarts.growth import carry_moments, follow, grow_node, net2deeper, net2wider
+from growdarts.spaces.two_input.network import two_input_forecaster
+from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
 from stepping import step
 
 F, H = 5, 8

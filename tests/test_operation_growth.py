@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 from growdarts.batch_norm import renew_statistics
-from growdarts.cells.darts_recurrent import RecurrentSearchCell
+from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.checkpoints import Checkpoint
-from growdarts.config import TimeSeriesRun
+from growdarts_study.config import TimeSeriesRun
 from growdarts.criteria import gained_since, stage_is_over
-from growdarts.image_search_network import SearchImageNetwork
-from growdarts.language_model import LanguageModel, LanguageTask
-from growdarts.networks import two_input_forecaster
-from growdarts.records import without_timing
+from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
+from growdarts.tasks.language import LanguageModel, LanguageTask
+from growdarts.spaces.two_input.network import two_input_forecaster
+from growdarts_study.records import without_timing
 from growdarts.search import Search
-from growdarts.series import load_series
-from growdarts.text import load_text
+from growdarts_study.data.series import load_series
+from growdarts_study.data.text import load_text
 from growdarts.training import DivergenceError, ForecastTask
 
 # Resuming -----------------------------------------------------------------------------------------------------

@@ -14,11 +14,11 @@ TAG = re.compile(r"\[((?:JG|DARTS|Net2Net|Diebold)[^\]]*)\]")
 
 
 def resolve(name):
-    """`cells.two_input.TwoInputNode.mix` -> the object."""
+    """`growdarts.search.Search.run` -> the object."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         try:
-            found = importlib.import_module(".".join(["growdarts", *parts[:length]]))
+            found = importlib.import_module(".".join(parts[:length]))
         except ModuleNotFoundError:
             continue
         for part in parts[length:]:

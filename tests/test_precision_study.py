@@ -4,8 +4,11 @@ import matplotlib.pyplot as plt
 import pytest
 import yaml
 
-from growdarts import benchmark_results, checkpoints, grids, precision_study, records
-from growdarts.comparison import Interval
+from growdarts import checkpoints
+from growdarts_study import grids, records
+from growdarts_study.report import benchmark_results
+from growdarts_study.studies import precision as precision_study
+from growdarts_study.report.comparison import Interval
 from growdarts.settings import ConfigError
 
 TOY = {"dataset": "grammar", "search_tokens": 1500, "search_epochs": 2, "hidden": 6, "batch_size": 10, "learning_rate": 1.0}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from growdarts import products
-from growdarts.products import LEAST, add_product, differentiable, matmul
+from growdarts_fast import products
+from growdarts_fast.products import LEAST, add_product, differentiable, matmul
 
 SHAPES = {"states": (192, 128, 256), "back": (192, 256, 128), "decoder": (64, 40, 1000), "weights": (128, 4096, 64)}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from growdarts.cells.two_input import fixed_cell
-from growdarts.primitives import TWO_INPUT
+from growdarts.spaces.two_input.cell import fixed_cell
+from growdarts.spaces.two_input.operations import TWO_INPUT
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -5,8 +5,9 @@ import json
 import pytest
 import yaml
 
-from growdarts import checkpoints, experiments, grids, records
-from growdarts.config import TimeSeriesConfig, TimeSeriesRun, TimeSeriesSettings
+from growdarts import checkpoints
+from growdarts_study import experiments, grids, records
+from growdarts_study.config import TimeSeriesConfig, TimeSeriesRun, TimeSeriesSettings
 from growdarts.genotype import Genotype, GenotypeError
 
 

@@ -5,15 +5,17 @@ import re
 import matplotlib.pyplot as plt
 import pytest
 
-from growdarts import drawings, experiments, figures, grids, records, report_figures, tables, verdicts
-from growdarts.comparison import Difference, Interval, compare_all
-from growdarts.config import TimeSeriesRun
+from growdarts import drawing
+from growdarts_study import experiments, grids, records
+from growdarts_study.report import figures, report_figures, tables, verdicts
+from growdarts_study.report.comparison import Difference, Interval, compare_all
+from growdarts_study.config import TimeSeriesRun
 
 
 @pytest.fixture(scope="module")
 def made():
     """Two seeds of a few methods on two made-up years, from real runs at toy size."""
-    from growdarts.primitives import DEFAULT_TWO_INPUT
+    from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
 
     toy = dict(dataset="eu_stock_markets", window=2, batch_size=256, hidden=4, sizes=[3], n_layers=1,
                operations=list(DEFAULT_TWO_INPUT), initial_nodes=1, max_nodes=2, order=1, search_epochs=10, patience=1,
@@ -156,7 +158,7 @@ def test_cost_ratio_is_the_geometric_mean(made):
 def test_the_picture_of_the_first_page_is_that_of_the_records():
     """Words and numbers of the drawing; their places depend on the machine's fonts."""
     shown = (records.ROOT / "book" / "_static" / "growing_cell.svg").read_text()
-    drawn = drawings.growth(records.longest_search(grids.load_records("time_series", "reduced"), "grow"))
+    drawn = drawing.growth(records.longest_search(grids.load_records("time_series", "reduced"), "grow"))
     texts = [re.findall(r">([^<>]+)</text>", svg) for svg in (shown, drawn)]
     assert len(texts[0]) > 20 and texts[0] == texts[1]
 

@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 
-from growdarts.cells.carried import two_input_layers
-from growdarts.cells.darts_recurrent import RecurrentSearchCell
-from growdarts.image_search_network import SearchImageNetwork
-from growdarts.language_model import LanguageModel
+from growdarts.tasks.carried import two_input_layers
+from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
+from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
+from growdarts.tasks.language import LanguageModel
 from growdarts.mixture import Mixture, operation_name
-from growdarts.networks import two_input_forecaster
-from growdarts.primitives import DEFAULT_TWO_INPUT
+from growdarts.spaces.two_input.network import two_input_forecaster
+from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
 from growdarts.pruning import held_operations, prune, resample
 from stepping import step
 

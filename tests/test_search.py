@@ -7,13 +7,13 @@ import shutil
 import pytest
 import torch
 
-from growdarts import experiments, records
-from growdarts.experiments import time_series
+from growdarts_study import experiments, records
+from growdarts_study.experiments import time_series
 from growdarts.checkpoints import Checkpoint, CheckpointError
-from growdarts.config import TimeSeriesRun
+from growdarts_study.config import TimeSeriesRun
 from growdarts.criteria import growing_helps
-from growdarts.networks import two_input_forecaster
-from growdarts.primitives import TWO_INPUT
+from growdarts.spaces.two_input.network import two_input_forecaster
+from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts.search import Search
 from growdarts.training import DivergenceError, ForecastTask
 

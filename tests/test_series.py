@@ -6,9 +6,9 @@ import pytest
 import torch
 from scipy.linalg import solve_discrete_lyapunov
 
-from growdarts import series
-from growdarts.datasets import DATA, DataError, cache_folder
-from growdarts.series import (
+from growdarts_study.data import series
+from growdarts_study.data.files import DATA, DataError, cache_folder
+from growdarts_study.data.series import (
     G7_BRICS,
     VAR_FACTOR,
     VAR_MATRIX,

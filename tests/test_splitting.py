@@ -7,14 +7,14 @@ import torch
 from torch import nn
 from torch.autograd.functional import hessian
 
-from growdarts.cells.tracing import OperationTrace, record_calls
+from growdarts.tracing import OperationTrace, record_calls
 from growdarts.criteria import operation_to_split
-from growdarts.image_search_network import SearchImageNetwork
+from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.mixture import Mixture
-from growdarts.morphisms import grow_operation
-from growdarts.networks import two_input_forecaster
-from growdarts.plain import plain_forms
-from growdarts.primitives import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
+from growdarts.growth import grow_operation
+from growdarts.spaces.two_input.network import two_input_forecaster
+from growdarts.forms import plain_forms
+from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
 from growdarts.splitting import (SplittingMatrices, lowest_eigenpairs, possible_splits, select_operation,
                                  splitting_matrices)
 

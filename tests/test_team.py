@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from growdarts.team import SHARED, in_team, lanes, part
+from growdarts_fast.team import SHARED, in_team, lanes, part
 
 
 @numba.njit
@@ -73,7 +73,7 @@ def missing(path):
     raise OSError(path)
 llvmlite.binding.initialize_native_target()
 ctypes.CDLL = missing
-from growdarts import team
+from growdarts_fast import team
 assert not team.SHARED and team.lanes(8) == 1
 @numba.njit
 def fill(lane, of, x):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from growdarts import text
-from growdarts.datasets import DataError, cache_folder
-from growdarts.text import (EOS, GRAMMAR_TOKENS, RULES, UNKNOWN, WORDS, batchify, encode, entropy_rate, grammar_matrix,
+from growdarts_study.data import text
+from growdarts_study.data.files import DataError, cache_folder
+from growdarts_study.data.text import (EOS, GRAMMAR_TOKENS, RULES, UNKNOWN, WORDS, batchify, encode, entropy_rate, grammar_matrix,
                             load_text, sample_chain, text_names, windows)
 
 # sha256 of the grammar text's bytes (little-endian int64)

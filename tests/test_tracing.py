@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from growdarts.cells.darts_recurrent import RecurrentSearchCell
-from growdarts.cells.tracing import record_calls, statistics_kept
-from growdarts.cells.two_input import TwoInputCell
-from growdarts.plain import plain_forms
+from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
+from growdarts.tracing import record_calls, statistics_kept
+from growdarts.spaces.two_input.cell import TwoInputCell
+from growdarts.forms import plain_forms
 
 T, B, H = 20, 5, 6
 

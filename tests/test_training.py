@@ -10,15 +10,15 @@ from torch import nn
 
 from growdarts import search as search_module
 from growdarts import training
-from growdarts.cells.carried import LSTM
+from growdarts.tasks.carried import LSTM
 from growdarts.checkpoints import Checkpoint
-from growdarts.config import TimeSeriesRun
+from growdarts_study.config import TimeSeriesRun
 from growdarts.criteria import averaging_starts
-from growdarts.language_model import Dropout, LanguageModel, LanguageTask
-from growdarts.networks import two_input_forecaster
-from growdarts.records import without_timing
+from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask
+from growdarts.spaces.two_input.network import two_input_forecaster
+from growdarts_study.records import without_timing
 from growdarts.search import Search
-from growdarts.text import load_text
+from growdarts_study.data.text import load_text
 from growdarts.training import DivergenceError, fit, learning_rate
 
 SGD = dict(optimizer="sgd", momentum=0.9, schedule="cosine", learning_rate=0.02)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from growdarts.cells.two_input import TwoInputCell, fixed_cell
-from growdarts.cells.two_input_node import TwoInputNode
-from growdarts.primitives import DEFAULT_TWO_INPUT, TWO_INPUT
+from growdarts.spaces.two_input.cell import TwoInputCell, fixed_cell
+from growdarts.spaces.two_input.node import TwoInputNode
+from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT
 
 T, B, I, H = 4, 3, 5, 2
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from growdarts.cells.two_input import TwoInputCell
-from growdarts.plain import plain_forms
-from growdarts.primitives import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
+from growdarts.spaces.two_input.cell import TwoInputCell
+from growdarts.forms import plain_forms
+from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
 
 T, B, F, H = 35, 4, 5, 6
 NODES = {"default": [DEFAULT_TWO_INPUT] * 3, "no weights": [["carry"]], "some weights": [["add_tanh"], ["carry", "gate"]],
@@ -39,8 +39,8 @@ WAYS = {"by kernels": None, "by autograd, all time steps at once": 2**19, "by au
 
 
 def leave_to_autograd(monkeypatch, entries):
-    monkeypatch.setattr("growdarts.cells.two_input.CODES", {})
-    monkeypatch.setattr("growdarts.cells.two_input_passes.ENTRIES", entries)
+    monkeypatch.setattr("growdarts.spaces.two_input.cell.CODES", {})
+    monkeypatch.setattr("growdarts_fast.two_input_passes.ENTRIES", entries)
 
 
 @pytest.mark.parametrize("nodes", NODES.values(), ids=NODES)

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, linear
 
-from growdarts import precision
+from growdarts_fast import precision
 from growdarts.gradients import gradient
-from growdarts.plain import plain_forms
-from growdarts.vocabulary_loss import ROWS, vocabulary_loss
+from growdarts.forms import plain_forms
+from growdarts_fast.loss import ROWS, vocabulary_loss
 
 V, H = 37, 5
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from growdarts.cells import SearchSpace
-from growdarts.cells.tracing import statistics_kept
+from growdarts.space import SearchSpace
+from growdarts.tracing import statistics_kept
 from growdarts.gradients import gradient
 
 Loss = Callable[[SearchSpace, Any], Tensor]

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Self
 
-from growdarts.primitives import TWO_INPUT
+from growdarts.spaces.two_input.operations import TWO_INPUT
 
 
 class GenotypeError(ValueError):

@@ -6,9 +6,9 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.optim import Optimizer
 
-from growdarts.cells import SearchSpace
+from growdarts.space import SearchSpace
 from growdarts.criteria import Operation, operation_to_duplicate
-from growdarts.morphisms import grow_operation, growable_operations, growth_step
+from growdarts.growth import grow_operation, growable_operations, growth_step
 from growdarts.settings import SearchSettings
 from growdarts.splitting import possible_splits, select_operation, splitting_matrices
 from growdarts.training import Task
@@ -18,7 +18,7 @@ LANCZOS_STEPS = 60  # most products with the matrices, each as dear as about two
 
 
 class Duplication(NamedTuple):
-    """An operation to be duplicated; the direction of `growdarts.morphisms.grow_operation`."""
+    """An operation to be duplicated; the direction of `growdarts.growth.grow_operation`."""
 
     operation: Operation
     direction: Mapping[str, Tensor] | None = None

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch.optim import Optimizer
 
-from growdarts.cells import SearchSpace
+from growdarts.space import SearchSpace
 from growdarts.criteria import operations_to_prune
 from growdarts.mixture import operation_name
-from growdarts.morphisms import carry_moments, embed_moments, follow
+from growdarts.growth import carry_moments, embed_moments, follow
 
 
 def prune(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer, *,

@@ -1,7 +1,7 @@
 """Growing architecture search [JG Alg. 2]: train, prune, tune, evaluate, grow, stop.
 
 Nothing here knows which search space is grown or what it is trained for: a network is a
-`growdarts.cells.SearchSpace`, a task has batches, a loss and an evaluation.
+`growdarts.space.SearchSpace`, a task has batches, a loss and an evaluation.
 """
 
 import copy
@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from growdarts.batch_norm import renew_statistics
 from growdarts.bilevel import VirtualStep, alpha_gradient
-from growdarts.cells import SearchSpace
+from growdarts.space import SearchSpace
 from growdarts.checkpoints import Checkpoint
 from growdarts.settings import SearchSettings
 from growdarts.criteria import gained_since, growing_helps, stage_is_over
-from growdarts.events import Event, mixture_weights
+from growdarts.history import Event, mixture_weights
 from growdarts.genotype import Genotype
-from growdarts.morphisms import grow_node
+from growdarts.growth import grow_node
 from growdarts.operation_growth import Duplication, duplicate, largest_weight, refuse_weightless, steepest_descent
 from growdarts.pruning import held_operations, prune, resample
 from growdarts.training import (DivergenceError, Task, learning_rate, set_learning_rate, theta_epoch, theta_optimizer,

@@ -1,6 +1,6 @@
 r"""Steepest descent splitting (Wu, Wang & Liu 2019): which operation to duplicate, and in which direction [JG 3.2.2].
 
-Duplicated by $\theta \pm \delta$ with half its weight each (see `growdarts.morphisms.grow_operation`), an operation
+Duplicated by $\theta \pm \delta$ with half its weight each (see `growdarts.growth.grow_operation`), an operation
 adds $\tfrac12 \delta^\top \nabla^2 o\, \delta$ to its output o, for every sample and time step; all first-order terms
 cancel. The loss L feels that through the gradient of each output, and as unit u of an operation depends on its own
 weights $\theta_u$ only,
@@ -27,7 +27,7 @@ together give more than the one: a split there is neither predicted nor proposed
 The loss is that of the mode in which the network is. In training mode batch statistics and dropout masks are part of
 the function, and all of the above holds for those masks (a window of text keeps the masks that its first pass draws).
 Operations of convolutional cells are curved in training mode only: behind their last convolution comes nothing but a
-batch norm, which is affine once it divides by running statistics (`growdarts.cells.conv_tracing`).
+batch norm, which is affine once it divides by running statistics (`growdarts.spaces.darts_conv.tracing`).
 
 Shapes: U units (H of a recurrent cell, C of a convolution), D weights of a unit.
 """
@@ -40,8 +40,8 @@ import torch
 from torch import Tensor, nn
 
 from growdarts.bilevel import Loss
-from growdarts.cells import OperationOwner, SearchSpace
-from growdarts.cells.tracing import OperationTrace
+from growdarts.space import OperationOwner, SearchSpace
+from growdarts.tracing import OperationTrace
 from growdarts.criteria import Operation, operation_to_split
 
 

@@ -18,7 +18,7 @@ from growdarts.checkpoints import Checkpoint
 from growdarts.settings import SearchSettings
 from growdarts.criteria import averaging_starts, stage_is_over
 from growdarts.gradients import gradient
-from growdarts.series import Series
+from growdarts_study.data.series import Series
 
 Batch = tuple[Tensor, Tensor]  # windows (T, B, F), targets (B, F)
 

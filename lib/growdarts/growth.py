@@ -1,0 +1,224 @@
+"""Growth that keeps the function, and what an optimiser remembers of the parameters that stay."""
+
+from collections import Counter
+from collections.abc import Mapping
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from growdarts.space import OperationOwner, SearchSpace
+from growdarts.mixture import Mixture, operation_name
+
+# Powers of the gradient that optimisers of torch.optim keep averages of.
+MOMENTS = {"exp_avg": 1, "momentum_buffer": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
+
+
+def grow_node(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer, *,
+              morphism: bool, epsilon: float, noise: float, max_nodes: int | None = None) -> None:
+    """Add a node to every cell; inherited parameters and their moments are untouched [JG Alg. 3].
+
+    Parameters
+    ----------
+    morphism : initialise the new node function-preserving; otherwise with fresh random weights.
+    epsilon : most relative change of the network's output.
+    noise : deviation of the additive noise on the new weights, in units of epsilon.
+    max_nodes : limit, None: none.
+
+    Raises
+    ------
+    ValueError
+        the network has `max_nodes` nodes already; it is then unchanged.
+    """
+    if max_nodes is not None and network.n_nodes() >= max_nodes:
+        raise ValueError(f"a cell of {network.n_nodes()} nodes cannot grow: allowed are at most max_nodes = {max_nodes}")
+    for old, new, index in network.grow_node(morphism=morphism, epsilon=epsilon, noise=noise) or ():
+        embed_moments(theta_optimizer, old, new, index)
+    follow(theta_optimizer, network.theta_parameters())
+    follow(alpha_optimizer, network.alpha_parameters())
+
+
+@torch.no_grad()
+def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer, *,
+                   mixture: int, key: str, step: float, direction: Mapping[str, Tensor] | None = None,
+                   max_copies: int | None = None) -> str:
+    r"""Duplicate an operation; the copy gets theta + delta, the original theta - delta [JG Alg. 4].
+
+    With mixture weight $w/2$ each (both alphas are $\alpha - \log 2$, all other weights stay) the two give
+
+    $$ \tfrac w2\, o(\theta + \delta) + \tfrac w2\, o(\theta - \delta)
+       = w\, o(\theta) + \tfrac w2\, \delta^\top \nabla^2 o\, \delta + O(|\delta|^4) , $$
+
+    so the function is kept to first order in $\delta$, exactly where o is affine in theta, and up to
+    $w\, (|\delta^\top z| - |a|) / 2$ where the preactivation $a = \theta^\top z$ of a relu changes its sign.
+    With $\delta = 0$ the two would get the same gradients for ever.
+
+    Moments of the optimisers: each of the two gets half the gradient that the original would have got, for
+    theta as for alpha. So both start with half the first and a quarter of the second moments; with Adam the
+    function then moves on as if nothing had been duplicated. Weights that had been shared with other
+    operations, and are the original's own only now, start without. All other moments are untouched.
+
+    Parameters
+    ----------
+    mixture, key : position in `network.mixtures()` and key of the operation.
+    step : length of delta for every unit, see `growth_step`.
+    direction : morphism: None, random normal. Splitting: unit vectors of the units by name of the weight,
+        zero for units that are not split (`growdarts.splitting.Split.direction`).
+    max_copies : most copies of the operation in its mixture afterwards, the original counted; None: any number.
+
+    Returns
+    -------
+    The copy's key.
+
+    Raises
+    ------
+    ValueError
+        no such mixture or operation, an operation without weights or of too many copies, a direction that does not
+        fit, a bad step. The network is then unchanged.
+    """
+    name = f"operation {key!r} of mixture {mixture}"
+    mixtures = list(network.mixtures())
+    if not 0 <= mixture < len(mixtures) or key not in mixtures[mixture].keys:
+        held = {i: m.keys for i, m in enumerate(mixtures) if i == mixture} or f"0 to {len(mixtures) - 1}"
+        raise ValueError(f"there is no {name}: allowed are {held}")
+    if not 0 <= step < float("inf"):
+        raise ValueError(f"step = {step}: allowed is a finite number, at least 0")
+    if max_copies is not None and _copies(mixtures[mixture], key) >= max_copies:
+        raise ValueError(f"there are {_copies(mixtures[mixture], key)} copies of {name}: allowed are at most "
+                         f"max_copies = {max_copies}")
+    owner = operation_owner(network, mixtures[mixture])
+    before = owner.operation_weights(mixtures[mixture], key)
+    if not before:
+        raise ValueError(f"{name} owns no weights, so a copy of it could never differ from it")
+    delta = _random_direction(before) if direction is None else direction
+    unfit = sorted(part for part in delta if part not in before or delta[part].shape != before[part].shape)
+    if unfit:
+        raise ValueError(f"the direction's {', '.join(unfit)} do not fit the weights of {name}: "
+                         f"{ {part: tuple(weight.shape) for part, weight in before.items()} }")
+    grown = owner.duplicate_operation(mixtures[mixture], key)
+    for part, (original, copy) in grown.weights.items():
+        if part in delta:
+            copy.add_(step * delta[part])
+            original.sub_(step * delta[part])
+        if original is before[part] and original in theta_optimizer.state:
+            _scale_moments(theta_optimizer, original, 0.5)
+            theta_optimizer.state[copy] = deepcopy(theta_optimizer.state[original])
+    i = mixtures[mixture].keys.index(key)
+    carry_moments(alpha_optimizer, grown.old_alpha, grown.alpha, [*range(len(grown.old_alpha)), i])
+    half = torch.ones_like(grown.alpha)
+    half[[i, -1]] = 0.5
+    _scale_moments(alpha_optimizer, grown.alpha, half)
+    follow(theta_optimizer, network.theta_parameters())
+    follow(alpha_optimizer, network.alpha_parameters())
+    return grown.key
+
+
+def growth_step(epsilon: float, noise: float) -> float:
+    r"""Length of delta that changes an operation's output by at most about `epsilon`: noise * sqrt(epsilon).
+
+    The change is of second order, $\tfrac12 o''\, (\delta^\top z)^2$, so a delta as long as the noise of a new
+    node, noise * epsilon, would leave the two copies needlessly alike.
+    """
+    return noise * epsilon**0.5
+
+
+def operation_owner(network: SearchSpace, mixture: Mixture) -> OperationOwner:
+    """The part of `network` that owns the weights of a mixture's operations."""
+    for module in network.modules():
+        if isinstance(module, OperationOwner) and any(mixture is held for held in module.mixtures()):
+            return module
+    raise ValueError(f"{type(network).__name__} has no part that can duplicate the operations {mixture.keys}")
+
+
+def growable_operations(network: SearchSpace, *, max_copies: int | None = None) -> dict[tuple[int, str], float]:
+    """Mixture weights by (position of the mixture, key) of all operations that own weights.
+
+    Operations of which the mixture holds `max_copies` already, the original counted, are left out.
+    """
+    return {(i, key): weight for i, mixture in enumerate(network.mixtures())
+            for owner in [operation_owner(network, mixture)]
+            for key, weight in mixture.named_weights().items() if owner.operation_weights(mixture, key)
+            and (max_copies is None or _copies(mixture, key) < max_copies)}
+
+
+def _copies(mixture: Mixture, key: str) -> int:
+    """How often the mixture holds the operation of `key`."""
+    return [operation_name(held) for held in mixture.keys].count(operation_name(key))
+
+
+def _random_direction(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Normal entries, for a unit of about length 1; a unit reads one row of every weight of its layer.
+
+    Names tell the layers, as torch.nn's do: `"op.1.weight"` and `"op.1.bias"` belong to `"op.1"`, `"W"` and `"U"` to "".
+    """
+    fan_in: Counter[str] = Counter()
+    for name, weight in weights.items():
+        fan_in[name.rpartition(".")[0]] += weight[0].numel()
+    return {name: torch.randn_like(weight) / fan_in[name.rpartition(".")[0]] ** 0.5
+            for name, weight in weights.items()}
+
+
+def _scale_moments(optimizer: Optimizer, parameter: nn.Parameter, factor: Tensor | float) -> None:
+    """Moments as if every gradient of `parameter` so far had been `factor` times as large."""
+    for name, value in optimizer.state.get(parameter, {}).items():
+        if name in MOMENTS and value is not None:
+            value.mul_(factor**MOMENTS[name])
+
+
+def follow(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Let `optimizer` train exactly `parameters`: moments of those it knows stay, vanished ones go."""
+    (group,) = optimizer.param_groups
+    group["params"] = list(parameters)
+    for gone in set(optimizer.state) - set(parameters):
+        del optimizer.state[gone]
+
+
+def carry_moments(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, index: list[int]) -> None:
+    """Hand the moments of entries `index` of `old` to `new`, which replaces it."""
+    state = optimizer.state.pop(old, None)
+    if state is not None:
+        optimizer.state[new] = {
+            name: value[index].clone() if isinstance(value, Tensor) and value.shape == old.shape else value
+            for name, value in state.items()}
+
+
+def embed_moments(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, index: tuple[slice, ...]) -> None:
+    """Hand the moments of `old` to the part `index` of `new` that holds it; those of the new entries start at zero."""
+    state = optimizer.state.pop(old, None)
+    if state is not None:
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == old.shape:
+                state[name] = torch.zeros_like(new)
+                state[name][index] = value
+        optimizer.state[new] = state
+
+
+@torch.no_grad()
+def net2wider(first: nn.Linear, second: nn.Linear, width: int) -> tuple[nn.Linear, nn.Linear]:
+    """Widen the layer between two linear maps to `width` units without changing the function [Net2Net].
+
+    New units copy random old ones; the outgoing weights of a unit are divided by its number of copies.
+    Exact for any elementwise activation between the two.
+    """
+    old = first.out_features
+    if width < old:
+        raise ValueError(f"width = {width}: allowed is at least the present {old}")
+    source = torch.cat([torch.arange(old), torch.randint(old, (width - old,))])
+    copies = torch.bincount(source, minlength=old)[source]
+    wide_first = nn.Linear(first.in_features, width).to(first.weight)
+    wide_second = nn.Linear(width, second.out_features).to(second.weight)
+    wide_first.weight.copy_(first.weight[source])
+    wide_first.bias.copy_(first.bias[source])
+    wide_second.weight.copy_(second.weight[:, source] / copies)
+    wide_second.bias.copy_(second.bias)
+    return wide_first, wide_second
+
+
+@torch.no_grad()
+def net2deeper(width: int, like: Tensor) -> nn.Linear:
+    """An identity layer of `width` units [Net2Net]; exact where the activation before it is idempotent (relu)."""
+    layer = nn.Linear(width, width).to(like)
+    layer.weight.copy_(torch.eye(width))
+    layer.bias.zero_()
+    return layer

@@ -1,0 +1,94 @@
+"""Search spaces, one file each, behind the interface `SearchSpace`."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from growdarts.tracing import OperationTrace
+from growdarts.genotype import Genotype
+from growdarts.mixture import Mixture
+
+
+class SearchSpace(Protocol):
+    """What `growdarts.search` needs of a network; it must not know which space it grows."""
+
+    operations: Sequence[str]  # candidates of every mixture, also of those that are grown
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def alpha_parameters(self) -> list[nn.Parameter]:
+        """Architecture logits."""
+
+    def theta_parameters(self) -> list[nn.Parameter]:
+        """Weights, in an order that depends on the structure only."""
+
+    def mixtures(self) -> Iterator[Mixture]:
+        """Every mixture, in the order of the nodes."""
+
+    def mixture_names(self) -> list[str]:
+        """A name for every mixture, in their order, that stays when the network grows."""
+
+    def n_nodes(self) -> int:
+        """Nodes of the (deepest) cell."""
+
+    def grow_node(self, *, morphism: bool, epsilon: float,
+                  noise: float) -> Sequence[tuple[nn.Parameter, nn.Parameter, tuple[slice, ...]]] | None:
+        """Add one node to every cell, function-preserving if `morphism`.
+
+        Returns (old, new, index) for every parameter that had to be replaced by a larger one.
+        """
+
+    def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
+        """Keep only operations `index` in the node of `mixture`; the old and the new alpha."""
+
+    def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
+        """Add candidate `name`, with fresh weights, at mixture weight `weight`; the old and the new alpha."""
+
+    def structure(self) -> Any:
+        """Plain description of nodes and their operations, enough to rebuild the network."""
+
+    def restructure(self, structure: Any) -> None:
+        """Rebuild the nodes for `structure`; weights are fresh."""
+
+    def genotype(self) -> Genotype:
+        """The discrete architecture."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """The network and all its parts. Those that are an `OperationOwner` can duplicate operations."""
+
+
+class Duplicate(NamedTuple):
+    """An operation that now exists twice: the copy's key, alpha before and after, and the weights of both.
+
+    `weights` has (original, copy) by name. The copy's logit is the last of `alpha`.
+    """
+
+    key: str
+    old_alpha: nn.Parameter
+    alpha: nn.Parameter
+    weights: dict[str, tuple[nn.Parameter, nn.Parameter]]
+
+
+@runtime_checkable
+class OperationOwner(Protocol):
+    """What a part of a search space offers whose operations can be duplicated: the module with their weights."""
+
+    def mixtures(self) -> Iterator[Mixture]:
+        """The mixtures whose operations' weights it owns."""
+
+    def operation_weights(self, mixture: Mixture, key: str) -> dict[str, nn.Parameter]:
+        """Weights that operation `key` computes with, in all its places, by name; none for one without weights."""
+
+    def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
+        """Add an identical copy of `key`, with half of its mixture weight each [JG 3.2.2].
+
+        Weights that `key` shared with others are its own afterwards: `Duplicate.weights` has new ones in their place.
+        """
+
+    def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
+        """Evaluate `loss` once, in the present mode; a trace of every operation with weights that took part.
+
+        An operation that is held in several places has one a place. Nothing in the network changes, its running
+        statistics included.
+        """

@@ -1,0 +1,251 @@
+"""The convolutional cells of DARTS: normal and reduction, searchable and fixed.
+
+A cell fits the outputs s0, s1 of the two cells before it to its channels C; node i = 2, 3, ... sums what
+its edges make of the states 0 .. i-1; the nodes' channels are concatenated. The edges of node i come
+after those of node i-1, so a grown node leaves the numbers of all others as they are.
+Shapes: B batch, C channels, H and W pixels, N nodes, K operations of an edge.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from growdarts.spaces.darts_conv.operations import (FactorizedReduce, ReLUConvBN, Zero, batch_first, batch_last,
+                                             build_operation, convolution_flops, drop_path)
+from growdarts_fast.conv.cell import as_operation, mixed_cell
+from growdarts.spaces.darts.genotypes import Edge
+from growdarts.genotype import GenotypeError
+from growdarts.mixture import Mixture, operation_name
+from growdarts.forms import is_plain
+
+WIDE = 128  # channels from which on torch's convolutions, channels side by side, are clearly faster than `mixed_cell`
+
+
+class Cell(nn.Module):
+    """What both forms share: fitting the two inputs.
+
+    Parameters
+    ----------
+    inputs : channels of s0 and s1.
+    channels : C of every node.
+    reduction : edges from the two inputs have stride 2.
+    after_reduction : s1 comes from a reduction cell, so s0 has twice its height and width.
+    affine : whether the batch norms have weights; a search network's have none.
+    """
+
+    def __init__(self, inputs: tuple[int, int], channels: int, *, reduction: bool, after_reduction: bool,
+                 affine: bool) -> None:
+        super().__init__()
+        self.channels, self.reduction = channels, reduction
+        fit = FactorizedReduce if after_reduction else ReLUConvBN
+        self.preprocess0 = fit(inputs[0], channels, affine=affine)
+        self.preprocess1 = ReLUConvBN(inputs[1], channels, affine=affine)
+
+    def stride(self, predecessor: int) -> int:
+        """Of an edge from state `predecessor`."""
+        return 2 if self.reduction and predecessor < 2 else 1
+
+    def edge_operations(self) -> Iterator[nn.Module]:
+        """Every operation of every edge."""
+        raise NotImplementedError
+
+    def flops(self, pixels: int) -> int:
+        """Of the convolutions, for one sample whose s1 has `pixels` = H * W; multiply-adds counted twice."""
+        after = pixels // self.stride(0) ** 2
+        return (sum(convolution_flops(fit, pixels) for fit in (self.preprocess0, self.preprocess1))
+                + sum(convolution_flops(operation, after) for operation in self.edge_operations()))
+
+
+class MixedEdge(nn.Module):
+    r"""$\bar o(x) = \sum_o \mathrm{softmax}(\alpha)_o \; o(x)$ [DARTS Eq. 2]; the mixture is the network's."""
+
+    def __init__(self, channels: int, stride: int, keys: Sequence[str]) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+        self.operations = nn.ModuleDict({key: self.build(key) for key in keys})
+
+    def build(self, key: str) -> nn.Module:
+        """Operation `key` of this edge, with fresh weights."""
+        return build_operation(operation_name(key), self.channels, self.stride, search=True)
+
+    def forward(self, x: Tensor, keys: Sequence[str], weights: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H / stride, W / stride); `weights` (K,) in the order of `keys`."""
+        parts = [(w, self.operations[key]) for key, w in zip(keys, weights, strict=True)]
+        # zeros need not be added to anything, but an edge of nothing else stays in the graph of gradients
+        parts = [(w, o) for w, o in parts if not isinstance(o, Zero)] or parts
+        return sum(w * operation(x) for w, operation in parts)
+
+
+class SearchCell(Cell):
+    r"""$x_i = \sum_{j < i} \bar o_{ij}(x_j)$, the output is $x_2, x_3, \dots$ side by side [DARTS Eq. 1].
+
+    Parameters
+    ----------
+    edges : for every edge the keys of its operations; the others are `Cell`'s.
+    """
+
+    def __init__(self, inputs: tuple[int, int], channels: int, edges: Sequence[Sequence[str]], *,
+                 reduction: bool, after_reduction: bool) -> None:
+        super().__init__(inputs, channels, reduction=reduction, after_reduction=after_reduction, affine=False)
+        self.n_nodes = count_nodes(len(edges))
+        predecessors = [j for i in range(self.n_nodes) for j in range(2 + i)]
+        self.edges = nn.ModuleList(MixedEdge(channels, self.stride(j), keys)
+                                   for j, keys in zip(predecessors, edges, strict=True))
+
+    @property
+    def width(self) -> int:
+        """Channels of the output."""
+        return self.n_nodes * self.channels
+
+    def edge_operations(self) -> Iterator[nn.Module]:
+        """Every operation of every edge."""
+        return (operation for edge in self.edges for operation in edge.operations.values())
+
+    def forward(self, s0: Tensor, s1: Tensor, mixtures: Sequence[tuple[Sequence[str], Tensor]]) -> Tensor:
+        """-> (B, N * C, H, W); `mixtures` are every edge's keys and weights."""
+        if is_plain() or s0.device.type != "cpu" or s0.dtype not in (torch.float32, torch.float64):
+            return self._plain(s0, s1, mixtures)
+        fits = [as_operation(fit) for fit in (self.preprocess0, self.preprocess1)]
+        edges = [[as_operation(edge.operations[key]) for key in keys]
+                 for edge, (keys, _) in zip(self.edges, mixtures, strict=True)]
+        if self.channels >= WIDE or None in chain(fits, *edges):
+            return self._plain(*(s.contiguous(memory_format=torch.channels_last) for s in (s0, s1)), mixtures)
+        out = mixed_cell(batch_last(s0), batch_last(s1), fits, edges, [w for _, w in mixtures], self.channels, self.stride(0))
+        return batch_first(out)
+
+    def _plain(self, s0: Tensor, s1: Tensor, mixtures: Sequence[tuple[Sequence[str], Tensor]]) -> Tensor:
+        """Edge after edge."""
+        states, edges = [self.preprocess0(s0), self.preprocess1(s1)], zip(self.edges, mixtures, strict=True)
+        for _ in range(self.n_nodes):
+            states.append(sum(edge(x, *mixture) for x, (edge, mixture) in zip(states, edges)))  # next len(states)
+        return torch.cat(states[2:], dim=1)
+
+    def add_node(self, keys: Sequence[str]) -> None:
+        """Append a node with edges from all states; its weights are fresh, nobody reads it yet."""
+        like = self.preprocess1.op[1].weight
+        new = [MixedEdge(self.channels, self.stride(j), keys).to(like).train(self.training)
+               for j in range(2 + self.n_nodes)]
+        self.edges.extend(new)
+        self.n_nodes += 1
+
+    def theta_parameters(self, mixtures: Sequence[Mixture]) -> list[nn.Parameter]:
+        """Weights, those of an edge in the order of its alpha."""
+        return [*self.preprocess0.parameters(), *self.preprocess1.parameters()] + [
+            p for edge, mixture in zip(self.edges, mixtures, strict=True)
+            for key in mixture.keys for p in edge.operations[key].parameters()]
+
+    def node_rms(self, mixtures: Sequence[Mixture]) -> float:
+        """Bound of the last node's root mean square over batch and pixels.
+
+        A batch norm leaves at most 1, an identity what it is given, and root mean squares of terms add up
+        at most linearly.
+        """
+        rms, position = [1.0, 1.0], 0
+        for i in range(self.n_nodes):
+            total = 0.0
+            for j in range(2 + i):
+                edge = self.edges[position + j].operations
+                for key, weight in mixtures[position + j].named_weights().items():
+                    total += weight * (rms[j] if isinstance(edge[key], nn.Identity) else
+                                       0.0 if isinstance(edge[key], Zero) else 1.0)
+            rms.append(total)
+            position += 2 + i
+        return rms[-1]
+
+
+class FixedCell(Cell):
+    """A derived cell: every node sums two operations.
+
+    Parameters
+    ----------
+    edges : operation and predecessor, two a node; `concat` the states that make up the output.
+    """
+
+    def __init__(self, inputs: tuple[int, int], channels: int, edges: Sequence[Edge], concat: Sequence[int], *,
+                 reduction: bool, after_reduction: bool) -> None:
+        super().__init__(inputs, channels, reduction=reduction, after_reduction=after_reduction, affine=True)
+        self.concat, self.predecessors = tuple(concat), [j for _, j in edges]
+        self.operations = nn.ModuleList(build_operation(name, channels, self.stride(j), search=False)
+                                        for name, j in edges)
+
+    @property
+    def width(self) -> int:
+        """Channels of the output."""
+        return len(self.concat) * self.channels
+
+    def edge_operations(self) -> Iterator[nn.Module]:
+        """Every operation of every edge."""
+        return iter(self.operations)
+
+    def forward(self, s0: Tensor, s1: Tensor, drop_probability: float) -> Tensor:
+        """-> (B, width, H, W); in train mode every edge but an identity is dropped with `drop_probability`."""
+        states, outputs = [self.preprocess0(s0), self.preprocess1(s1)], []
+        for j, operation in zip(self.predecessors, self.operations, strict=True):
+            outputs.append(operation(states[j]))
+            if self.training and drop_probability > 0 and not isinstance(operation, nn.Identity):
+                outputs[-1] = drop_path(outputs[-1], drop_probability)
+            if len(outputs) == 2:
+                states.append(outputs[0] + outputs[1])
+                outputs = []
+        return torch.cat([states[i] for i in self.concat], dim=1)
+
+
+class AuxiliaryHead(nn.Module):
+    """A small classifier of (B, C, 8, 8) to (B, C, 10, 10); layers and names are the original's for CIFAR."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.ReLU(), nn.AvgPool2d(5, stride=3, count_include_pad=False),
+            nn.Conv2d(channels, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False), nn.BatchNorm2d(768), nn.ReLU())
+        self.classifier = nn.Linear(768, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """-> logits (B, classes)."""
+        return self.classifier(self.features(x).flatten(1))
+
+
+def count_edges(n_nodes: int) -> int:
+    """Edges of a cell: node i = 0, 1, ... has i + 2."""
+    return n_nodes * (n_nodes + 3) // 2
+
+
+def count_nodes(n_edges: int) -> int:
+    """Inverse of `count_edges`."""
+    n_nodes = 1
+    while count_edges(n_nodes) < n_edges:
+        n_nodes += 1
+    if count_edges(n_nodes) != n_edges:
+        raise ValueError(f"{n_edges} edges: a cell of 1, 2, 3, ... nodes has 2, 5, 9, ...")
+    return n_nodes
+
+
+def derive(mixtures: Sequence[Mixture], kind: str) -> tuple[Edge, ...]:
+    """Per node the two edges whose strongest operation weighs most, strongest first [DARTS 2.4].
+
+    `none` competes in the softmax but is not taken; copies of a duplicated operation count together.
+
+    Raises
+    ------
+    GenotypeError
+        fewer than two edges of a node hold anything but `none`.
+    """
+    edges: list[Edge] = []
+    start = 0
+    for i in range(count_nodes(len(mixtures))):
+        found = []
+        for j, mixture in enumerate(mixtures[start:start + 2 + i]):
+            weights = {name: w for name, w in mixture.operation_weights().items() if name != "none"}
+            if weights:
+                best = max(weights, key=weights.__getitem__)
+                found.append((weights[best], best, j))
+        if len(found) < 2:
+            raise GenotypeError(f"node {2 + i} of the {kind} cell: {len(found)} edges hold an operation "
+                                "other than none, a genotype needs two")
+        found.sort(key=lambda entry: -entry[0])  # stable: of equal edges the first
+        edges += [(best, j) for _, best, j in found[:2]]
+        start += 2 + i
+    return tuple(edges)

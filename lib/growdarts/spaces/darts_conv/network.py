@@ -1,0 +1,132 @@
+"""Image classifiers around the convolutional cells: what both of DARTS' forms share, and the fixed one.
+
+Stem, a stack of cells of which those at one and two thirds reduce, global average, linear layer.
+Shapes: B batch, C channels, H = W = image_size pixels.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from growdarts.spaces.darts_conv.operations import convolution_flops
+from growdarts.spaces.darts_conv.cell import AuxiliaryHead, Cell, FixedCell
+from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
+from growdarts.genotype import require_space
+
+
+class ImageNetwork(nn.Module):
+    """What both forms share: stem, order of the cells, head.
+
+    Parameters
+    ----------
+    channels : C of the first cell; doubled in every reduction cell.
+    classes : number of classes.
+    n_cells : at least 3, so that both kinds exist.
+    image_channels, image_size : of the images; `image_size` is divisible by 4.
+
+    Raises
+    ------
+    ValueError
+        a number out of range; images of another size.
+    """
+
+    stem_multiplier = 3
+
+    def __init__(self, channels: int, classes: int, n_cells: int, *, image_channels: int = 3,
+                 image_size: int = 32) -> None:
+        super().__init__()
+        if n_cells < 3:
+            raise ValueError(f"n_cells = {n_cells}: allowed is at least 3, a normal and two reduction cells")
+        if image_size < 4 or image_size % 4:
+            raise ValueError(f"image_size = {image_size}: allowed are multiples of 4, it is halved twice")
+        self.channels, self.classes, self.n_cells = channels, classes, n_cells
+        self.image_shape = (image_channels, image_size, image_size)
+        width = self.stem_multiplier * channels
+        self.stem = nn.Sequential(nn.Conv2d(image_channels, width, 3, padding=1, bias=False),
+                                  nn.BatchNorm2d(width))
+
+    def _build(self, make: Callable[..., Cell]) -> None:
+        """Cells and head; `make(inputs, channels, reduction=..., after_reduction=...)` gives a cell."""
+        widths = (self.stem_multiplier * self.channels,) * 2
+        channels, after_reduction, cells = self.channels, False, []
+        for position in range(self.n_cells):
+            reduction = position in (self.n_cells // 3, 2 * self.n_cells // 3)
+            channels *= 2 if reduction else 1
+            cells.append(make(widths, channels, reduction=reduction, after_reduction=after_reduction))
+            widths, after_reduction = (widths[1], cells[-1].width), reduction
+        self.cells = nn.ModuleList(cells)
+        self.classifier = nn.Linear(widths[1], self.classes)
+
+    def _states(self, x: Tensor) -> Iterator[Tensor]:
+        """Output of every cell in turn."""
+        if x.ndim != 4 or x.shape[1:] != self.image_shape:
+            raise ValueError(f"images of shape {tuple(x.shape)}: this network takes (B, "
+                             f"{', '.join(map(str, self.image_shape))})")
+        s0 = s1 = self.stem(x)
+        for cell, further in zip(self.cells, self._cell_arguments(), strict=True):
+            s0, s1 = s1, cell(s0, s1, further)
+            yield s1
+
+    def _cell_arguments(self) -> list[Any]:
+        """What every cell's forward needs besides its two inputs."""
+        raise NotImplementedError
+
+    def _logits(self, s: Tensor) -> Tensor:
+        return self.classifier(s.mean(dim=(2, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, image_channels, H, W) -> logits (B, classes)."""
+        for s in self._states(x):
+            pass
+        return self._logits(s)
+
+    def flops(self) -> int:
+        """Of the convolutions and the linear layer for one image, multiply-adds counted twice."""
+        pixels = self.image_shape[1] * self.image_shape[2]
+        total = convolution_flops(self.stem, pixels) + 2 * self.classifier.weight.numel()
+        for cell in self.cells:
+            total += cell.flops(pixels)
+            pixels //= cell.stride(0) ** 2
+        return total
+
+
+class FixedImageNetwork(ImageNetwork):
+    """The network of a derived or published genotype, to be trained from scratch.
+
+    Parameters
+    ----------
+    genotype : its cells; the other parameters are those of `ImageNetwork`.
+    auxiliary : a second classifier at two thirds of the depth, for training; images of 32 to 40 pixels.
+
+    `drop_path` is the probability with which an edge is dropped in train mode, 0 at first; the training
+    raises it.
+    """
+
+    def __init__(self, genotype: ConvolutionalGenotype, channels: int, classes: int, n_cells: int, *,
+                 auxiliary: bool = False, image_channels: int = 3, image_size: int = 32) -> None:
+        super().__init__(channels, classes, n_cells, image_channels=image_channels, image_size=image_size)
+        require_space(genotype, "darts_conv")
+        self.genotype, self.drop_path = genotype, 0.0
+
+        def make(inputs: tuple[int, int], channels: int, *, reduction: bool, after_reduction: bool) -> Cell:
+            edges, concat = ((genotype.reduce, genotype.reduce_concat) if reduction else
+                             (genotype.normal, genotype.normal_concat))
+            return FixedCell(inputs, channels, edges, concat, reduction=reduction, after_reduction=after_reduction)
+
+        self._build(make)
+        self.auxiliary_head = None
+        if auxiliary:
+            if not 32 <= image_size <= 40:
+                raise ValueError(f"image_size = {image_size}: an auxiliary head needs 32 to 40")
+            self.auxiliary_head = AuxiliaryHead(self.cells[2 * n_cells // 3].width, classes)
+
+    def _cell_arguments(self) -> list[float]:
+        return [self.drop_path] * self.n_cells
+
+    def with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the network and of its auxiliary head, (B, classes) each."""
+        if self.auxiliary_head is None:
+            raise ValueError("this network was built without an auxiliary head")
+        states = list(self._states(x))
+        return self._logits(states[-1]), self.auxiliary_head(states[2 * self.n_cells // 3])

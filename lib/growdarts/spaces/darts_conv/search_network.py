@@ -1,0 +1,177 @@
+"""The image classifier that is searched: normal and reduction cells that share their mixtures, grow and shrink.
+
+Shapes: C channels, H and W pixels, K operations of an edge, E edges of a cell.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from growdarts.space import Duplicate
+from growdarts.spaces.darts_conv.tracing import convolution_traces, last_convolutions
+from growdarts.spaces.darts_conv.cell import Cell, MixedEdge, SearchCell, count_edges, derive
+from growdarts.tracing import OperationTrace, record_calls, statistics_kept
+from growdarts.spaces.darts_conv.widening import Widened, widen, widen_fitting
+from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, ConvolutionalGenotype
+from growdarts.spaces.darts_conv.network import ImageNetwork
+from growdarts.mixture import Mixture
+from growdarts.forms import plain_forms
+
+
+class SearchImageNetwork(ImageNetwork):
+    """The network that is searched (`growdarts.space.SearchSpace`), owner of its operations' weights.
+
+    All normal cells share one mixture an edge, `normal`, and all reduction cells another, `reduce`: an operation of
+    an edge has its own weights in every cell of the kind, and is dropped or duplicated in all of them at once.
+
+    Parameters
+    ----------
+    n_nodes : of every cell at the start.
+    operations : of every edge, also of those that are grown; the other parameters are `ImageNetwork`'s.
+    """
+
+    def __init__(self, channels: int, classes: int, n_cells: int, n_nodes: int = 4,
+                 operations: Sequence[str] = CONVOLUTIONAL_OPERATIONS, *, image_channels: int = 3,
+                 image_size: int = 32) -> None:
+        super().__init__(channels, classes, n_cells, image_channels=image_channels, image_size=image_size)
+        self.operations = list(operations)
+        self._build_edges({kind: [self.operations] * count_edges(n_nodes) for kind in ("normal", "reduce")})
+
+    def _build_edges(self, structure: dict[str, list[list[str]]]) -> None:
+        def make(inputs: tuple[int, int], channels: int, *, reduction: bool, after_reduction: bool) -> Cell:
+            return SearchCell(inputs, channels, structure["reduce" if reduction else "normal"],
+                              reduction=reduction, after_reduction=after_reduction)
+
+        self._build(make)
+        self.normal = nn.ModuleList(Mixture(keys) for keys in structure["normal"])
+        self.reduce = nn.ModuleList(Mixture(keys) for keys in structure["reduce"])
+
+    def _mixtures_of(self, cell: SearchCell) -> "nn.ModuleList[Mixture]":
+        return self.reduce if cell.reduction else self.normal
+
+    def _cell_arguments(self) -> list[list[tuple[list[str], Tensor]]]:
+        normal, reduce = ([(m.keys, m.weights()) for m in kind] for kind in (self.normal, self.reduce))
+        return [reduce if cell.reduction else normal for cell in self.cells]
+
+    def alpha_parameters(self) -> list[nn.Parameter]:
+        """Architecture logits of the normal, then of the reduction cells' edges."""
+        return [mixture.alpha for mixture in self.mixtures()]
+
+    def theta_parameters(self) -> list[nn.Parameter]:
+        """Weights of the stem, the cells and the head."""
+        cells = [p for cell in self.cells for p in cell.theta_parameters(self._mixtures_of(cell))]
+        return [*self.stem.parameters(), *cells, *self.classifier.parameters()]
+
+    def mixtures(self) -> Iterator[Mixture]:
+        """Mixtures of the normal cells, then of the reduction cells, edge by edge."""
+        yield from self.normal
+        yield from self.reduce
+
+    def mixture_names(self) -> list[str]:
+        """`normal i <- j`, then `reduction i <- j`, for every mixture; states 0 and 1 are the cell's inputs."""
+        edges = [(i, j) for i in range(2, 2 + self.n_nodes()) for j in range(i)]
+        return [f"{kind} {i} <- {j}" for kind in ("normal", "reduction") for i, j in edges]
+
+    def n_nodes(self) -> int:
+        """Nodes of every cell."""
+        return self.cells[0].n_nodes
+
+    @torch.no_grad()
+    def grow_node(self, *, morphism: bool, epsilon: float, noise: float) -> list[Widened]:
+        """Every cell gains a node; whatever reads a cell gains its channels [JG 3.2.1].
+
+        Cell k reads cells k-1 and k-2, the head reads the last. With `morphism` the new columns are noise,
+        so small that the output changes by at most `epsilon`: they share `noise` * `epsilon` as independent
+        contributions do, and are divided by a bound of the new node's root mean square. The new node itself
+        has fresh weights; the gradient reaches it through the noise. Returns what has been replaced.
+        """
+        for kind in (self.normal, self.reduce):
+            kind.extend([Mixture(self.operations) for _ in range(2 + self.n_nodes())])
+            kind.to(self.stem[0].weight).train(self.training)
+        for cell in self.cells:
+            cell.add_node(self.operations)
+        readers = 2 * self.n_cells - 2  # every cell but the last has two, the last one
+        level = {cell: noise * epsilon / readers**0.5 / max(cell.node_rms(self._mixtures_of(cell)), 1.0)
+                 if morphism else None for cell in self.cells}
+        replaced = []
+        for source, first, second in zip(self.cells, [*self.cells[1:], None], [*self.cells[2:], None, None]):
+            if first is not None:
+                replaced += widen_fitting(first.preprocess1, source.channels, level[source])
+            if second is not None:
+                replaced += widen_fitting(second.preprocess0, source.channels, level[source])
+        last = self.cells[-1]
+        rows = self.classifier.weight.square().mean(dim=1).sqrt()  # as large as the entries of each row
+        replaced.append(widen(self.classifier, last.channels, rows * level[last] if morphism else None))
+        return replaced
+
+    def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
+        """Keep only operations `index` of the edge of `mixture`, in every cell of its kind."""
+        before = set(mixture.keys)
+        old, new = mixture.keep(index)
+        for edge in self._edges_of(mixture).values():
+            for key in before - set(mixture.keys):
+                del edge.operations[key]
+        return old, new
+
+    def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
+        """Add operation `name`, with fresh weights, to the edge of `mixture` in every cell of its kind, at mixture
+        weight `weight`."""
+        built = [(edge, edge.build(name)) for edge in self._edges_of(mixture).values()]
+        old, new = mixture.add(name, weight)
+        for edge, operation in built:
+            edge.operations[name] = operation.to(new).train(self.training)
+        return old, new
+
+    def _edges_of(self, mixture: Mixture) -> dict[str, MixedEdge]:
+        """The edge of `mixture` in every cell of its kind, by the name of the cell."""
+        return {f"cell {number}": edge for number, cell in enumerate(self.cells)
+                for edge, candidate in zip(cell.edges, self._mixtures_of(cell), strict=True) if candidate is mixture}
+
+    def operation_weights(self, mixture: Mixture, key: str) -> dict[str, nn.Parameter]:
+        """Weights of operation `key` in all cells of the kind, by names such as `"cell 0.op.1.weight"`."""
+        return {f"{cell}.{name}": weight for cell, edge in self._edges_of(mixture).items()
+                for name, weight in edge.operations[key].named_parameters()}
+
+    def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
+        """Add an identical copy of `key`, running statistics included, in every cell of the kind [JG 3.2.2].
+
+        Raises
+        ------
+        ValueError
+            `key` owns no weights: the two could never differ.
+        """
+        weights = self.operation_weights(mixture, key)
+        if not weights:
+            raise ValueError(f"operation {key!r} owns no weights, so a copy of it could never differ from it")
+        twin, old, new = mixture.duplicate(key)
+        for edge in self._edges_of(mixture).values():
+            edge.operations[twin] = copy.deepcopy(edge.operations[key])
+        copies = self.operation_weights(mixture, twin)
+        return Duplicate(twin, old, new, {name: (weights[name], copies[name]) for name in weights})
+
+    def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
+        """Every operation that ends in a convolution, cell by cell; meant for train mode (`cells.conv_tracing`)."""
+        places = [(mixture, key, cell, edge.operations[key]) for mixture in self.mixtures() for key in mixture.keys
+                  for cell, edge in self._edges_of(mixture).items() if last_convolutions(edge.operations[key])]
+        with statistics_kept(self), plain_forms():  # which call every operation as a module
+            calls = record_calls([operation for *_, operation in places], loss)
+        return [trace for *place, operation in places
+                for trace in convolution_traces(*place, operation, calls[operation])]
+
+    def structure(self) -> dict[str, list[list[str]]]:
+        """Keys of every edge of both kinds."""
+        return {kind: [list(mixture.keys) for mixture in getattr(self, kind)] for kind in ("normal", "reduce")}
+
+    def restructure(self, structure: dict[str, list[list[str]]]) -> None:
+        """Rebuild cells, mixtures and head for `structure`, with fresh weights."""
+        like = self.stem[0].weight
+        self._build_edges(structure)
+        self.to(like).train(self.training)
+
+    def genotype(self) -> ConvolutionalGenotype:
+        """The two strongest edges of every node, all nodes side by side."""
+        concat = tuple(range(2, 2 + self.n_nodes()))
+        return ConvolutionalGenotype(normal=derive(self.normal, "normal"), normal_concat=concat,
+                                     reduce=derive(self.reduce, "reduction"), reduce_concat=concat)

@@ -1,0 +1,292 @@
+"""The recurrent search cell of DARTS, which can grow.
+
+Shapes: T time, B batch, I inputs, H hidden, N nodes, E edges, K operations.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from growdarts.space import Duplicate
+from growdarts.spaces.darts_recurrent.highway import HighwayCell, masked
+from growdarts_fast.recurrent_kernels import COLUMNS
+from growdarts_fast.recurrent import Norm, mixed_scan
+from growdarts.spaces.darts_recurrent.node import PrivateOperation, RecurrentNode
+from growdarts.tracing import Heard, OperationTrace, by_node, listening, statistics_kept
+from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS, RecurrentGenotype
+from growdarts.genotype import GenotypeError
+from growdarts.spaces.darts.interop import StateDictError
+from growdarts.mixture import Mixture, operation_name
+from growdarts.forms import is_plain
+
+
+class RecurrentSearchCell(HighwayCell):
+    r"""The recurrent search cell of DARTS, which can grow; a `growdarts.space.SearchSpace`.
+
+    $$ s_i = \mathrm{BN}\Big(\sum_{j<i} \sum_{o \neq none} \mathrm{softmax}(\alpha^{(i,j)})_o\, o(s_j)\Big),
+       \qquad h_t = \frac1N \sum_{i=1}^N s_i $$
+
+    [DARTS Eq. 2], with one batch norm without affine parameters for all states and time steps. The edges, rows of
+    the original's alpha, are ordered by node, then by predecessor.
+
+    All operations of a node compute with one W. To be duplicated, an operation leaves it: on its edge it and its copy
+    get a W of their own, $W - \delta$ and $W + \delta$, while all others keep the shared one.
+
+    Parameters
+    ----------
+    inputs, hidden : width I of x_t and H of every state.
+    n_nodes : nodes to start with.
+    operations : candidates of every edge, now and when the cell grows.
+    """
+
+    heard: list[Heard] | None = None  # see `tracing.listening`
+
+    def __init__(self, inputs: int, hidden: int, n_nodes: int,
+                 operations: Sequence[str] = RECURRENT_OPERATIONS) -> None:
+        super().__init__(inputs, hidden)
+        if n_nodes < 1 or not set(operations) - {"none"}:
+            raise ValueError(f"n_nodes = {n_nodes}, operations = {list(operations)}: "
+                             "a cell needs a node, and a node an operation besides none")
+        self.operations = list(operations)
+        self.bn = nn.BatchNorm1d(hidden, affine=False)
+        self.nodes = nn.ModuleList(RecurrentNode(hidden, [operations] * i, False) for i in range(1, n_nodes + 1))
+
+    def alpha_matrix(self) -> Tensor:
+        """The original's alpha (E, K), columns as in RECURRENT_OPERATIONS; -inf where an edge has no such operation.
+
+        Raises
+        ------
+        StateDictError
+            an edge holds copies: the original's alpha has one column an operation.
+        """
+        return self._logits(self._original_columns(), len(RECURRENT_OPERATIONS))
+
+    def _original_columns(self) -> list[list[int]]:
+        """For every edge the original's columns of its operations."""
+        copies = {name: mixture.keys for name, mixture in zip(self.mixture_names(), self.mixtures(), strict=True)
+                  if len(mixture.operation_weights()) < len(mixture.keys)}
+        if copies:
+            raise StateDictError(f"the original's alpha has one column an operation, no place for copies: {copies}")
+        return [[RECURRENT_OPERATIONS.index(operation_name(key)) for key in m.keys] for m in self.mixtures()]
+
+    def _logits(self, columns: list[list[int]], K: int) -> Tensor:
+        """All alphas as rows of K `columns`, (E, K); -inf elsewhere."""
+        alpha = torch.cat([mixture.alpha for mixture in self.mixtures()])
+        place = torch.tensor([row * K + column for row, edge in enumerate(columns) for column in edge])
+        empty = alpha.new_full((len(columns) * K,), float("-inf"))
+        return empty.scatter(0, place.to(alpha.device), alpha).view(-1, K)
+
+    @torch.no_grad()
+    def load_alpha(self, matrix: Tensor) -> None:
+        """Take over the original's alpha (E, K)."""
+        mixtures = list(self.mixtures())
+        if matrix.shape != (len(mixtures), len(RECURRENT_OPERATIONS)):
+            raise StateDictError(f"alpha {tuple(matrix.shape)} instead of {(len(mixtures), len(RECURRENT_OPERATIONS))}")
+        for mixture, row, columns in zip(mixtures, matrix, self._original_columns(), strict=True):
+            mixture.alpha.copy_(row[columns])
+
+    def forward(self, x: Tensor, h: Tensor | None = None, x_mask: Tensor | None = None,
+                h_mask: Tensor | None = None) -> Tensor:
+        """As `HighwayCell.forward`; a batch of one column is a ValueError in train mode."""
+        if self.training and x.shape[1] < 2:
+            raise ValueError(f"batch of size {x.shape[1]}: allowed is at least 2 in train mode, batch norm has nothing "
+                             "to compare a single column with")
+        plain = is_plain() and self.heard is None
+        return super().forward(x, h, x_mask, h_mask) if plain else self._scan(x, h, x_mask, h_mask)
+
+    def _scan(self, x: Tensor, h: Tensor | None, x_mask: Tensor | None, h_mask: Tensor | None) -> Tensor:
+        """The same function by `mixed_scan`."""
+        h = x.new_zeros(x.shape[1], self.hidden) if h is None else h
+        wx, U = self._inputs(x, x_mask), self.W0[self.inputs:]
+        nodes, mixtures, weights = [], [], []
+        for node, live, names, shared, own in self._prepare():
+            columns = torch.tensor([COLUMNS.index(name) for name in names]).expand(len(live), -1)
+            rows = [shared.new_zeros(len(live), len(COLUMNS)).scatter(1, columns, shared)]
+            rows += [private.weight * torch.eye(len(COLUMNS)).to(shared)[[COLUMNS.index(private.activation)]]
+                     for private in own]
+            nodes.append((live, *([live[private.source]] for private in own)))
+            mixtures.append(torch.cat(rows))
+            weights += [node.W, *(private.W for private in own)]
+        plain = sum(node.output_weight is None for node in self.nodes)
+        output_weights = torch.stack([U.new_tensor(1 / plain) if node.output_weight is None else node.output_weight
+                                      for node in self.nodes])
+        norm = Norm(self.bn.eps) if self.training else Norm(self.bn.eps, self.bn.running_mean, self.bn.running_var)
+        heard = None if self.heard is None else Heard(h_mask)
+        states, means, variances = mixed_scan(wx, h, h_mask, U, output_weights, mixtures, weights, nodes, norm, heard)
+        if heard is not None:
+            self.heard.append(heard)
+        if self.training:
+            self._count(means.flatten(0, 1), variances.flatten(0, 1) * len(h) / (len(h) - 1))
+        return states
+
+    @torch.no_grad()
+    def _count(self, means: Tensor, variances: Tensor) -> None:
+        """Running statistics after batches of these means and variances (n, H), one after the other."""
+        n, before = len(means), int(self.bn.num_batches_tracked)
+        if self.bn.momentum is None:  # the plain mean of all batches
+            keep, shares = before / (before + n), means.new_full((n,), 1.0) / (before + n)
+        else:
+            decay = 1 - self.bn.momentum
+            keep, shares = decay**n, self.bn.momentum * decay ** torch.arange(n).flip(0).to(means)
+        for running, values in ((self.bn.running_mean, means), (self.bn.running_var, variances)):
+            running.mul_(keep).add_(shares @ values)
+        self.bn.num_batches_tracked += n
+
+    def _prepare(self) -> list[tuple[RecurrentNode, list[int], list[str], Tensor, list[PrivateOperation]]]:
+        """Per node: its live predecessors; the activations that share W, and their weights (live, activations); the
+        operations that do not."""
+        K = len(RECURRENT_OPERATIONS)
+        private = sorted({key for node in self.nodes for keys in node.own() for key in keys})  # columns after the K
+        columns = [[K + private.index(key) if key in own else RECURRENT_OPERATIONS.index(key) for key in edge.keys]
+                   for node in self.nodes for edge, own in zip(node.edges, node.private, strict=True)]
+        weights = torch.softmax(self._logits(columns, K + len(private)), dim=-1)
+        prepared = []
+        for node, rows in zip(self.nodes, weights.split([len(node.edges) for node in self.nodes]), strict=True):
+            live, names = node.live(), node.activations()
+            shared = rows[live][:, [RECURRENT_OPERATIONS.index(name) for name in names]]
+            own = [PrivateOperation(live.index(j), operation_name(key), node.private[j][key],
+                                    rows[j, K + private.index(key)])
+                   for j, keys in enumerate(node.own()) for key in keys]
+            prepared.append((node, live, names, shared, own))
+        return prepared
+
+    def _step(self, s: Tensor, h_mask: Tensor | None, prepared: Any) -> Tensor:
+        states = [self.bn(s)]
+        for node, live, *operations in prepared:
+            sources = torch.stack([states[j] for j in live])  # (live, B, H)
+            states.append(self.bn(node(sources, h_mask, *operations)))
+        plain = [s for s, node in zip(states[1:], self.nodes, strict=True) if node.output_weight is None]
+        h = torch.stack(plain).mean(dim=0)
+        for s, node in zip(states[1:], self.nodes, strict=True):
+            if node.output_weight is not None:
+                h = h + node.output_weight * s
+        return h
+
+    def grow_node(self, *, morphism: bool, epsilon: float, noise: float) -> None:
+        r"""Append a node with edges from all states; function-preserving if `morphism` [JG 3.2.1].
+
+        The plain mean over N + 1 nodes would keep the output only if the new state were $m$, the mean of the old
+        ones, in every batch. No weights give that in train mode: batch norm leaves the new state a variance of
+        $v / (v + \epsilon_{bn})$ whatever W and alpha are, so that $\mathrm{BN}(z) = m$ needs $z = \kappa m$ with
+        $\kappa^2 = \epsilon_{bn} / (1 - \mathrm{var}\, m)$, which changes from batch to batch. Closing the gates does
+        not help either, since $s_j W$ has no bias: $\sigma(c)$ is open for one sign of $s_j$ or 1/2 for all.
+
+        Hence the new node gets what a new channel gets in a convolutional cell, an output weight of its own,
+        near zero:
+
+        $$ h_t = \frac1N \sum_{i \le N} s_i + w\, s_{N+1}, \qquad w = \frac{\text{noise} \cdot \epsilon}{10\,(N + 1)} . $$
+
+        Without noise the function is kept exactly, for any W and alpha, in both modes. With it a state changes by
+        about $w\sqrt N$ of its size; the tenth leaves room for what the recurrence adds up over time (no factor
+        would do for a chaotic cell). W and alpha start as those of any node, inherited parameters are untouched.
+        w is trained like every weight: its gradient has full size from the first step, those of W and alpha grow
+        with it. Without `morphism` the node has no weight of its own and joins the mean, as in a fresh cell.
+        The running statistics are untouched at the moment of growth; later batches count the new state in.
+        """
+        like = self.nodes[0].W
+        node = RecurrentNode(self.hidden, [self.operations] * (len(self.nodes) + 1), morphism).to(like)
+        if morphism:
+            nn.init.constant_(node.output_weight, noise * epsilon / 10 / (len(self.nodes) + 1))
+        self.nodes.append(node)
+
+    def alpha_parameters(self) -> list[nn.Parameter]:
+        """Architecture logits, one a mixture."""
+        return [mixture.alpha for mixture in self.mixtures()]
+
+    def theta_parameters(self) -> list[nn.Parameter]:
+        """W0 and the weights of all nodes."""
+        return [self.W0] + [parameter for node in self.nodes for parameter in node.theta_parameters()]
+
+    def mixtures(self) -> Iterator[Mixture]:
+        """One mixture an edge, by node, then by predecessor."""
+        return (edge for node in self.nodes for edge in node.edges)
+
+    def mixture_names(self) -> list[str]:
+        """`edge i <- j` for every mixture."""
+        return [f"edge {i} <- {j}" for i, node in enumerate(self.nodes, start=1) for j in range(len(node.edges))]
+
+    def n_nodes(self) -> int:
+        """Intermediate nodes."""
+        return len(self.nodes)
+
+    def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
+        """Keep only operations `index` of an edge; the old and the new alpha."""
+        node, j = self._edge_of(mixture)
+        return node.keep(j, index)
+
+    def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
+        """Add operation `name` to an edge at mixture weight `weight`; the old and the new alpha."""
+        node, j = self._edge_of(mixture)
+        return node.add(j, name, weight)
+
+    def _edge_of(self, mixture: Mixture) -> tuple[RecurrentNode, int]:
+        """Node and predecessor of the edge of `mixture`."""
+        return next((node, j) for node in self.nodes for j, edge in enumerate(node.edges) if edge is mixture)
+
+    def operation_weights(self, mixture: Mixture, key: str) -> dict[str, nn.Parameter]:
+        """`W`, (H, 2 H), of an operation: its own, or the one that it shares; empty for `none`."""
+        node, j = self._edge_of(mixture)
+        return node.weights_of(j, key)
+
+    def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
+        """Add an identical copy of an operation to its edge; the two have a W of their own each [JG 3.2.2]."""
+        node, j = self._edge_of(mixture)
+        return node.duplicate(j, key)
+
+    def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
+        """Every operation but `none` on all samples and time steps that `loss` runs the cell over.
+
+        Those that share W are taken as duplicating leaves them: each with a W of its own. Dropout masks are part of
+        the trace. Its gradient at a time step is the total one: also through the later steps and the batch norm.
+        """
+        with statistics_kept(self), listening(self) as runs:
+            torch.autograd.grad(loss(), self.alpha_parameters(), allow_unused=True)
+        states, dropped = by_node([run.states for run in runs]), by_node([masked(run.states, run.given) for run in runs])
+        gradients = by_node([run.gradients for run in runs])
+        return [trace for node, gradient in zip(self.nodes, gradients, strict=True)
+                for trace in node.traces(states, dropped, gradient)]
+
+    def structure(self) -> list[dict[str, Any]]:
+        """Per node the operations of its edges, which of them have their own W, and whether it has an output weight."""
+        return [node.structure() for node in self.nodes]
+
+    def restructure(self, structure: Sequence[dict[str, Any]]) -> None:
+        """Rebuild the nodes for `structure`, with fresh weights."""
+        like = self.nodes[0].W
+        self.nodes = nn.ModuleList(RecurrentNode(self.hidden, **node) for node in structure).to(like)
+
+    def flops(self) -> int:
+        """Multiply-adds, counted twice, of the matrix products of one time step and sample."""
+        return 2 * self.W0.numel() + sum(node.flops() for node in self.nodes)
+
+    def genotype(self) -> RecurrentGenotype:
+        """Per node the edge and operation of the largest weight, `none` aside [DARTS 2.4].
+
+        Copies of a duplicated operation count together. An edge that holds `none` only cannot be chosen, and a node
+        without an edge to choose is left out.
+        """
+        number, recurrent = {0: 0}, []  # number of a state in the genotype
+        for i, node in enumerate(self.nodes, start=1):
+            candidates = [(weight, name, j) for j, edge in enumerate(node.edges) if j in number
+                          for name, weight in edge.operation_weights().items() if name != "none"]
+            if candidates:
+                _, name, j = max(candidates, key=lambda candidate: candidate[0])  # the first of equals, as DARTS
+                recurrent.append((name, number[j]))
+                number[i] = len(recurrent)
+        if not recurrent:
+            raise GenotypeError("every edge of the cell holds none only: no architecture can be derived")
+        return RecurrentGenotype(tuple(recurrent), tuple(range(1, len(recurrent) + 1)))
+
+    def original_tensors(self) -> dict[str, Tensor]:
+        """Names of the original's search cell. Its alpha is not in its state dict: see `load_alpha`."""
+        weighted = [i for i, node in enumerate(self.nodes, start=1) if node.output_weight is not None]
+        if weighted:
+            raise StateDictError(f"nodes {weighted} have output weights, which the original's cell does not know")
+        own = {name: keys for name, keys in zip(self.mixture_names(), (k for n in self.nodes for k in n.own()),
+                                                strict=True) if keys}
+        if own:
+            raise StateDictError(f"the original's cell knows no operations with weights of their own: {own}")
+        return {"_W0": self.W0, **{f"_Ws.{i}": node.W for i, node in enumerate(self.nodes)},
+                **{f"bn.{name}": buffer for name, buffer in self.bn.named_buffers()}}

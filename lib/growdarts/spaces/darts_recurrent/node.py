@@ -1,0 +1,157 @@
+"""One node of the recurrent search cell of DARTS: a mixture an edge, one W for all operations, copies with their own.
+
+Shapes: T time, B batch, H hidden, L live edges, K operations.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from growdarts.space import Duplicate
+from growdarts.spaces.darts_recurrent.highway import ACTIVATIONS, highway, masked, uniform
+from growdarts.tracing import OperationTrace
+from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
+from growdarts.mixture import Mixture, operation_name
+from growdarts_fast.precision import product
+
+
+class PrivateOperation(NamedTuple):
+    """An operation with weights of its own, in one evaluation."""
+
+    source: int  # position of its predecessor among the live ones
+    activation: str
+    W: Tensor  # (H, 2 H)
+    weight: Tensor  # of the mixture, ()
+
+
+class RecurrentNode(nn.Module):
+    """A node of the search cell: one W for all its edges, one mixture for each.
+
+    An operation that has been duplicated has a W of its own on its edge, as has its copy: `private`.
+
+    Parameters
+    ----------
+    edges : for every predecessor the keys of its operations.
+    weighted : whether the node enters the output by a weight of its own (a node grown by morphism).
+    private : for every predecessor the keys of operations with a W of their own; default none.
+    """
+
+    def __init__(self, hidden: int, edges: Sequence[Sequence[str]], weighted: bool,
+                 private: Sequence[Sequence[str]] | None = None) -> None:
+        super().__init__()
+        private = private or [()] * len(edges)
+        shared = {key for keys, own in zip(edges, private, strict=True) for key in keys if key not in own}
+        names = {operation_name(key) for own in private for key in own}
+        unknown = sorted((shared - set(RECURRENT_OPERATIONS)) | (names - set(ACTIVATIONS)))
+        if unknown:
+            raise ValueError(f"unknown operations {unknown}: allowed are {', '.join(RECURRENT_OPERATIONS)}")
+        self.hidden = hidden
+        self.W = uniform(hidden, 2 * hidden)
+        self.edges = nn.ModuleList(Mixture(keys) for keys in edges)
+        self.private = nn.ModuleList(nn.ParameterDict({key: uniform(hidden, 2 * hidden) for key in own})
+                                     for own in private)
+        self.output_weight = nn.Parameter(torch.zeros(())) if weighted else None
+
+    def live(self) -> list[int]:
+        """Predecessors whose edge holds more than `none`; a node without any computes zero times state 0."""
+        return [j for j, edge in enumerate(self.edges) if edge.keys != ["none"]] or [0]
+
+    def activations(self) -> list[str]:
+        """Activations that W serves on at least one edge."""
+        held = {key for edge, own in zip(self.edges, self.private, strict=True) for key in edge.keys if key not in own}
+        return [name for name in ACTIVATIONS if name in held] or ["identity"]
+
+    def own(self) -> list[list[str]]:
+        """For every edge the keys with a W of their own, in the order of alpha."""
+        return [[key for key in edge.keys if key in own] for edge, own in zip(self.edges, self.private, strict=True)]
+
+    def forward(self, sources: Tensor, h_mask: Tensor | None, names: list[str], weights: Tensor,
+                private: Sequence[PrivateOperation]) -> Tensor:
+        r"""$\sum_j \sum_o w_{jo}\, o(s_j)$ before the batch norm, live states (L, B, H) -> (B, H) [DARTS Eq. 2].
+
+        `weights` (L, K) are those of the operations that share W, of activations `names`.
+        """
+        dropped = masked(sources, h_mask)
+        mixed = self._mix(self.W, sources, dropped, names, weights)
+        for j, activation, W, weight in private:
+            mixed = mixed + weight * highway(sources[j], product(dropped[j], W), activation)
+        return mixed
+
+    @staticmethod
+    def _mix(W: Tensor, sources: Tensor, dropped: Tensor, names: list[str], weights: Tensor) -> Tensor:
+        r"""$\sum_j \sum_o w_{jo}\, o(s_j) = \sum_j q_j s_j + \sigma(c_j)(\sum_o w_{jo} f_o(u_j) - q_j s_j)$ with
+        $q_j = \sum_o w_{jo}$, $[c_j, u_j]$ from `dropped` states: (L, B, H) -> (B, H) [DARTS Eq. 2]."""
+        c, u = product(dropped, W).chunk(2, dim=-1)
+        candidates = torch.stack([ACTIVATIONS[name](u) for name in names], dim=1)  # (L, K, B, H)
+        mixed = (weights[:, :, None, None] * candidates).sum(dim=1)
+        kept = weights.sum(dim=1)[:, None, None] * sources
+        return torch.lerp(kept, mixed, torch.sigmoid(c)).sum(dim=0)
+
+    def theta_parameters(self) -> list[nn.Parameter]:
+        """W, the private weights, and the output weight if there is one."""
+        private = [own[key] for keys, own in zip(self.own(), self.private, strict=True) for key in keys]
+        return [self.W, *private] + ([] if self.output_weight is None else [self.output_weight])
+
+    def structure(self) -> dict[str, Any]:
+        """The arguments that build such a node."""
+        return {"edges": [list(edge.keys) for edge in self.edges], "weighted": self.output_weight is not None,
+                "private": self.own()}
+
+    def flops(self) -> int:
+        """Multiply-adds, counted twice, of the matrix products of one time step and sample."""
+        return 2 * self.W.numel() * (len(self.live()) + sum(map(len, self.own())))
+
+    def keep(self, j: int, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
+        """Keep only operations `index` of edge `j`; the old and the new alpha. W serves all edges and stays."""
+        old, new = self.edges[j].keep(index)
+        for key in set(self.private[j].keys()) - set(self.edges[j].keys):
+            del self.private[j][key]
+        return old, new
+
+    def add(self, j: int, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
+        """Add operation `name` to edge `j` at mixture weight `weight`; it computes with the node's W, as all others."""
+        if name not in RECURRENT_OPERATIONS:
+            raise ValueError(f"unknown operation {name!r}: allowed are {', '.join(RECURRENT_OPERATIONS)}")
+        return self.edges[j].add(name, weight)
+
+    def weights_of(self, j: int, key: str) -> dict[str, nn.Parameter]:
+        """The W that operation `key` of edge `j` computes with, its own or the node's; none for `none`."""
+        if key == "none":
+            return {}
+        return {"W": self.private[j][key] if key in self.private[j] else self.W}
+
+    def duplicate(self, j: int, key: str) -> Duplicate:
+        """Add an identical copy of operation `key` of edge `j`; each then has a W of its own [JG 3.2.2].
+
+        Raises
+        ------
+        ValueError
+            `none`: it has no weights, so the two could never differ.
+        """
+        if key == "none":
+            raise ValueError(f"operation {key!r} owns no weights, so a copy of it could never differ from it")
+        W = self.weights_of(j, key)["W"].detach()
+        copy, old, new = self.edges[j].duplicate(key)
+        if key not in self.private[j]:
+            self.private[j][key] = nn.Parameter(W.clone())
+        self.private[j][copy] = nn.Parameter(W.clone())
+        return Duplicate(copy, old, new, {"W": (self.private[j][key], self.private[j][copy])})
+
+    def traces(self, states: Tensor, dropped: Tensor, gradient: Tensor) -> list[OperationTrace]:
+        """Every operation with weights on n time steps and samples; unit u owns columns u and H + u of W.
+
+        states, dropped : all states of the cell before and after dropout, (N + 1, n, H).
+        gradient : of the loss by the node before its batch norm, (n, H).
+        """
+        def output(s: Tensor, dropped: Tensor, activation: str, theta: dict[str, Tensor]) -> Tensor:
+            return highway(s, dropped @ theta["W"], activation)
+
+        return [OperationTrace(self.edges[j], key, self.weights_of(j, key),
+                               partial(output, states[j], dropped[j], operation_name(key)), gradient, self.hidden,
+                               unit_dim=1, weight=weight)
+                for j in self.live()
+                for key, weight in zip(self.edges[j].keys, self.edges[j].weights().detach(), strict=True)
+                if key != "none"]

@@ -1,0 +1,164 @@
+"""The two-input recurrent cell: a chain of nodes that take x_t and their predecessor's state [JG Eq. 3].
+
+Shapes: T time, B batch, I inputs of the layer, H hidden, N nodes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from growdarts.space import Duplicate
+from growdarts.tracing import Heard, OperationTrace, by_node, listening
+from growdarts_fast.two_input_kernels import CODES
+from growdarts.spaces.two_input.node import TwoInputNode
+from growdarts_fast.two_input_passes import AutogradPass, KernelPass, Pass
+from growdarts_fast.two_input import ScanNode, two_input_scan
+from growdarts.mixture import Mixture, operation_name
+from growdarts.forms import is_plain
+from growdarts_fast.precision import product_type
+from growdarts.spaces.two_input.operations import TWO_INPUT
+
+
+class TwoInputCell(nn.Module):
+    r"""A chain of two-input nodes run over time: $s_0 = h_{t-1}$, $h_t = s_N$ [JG Eq. 3].
+
+    Parameters
+    ----------
+    inputs, hidden : width I of x_t and H of every state.
+    nodes : for every node the keys of its operations; one key a node gives the fixed form.
+    operations : operations of a node that is grown; default the first node's.
+    """
+
+    heard: list[Heard] | None = None  # see `tracing.listening`
+
+    def __init__(self, inputs: int, hidden: int, nodes: Sequence[Sequence[str]],
+                 operations: Sequence[str] | None = None) -> None:
+        super().__init__()
+        if not nodes:
+            raise ValueError("a cell needs at least one node")
+        self.inputs, self.hidden = inputs, hidden
+        self.operations = list(operations or nodes[0])
+        self.nodes = nn.ModuleList(TwoInputNode(inputs, hidden, keys) for keys in nodes)
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
+        """All states h_1 .. h_T, (T, B, I) -> (T, B, H), starting from `h` (B, H), default zero.
+
+        Within `torch.autocast` the products with x and h are computed in its type.
+        """
+        h = x.new_zeros(x.shape[1], self.hidden) if h is None else h
+        if self.heard is None and is_plain():
+            return self._plain(x, h)
+        nodes = [ScanNode(_begin(node), *node.input_weights(), node.state_weights(), node.mixture.weights())
+                 for node in self.nodes]
+        if self.heard is None:
+            return two_input_scan(x, h, nodes)
+        self.heard.append(Heard(x.detach()))
+        return two_input_scan(x, h, nodes, self.heard[-1])
+
+    def _plain(self, x: Tensor, h: Tensor) -> Tensor:
+        """One time step and node after another."""
+        dtype = product_type(x)
+
+        def product(s: Tensor, *weights: Tensor) -> Tensor:
+            return nn.functional.linear(s.to(dtype), *(weight.to(dtype) for weight in weights)).to(h.dtype)
+
+        states, s = [], h
+        with torch.autocast("cpu", enabled=False):
+            nodes = [(node, product(x, *node.input_weights()), node.state_weights(), node.mixture.weights())
+                     for node in self.nodes]
+            for t in range(len(x)):
+                for node, wx, U, weights in nodes:
+                    s = node(wx[t], product(s, U), s, weights)
+                states.append(s)
+        return torch.stack(states)
+
+    def grow_node(self, *, morphism: bool, epsilon: float, noise: float) -> None:
+        """Append a node that mixes all operations; identity at first if `morphism` [JG 3.2.1]."""
+        like = self.nodes[0].mixture.alpha
+        node = TwoInputNode(self.inputs, self.hidden, self.operations).to(like)
+        if morphism:
+            node.become_identity(epsilon, noise)
+        self.nodes.append(node)
+
+    def operation_weights(self, mixture: Mixture, key: str) -> dict[str, nn.Parameter]:
+        """`W`, `U`, `b` of an operation; empty if it owns none."""
+        return self._node_of(mixture).weights_of(key)
+
+    def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
+        """Add an identical copy of operation `key` to the node of `mixture` [JG 3.2.2]."""
+        return self._node_of(mixture).duplicate(key)
+
+    def _node_of(self, mixture: Mixture) -> TwoInputNode:
+        return next(node for node in self.nodes if node.mixture is mixture)
+
+    def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
+        """Every operation with weights on all samples and time steps that `loss` runs the cell over.
+
+        Its gradient at a time step is the total one: also through the later steps that the state reaches.
+        """
+        with listening(self) as runs:
+            torch.autograd.grad(loss(), [node.mixture.alpha for node in self.nodes], allow_unused=True)
+        x = torch.cat([run.given.flatten(0, 1) for run in runs])
+        states, gradients = by_node([run.states for run in runs]), by_node([run.gradients for run in runs])
+        return [trace for node, s, gradient in zip(self.nodes, states, gradients, strict=True)
+                for trace in node.traces(x, s, gradient)]
+
+    def mixtures(self) -> Iterator[Mixture]:
+        """One mixture a node."""
+        return (node.mixture for node in self.nodes)
+
+    def theta_parameters(self) -> list[nn.Parameter]:
+        """Weights of all nodes."""
+        return [parameter for node in self.nodes for parameter in node.theta_parameters()]
+
+    def structure(self) -> list[list[str]]:
+        """Keys of every node."""
+        return [list(node.mixture.keys) for node in self.nodes]
+
+    def restructure(self, structure: Sequence[Sequence[str]]) -> None:
+        """Rebuild the nodes for `structure`, with fresh weights."""
+        like = self.nodes[0].mixture.alpha
+        self.nodes = nn.ModuleList(TwoInputNode(self.inputs, self.hidden, keys) for keys in structure).to(like)
+
+    def flops(self) -> int:
+        """Multiply-adds, counted twice, of the matrix products of one time step and sample."""
+        return sum(2 * p.numel() for p in self.theta_parameters() if p.ndim == 2)
+
+    def derive(self) -> tuple[tuple[str, ...], ...]:
+        """Per node its strongest operation, as often as it is held.
+
+        If no node's strongest operation lets the input into a zero state, the cell would output zero for
+        ever. As DARTS passes over `none`, the node that gives such an operation the most weight then takes
+        it in place of its strongest one (Deviation D13).
+        """
+        weights = [node.mixture.operation_weights() for node in self.nodes]
+        chosen = [max(w, key=w.__getitem__) for w in weights]
+        if not any(TWO_INPUT[name].admits_input() for name in chosen):
+            inlets = [(weight, j, name) for j, w in enumerate(weights) for name, weight in w.items()
+                      if TWO_INPUT[name].admits_input()]
+            if inlets:  # else the cell holds none, and is what it is
+                _, j, chosen[j] = max(inlets)
+        return tuple(tuple(name for key in node.mixture.keys if operation_name(key) == name)
+                     for node, name in zip(self.nodes, chosen, strict=True))
+
+
+def _begin(node: TwoInputNode) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Pass]:
+    names = [operation.name for operation in node.operations()]
+    return partial(KernelPass, names) if set(names) <= CODES.keys() else partial(AutogradPass, node.operate())
+
+
+def fixed_cell(inputs: int, hidden: int, nodes: Sequence[Sequence[str]]) -> TwoInputCell:
+    """A derived architecture as a cell to be trained from scratch; copies in a node are averaged."""
+    return TwoInputCell(inputs, hidden, [_unique(names) for names in nodes])
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """`["gate", "gate"]` -> `["gate", "gate#2"]`."""
+    seen: dict[str, int] = {}
+    keys = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        keys.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return keys

@@ -1,0 +1,122 @@
+"""Networks around the cells: the forecaster of multivariate series."""
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, nn
+
+from growdarts_study.rivals import TorchRecurrent
+from growdarts.spaces.two_input.cell import TwoInputCell, fixed_cell
+from growdarts.spaces.two_input.node import TwoInputNode
+from growdarts.genotype import Genotype, require_space
+from growdarts.mixture import Mixture
+
+
+class Forecaster(nn.Module):
+    """Reads a window and forecasts the next vector: stacked cells, linear head on the last state.
+
+    Parameters
+    ----------
+    cells : modules (T, B, I) -> (T, B, H), each fed with the states of the one before.
+    hidden, features : width H of the last cell and F of the forecast.
+    """
+
+    def __init__(self, cells: Sequence[nn.Module], hidden: int, features: int) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList(cells)
+        self.head = nn.Linear(hidden, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, B, F) -> (B, F)."""
+        for cell in self.cells:
+            x = cell(x)
+        return self.head(x[-1])
+
+    def theta_parameters(self) -> list[nn.Parameter]:
+        """All weights."""
+        return list(self.parameters())
+
+
+class TwoInputForecaster(Forecaster):
+    """A forecaster of two-input cells as a search space (`growdarts.space.SearchSpace`)."""
+
+    cells: "nn.ModuleList[TwoInputCell]"
+
+    def alpha_parameters(self) -> list[nn.Parameter]:
+        """Architecture logits of all nodes."""
+        return [mixture.alpha for mixture in self.mixtures()]
+
+    def theta_parameters(self) -> list[nn.Parameter]:
+        """Weights of all nodes and the head."""
+        return [p for cell in self.cells for p in cell.theta_parameters()] + list(self.head.parameters())
+
+    def mixtures(self) -> Iterator[Mixture]:
+        """Mixtures layer by layer, node by node."""
+        return (mixture for cell in self.cells for mixture in cell.mixtures())
+
+    def n_nodes(self) -> int:
+        """Nodes of the deepest cell."""
+        return max(len(cell.nodes) for cell in self.cells)
+
+    def grow_node(self, *, morphism: bool, epsilon: float, noise: float) -> None:
+        """Every layer gains a node."""
+        for cell in self.cells:
+            cell.grow_node(morphism=morphism, epsilon=epsilon, noise=noise)
+
+    def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
+        """Keep only operations `index` in the node of `mixture`."""
+        return self._node_of(mixture).keep(index)
+
+    @property
+    def operations(self) -> list[str]:
+        """Candidates of every node."""
+        return self.cells[0].operations
+
+    def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
+        """Add operation `name`, with fresh weights, to the node of `mixture`, at mixture weight `weight`."""
+        return self._node_of(mixture).add(name, weight)
+
+    def _node_of(self, mixture: Mixture) -> TwoInputNode:
+        return next(node for cell in self.cells for node in cell.nodes if node.mixture is mixture)
+
+    def structure(self) -> list[list[list[str]]]:
+        """Layers of nodes of operation keys."""
+        return [cell.structure() for cell in self.cells]
+
+    def restructure(self, structure: Sequence[Sequence[Sequence[str]]]) -> None:
+        """Rebuild all cells for `structure`."""
+        for cell, nodes in zip(self.cells, structure, strict=True):
+            cell.restructure(nodes)
+
+    def mixture_names(self) -> list[str]:
+        """`layer l, node j` for every mixture."""
+        return [f"layer {layer}, node {node}" for layer, cell in enumerate(self.cells, start=1)
+                for node in range(1, len(cell.nodes) + 1)]
+
+    def flops(self, steps: int) -> int:
+        """Of one sample of `steps` time steps; the head is applied once."""
+        return steps * sum(cell.flops() for cell in self.cells) + 2 * self.head.weight.numel()
+
+    def genotype(self) -> Genotype:
+        """Strongest operation per node and layer."""
+        return Genotype(tuple(cell.derive() for cell in self.cells))
+
+
+def two_input_forecaster(features: int, hidden: int, n_layers: int, n_nodes: int,
+                         operations: Sequence[str]) -> TwoInputForecaster:
+    """The searchable network: every node mixes all `operations`."""
+    widths = [features] + [hidden] * (n_layers - 1)
+    cells = [TwoInputCell(width, hidden, [operations] * n_nodes) for width in widths]
+    return TwoInputForecaster(cells, hidden, features)
+
+
+def derived_forecaster(genotype: Genotype, features: int, hidden: int) -> TwoInputForecaster:
+    """The network of a derived architecture, to be trained from scratch."""
+    require_space(genotype, "two_input")
+    widths = [features] + [hidden] * (len(genotype.layers) - 1)
+    cells = [fixed_cell(width, hidden, nodes) for width, nodes in zip(widths, genotype.layers, strict=True)]
+    return TwoInputForecaster(cells, hidden, features)
+
+
+def recurrent_forecaster(kind: str, features: int, hidden: int, n_layers: int) -> Forecaster:
+    """A forecaster around torch.nn's RNN, GRU or LSTM."""
+    return Forecaster([TorchRecurrent(kind, features, hidden, n_layers)], hidden, features)

@@ -1,0 +1,212 @@
+"""One node of the two-input cell: operations of x_t and a state, mixed [JG Eq. 3].
+
+Shapes: T time, B batch, I inputs of the layer, H hidden, K operations of a node.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from growdarts.space import Duplicate
+from growdarts.tracing import OperationTrace
+from growdarts.mixture import Mixture, operation_name
+from growdarts.spaces.two_input.operations import TWO_INPUT, TwoInputOperation
+
+KEEP_STATE = ("add_identity", "carry")  # operations that can hand s on; a new node needs one of them
+
+
+class TwoInputNode(nn.Module):
+    r"""One node: $\bar o_j(x_t, s) = \sum_o \mathrm{softmax}(\alpha_j)_o \; o(x_t, s)$ [JG Eq. 3].
+
+    Every operation owns `W` (blocks * H, I), `U` (blocks * H, H) and `b` (blocks * H).
+    """
+
+    def __init__(self, inputs: int, hidden: int, keys: Sequence[str]) -> None:
+        super().__init__()
+        _refuse_unknown(keys)
+        self.inputs, self.hidden = inputs, hidden
+        self.mixture = Mixture(keys)
+        self.W, self.U, self.b = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
+        for key in keys:
+            self._draw_weights(key)
+
+    def _draw_weights(self, key: str) -> None:
+        """Fresh weights of operation `key`, if it has any."""
+        rows = TWO_INPUT[operation_name(key)].blocks * self.hidden
+        bound = self.hidden**-0.5  # the range torch.nn's recurrent cells start from
+        if rows:
+            self.W[key] = nn.Parameter(torch.empty(rows, self.inputs).uniform_(-bound, bound))
+            self.U[key] = nn.Parameter(torch.empty(rows, self.hidden).uniform_(-bound, bound))
+            self.b[key] = nn.Parameter(torch.empty(rows).uniform_(-bound, bound))
+
+    def operations(self) -> list[TwoInputOperation]:
+        """The node's operations, in the order of alpha."""
+        return [TWO_INPUT[operation_name(key)] for key in self.mixture.keys]
+
+    def _rows(self) -> list[int]:
+        return [operation.blocks * self.hidden for operation in self.operations()]
+
+    def input_weights(self) -> tuple[Tensor, Tensor]:
+        """W (sum rows, I) and b (sum rows) of all operations."""
+        if not len(self.W):
+            return self.mixture.alpha.new_zeros(0, self.inputs), self.mixture.alpha.new_zeros(0)
+        return torch.cat(list(self.W.values())), torch.cat(list(self.b.values()))
+
+    def state_weights(self) -> Tensor:
+        """U of all operations, (sum rows, H)."""
+        if not len(self.U):
+            return self.mixture.alpha.new_zeros(0, self.hidden)
+        return torch.cat(list(self.U.values()))
+
+    def forward(self, wx: Tensor, us: Tensor, s: Tensor, weights: Tensor) -> Tensor:
+        r"""$\sum_o w_o\, o(x_t, s)$ from the transformed inputs of one time step; (B, H) [JG Eq. 3]."""
+        return mixture_of(self.operate()(wx, us, s), weights)
+
+    def operate(self) -> Callable[[Tensor, Tensor, Tensor], list[Tensor]]:
+        """A function of wx, us and s that gives every o(x_t, s); what is the same in every time step is looked up once."""
+        functions, rows = [operation.function for operation in self.operations()], self._rows()
+        return lambda wx, us, s: [function(wx_o, us_o, s) for function, wx_o, us_o in zip(
+            functions, wx.split(rows, dim=-1), us.split(rows, dim=-1), strict=True)]
+
+    def theta_parameters(self) -> list[nn.Parameter]:
+        """Weights of the operations, in the order of alpha."""
+        return [part[key] for key in self.mixture.keys if key in self.W for part in (self.W, self.U, self.b)]
+
+    def keep(self, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
+        """Keep only the operations `index`; returns the old and the new alpha."""
+        dropped = set(self.mixture.keys) - {self.mixture.keys[i] for i in index}
+        for key in dropped & set(self.W.keys()):
+            for part in (self.W, self.U, self.b):
+                del part[key]
+        return self.mixture.keep(index)
+
+    def add(self, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
+        """Add operation `name` with fresh weights at mixture weight `weight`; the old and the new alpha."""
+        _refuse_unknown([name])
+        old, new = self.mixture.add(name, weight)
+        self._draw_weights(name)
+        self.to(new)
+        return old, new
+
+    def weights_of(self, key: str) -> dict[str, nn.Parameter]:
+        """`W`, `U`, `b` of operation `key`; empty if it owns none."""
+        return {"W": self.W[key], "U": self.U[key], "b": self.b[key]} if key in self.W else {}
+
+    def duplicate(self, key: str) -> Duplicate:
+        """Add an identical copy `"name#2"` of `key`; the two share its mixture weight [JG 3.2.2].
+
+        Raises
+        ------
+        ValueError
+            `key` owns no weights: the two could never differ.
+        """
+        weights = self.weights_of(key)
+        if not weights:
+            raise ValueError(f"operation {key!r} owns no weights, so a copy of it could never differ from it")
+        copy, old, new = self.mixture.duplicate(key)
+        for name in weights:
+            getattr(self, name)[copy] = nn.Parameter(weights[name].detach().clone())
+        copies = self.weights_of(copy)
+        return Duplicate(copy, old, new, {name: (weights[name], copies[name]) for name in weights})
+
+    def traces(self, x: Tensor, s: Tensor, gradient: Tensor) -> list[OperationTrace]:
+        """Every operation with weights on inputs (n, I) and states (n, H), the loss's `gradient` by the node (n, H)."""
+
+        def output(operation: TwoInputOperation, theta: Mapping[str, Tensor]) -> Tensor:
+            linear = nn.functional.linear
+            return operation.function(linear(x, theta["W"], theta["b"]), linear(s, theta["U"]), s)
+
+        return [OperationTrace(self.mixture, key, self.weights_of(key), partial(output, operation),
+                               gradient, self.hidden, weight=weight)
+                for key, operation, weight in zip(self.mixture.keys, self.operations(),
+                                                  self.mixture.weights().detach(), strict=True) if key in self.W]
+
+    @torch.no_grad()
+    def become_identity(self, epsilon: float, noise: float) -> None:
+        r"""Initialise so that the node returns its state input up to the noise [JG 3.2.1].
+
+        With all weights zero every operation is an affine function of the state alone,
+        $o(0, 0, s) = k_o s + c_o$ (tanh: 0, sigmoid: 1/2, a gate: s/2, ...), found by evaluation, not by
+        declaration. `add_identity` takes up the rest, $U = u I$ and $b = v$ with
+
+        $$ w_{id}\, u = 1 - \sum_{o \neq id} w_o k_o, \qquad w_{id}\, v = -\sum_{o \neq id} w_o c_o , $$
+
+        so the mixture is the identity for *any* alpha and no unit starts saturated. Where no gradient would
+        reach an operation at zero weights (a product of two zeros, the kink of relu), its bias starts at one.
+        Noise of deviation `noise * epsilon / 10 / sqrt(I + H + 1)` then makes every weight non-zero; the 10 is
+        room for what layers, time steps and linear nodes add up. Without `add_identity`, or for an operation
+        that is not affine there, those operations enter with a total weight of `epsilon` / 10 and `carry` or
+        `add_identity` with the rest.
+        """
+        operations, mixture = self.operations(), self.mixture
+        bias = [_start_bias(operation) for operation in operations]
+        affine = [_affine_at_zero(operation, start) for operation, start in zip(operations, bias, strict=True)]
+        keeper = next((i for name in KEEP_STATE for i, o in enumerate(operations) if o.name == name), None)
+        if keeper is None:
+            raise ValueError(f"a node of {mixture.keys} cannot be grown by morphism: it needs one of "
+                             f"{', '.join(KEEP_STATE)}")
+        for parameter in self.theta_parameters():
+            parameter.zero_()
+        for key, start in zip(mixture.keys, bias, strict=True):
+            if key in self.b:
+                self.b[key].fill_(start)
+        exact = operations[keeper].name == "add_identity"
+        small = [i for i, fit in enumerate(affine) if i != keeper and (fit is None or not exact)]
+        if small:
+            others = torch.tensor([i for i in range(len(operations)) if i not in small])
+            # softmax weights: `small` share epsilon / 10, the others keep their ratios
+            level = torch.logsumexp(mixture.alpha[others], 0) + torch.tensor(epsilon / 10).logit()
+            mixture.alpha[torch.tensor(small)] = level.to(mixture.alpha.dtype) - torch.tensor(
+                float(len(small))).log().to(mixture.alpha.dtype)
+        if exact:
+            weights = mixture.weights()
+            kept = [(w, fit) for i, (w, fit) in enumerate(zip(weights, affine, strict=True))
+                    if i != keeper and i not in small]
+            key = mixture.keys[keeper]
+            slope = (1 - sum(w * k for w, (k, _) in kept)) / weights[keeper]
+            self.U[key].copy_(slope * torch.eye(self.hidden).to(slope))
+            self.b[key].fill_(-sum(w * c for w, (_, c) in kept) / weights[keeper])
+        deviation = noise * epsilon / 10 / (self.inputs + self.hidden + 1) ** 0.5
+        for parameter in self.theta_parameters():
+            parameter.add_(deviation * torch.randn_like(parameter))
+
+
+def mixture_of(outputs: Sequence[Tensor], weights: Tensor) -> Tensor:
+    r"""$\sum_o w_o\, o$; a single operation has no weight to share."""
+    if len(outputs) == 1:
+        return outputs[0]
+    return (weights @ torch.stack(outputs).flatten(1)).view(outputs[0].shape)
+
+
+def _refuse_unknown(keys: Sequence[str]) -> None:
+    for name in map(operation_name, keys):
+        if name not in TWO_INPUT:
+            raise ValueError(f"unknown operation {name!r}: allowed are {', '.join(TWO_INPUT)}")
+
+
+def _states(operation: TwoInputOperation, bias: float) -> tuple[Tensor, Tensor, Tensor]:
+    """wx, us and s, one unit wide, of an operation with zero weights on a grid of states."""
+    s = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    us = s.new_zeros(len(s), operation.blocks)
+    return us + bias, us, s
+
+
+@torch.enable_grad()
+def _start_bias(operation: TwoInputOperation) -> float:
+    """0 if a gradient reaches the operation's weights when they are all zero, else 1."""
+    wx, us, s = (value.requires_grad_() for value in _states(operation, 0.0))
+    if not operation.blocks:
+        return 0.0
+    gradients = torch.autograd.grad(operation.function(wx, us, s).sum(), (wx, us), materialize_grads=True)
+    return 0.0 if any(gradient.any() for gradient in gradients) else 1.0
+
+
+def _affine_at_zero(operation: TwoInputOperation, bias: float) -> tuple[float, float] | None:
+    """(k, c) if o(bias, 0, s) = k s + c for all s, else None; checked on a grid of states."""
+    wx, us, s = _states(operation, bias)
+    output = operation.function(wx, us, s)
+    c = output[4].item()
+    k = (output[8].item() - c) / 2
+    return (k, c) if torch.allclose(output, k * s + c, atol=1e-12, rtol=0) else None

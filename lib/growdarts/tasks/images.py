@@ -1,0 +1,146 @@
+"""The image classification task: batches, loss and evaluation, for the search and for training from scratch.
+
+Shapes: B batch, C channels, H = W pixels, K classes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from growdarts.tasks.augmentation import augment, normalise
+from growdarts_study.data.files import DataError
+from growdarts.spaces.darts_conv.network import FixedImageNetwork
+from growdarts_study.data.images import ImageData, Images
+
+Batch = tuple[Tensor, Tensor]  # normalised images (B, C, H, W), labels (B,)
+
+EVALUATION_BATCH = 500  # images at once where no gradient is needed
+AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss, as in DARTS
+DROP_PATH = 0.2  # probability at the end of the training, as in DARTS
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """Batches, loss and evaluation of the classification of `data`.
+
+    Parameters
+    ----------
+    batch_size : B; a last batch of a single image is left out, batch normalisation has nothing to compare it with.
+    cutout_length : side of the square that is cut out of training images, pixels; 0 for none.
+    augmented : training images are changed at random, as far as `data` allows.
+    measure : what `evaluate` returns: "error", the share of wrong answers, or "loss", the mean cross entropy (nats).
+    device : where the network is. The images stay in memory as uint8 and move there batch by batch.
+
+    Every pass over the data has a generator of its own, seeded by one draw from torch's global one: a search
+    that goes on from a checkpoint, which stores the state of that one, sees the same batches.
+    """
+
+    data: ImageData
+    batch_size: int
+    cutout_length: int = 0
+    augmented: bool = True
+    measure: Literal["error", "loss"] = "error"
+    device: str | torch.device = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size = {self.batch_size}: allowed is at least 2")
+        if self.cutout_length < 0:
+            raise ValueError(f"cutout_length = {self.cutout_length}: allowed is at least 0")
+        if self.measure not in ("error", "loss"):
+            raise ValueError(f"measure = {self.measure!r}: allowed are 'error' and 'loss'")
+
+    def train_batches(self) -> Iterator[Batch]:
+        """The training images in a new random order, changed at random."""
+        return self._pass(self.data.train)
+
+    def search_batches(self) -> Iterator[tuple[Batch, Batch]]:
+        """Training batches, each with a validation batch for the alpha step, also changed at random as in DARTS.
+
+        The validation images come in a new order whenever all have been used.
+        """
+        return zip(self.train_batches(), self._endless(self._part("validation")))
+
+    def _endless(self, images: Images) -> Iterator[Batch]:
+        if len(images.y) < 2:
+            raise DataError(f"{len(images.y)} validation images are not possible for a search: allowed are at least 2")
+        while True:
+            yield from self._pass(images)
+
+    def _pass(self, images: Images) -> Iterator[Batch]:
+        generator = Generator().manual_seed(int(torch.randint(2**62, ())))
+        for index in torch.randperm(len(images.y), generator=generator).split(self.batch_size):
+            if len(index) > 1:
+                x = self._pixels(images.x[index])
+                yield (self._changed(x, generator) if self.augmented else self._normalised(x),
+                       images.y[index].to(self.device))
+
+    def _pixels(self, x: Tensor) -> Tensor:
+        """uint8 images as numbers in 0 .. 1."""
+        return x.to(self.device).to(torch.get_default_dtype()) / 255
+
+    def _changed(self, x: Tensor, generator: Generator) -> Tensor:
+        return augment(x, generator, padding=self.data.padding, flip=self.data.flip,
+                       cutout_length=self.cutout_length, mean=self.data.mean, std=self.data.std)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        return normalise(x, self.data.mean, self.data.std)
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Mean cross entropy (nats); in train mode plus that of the auxiliary head, if there is one."""
+        x, y = batch
+        if network.training and getattr(network, "auxiliary_head", None) is not None:
+            logits, auxiliary = network.with_auxiliary(x)
+            return cross_entropy(logits, y) + AUXILIARY_WEIGHT * cross_entropy(auxiliary, y)
+        return cross_entropy(network(x), y)
+
+    @torch.no_grad()
+    def logits(self, network: nn.Module, part: str) -> Tensor:
+        """(n, K) logits, in eval mode and on unchanged images, of `part`: "train", "validation" or "test".
+
+        Raises
+        ------
+        DataError
+            there is no such part, or it is empty.
+        """
+        images, training = self._part(part), network.training
+        network.eval()
+        try:
+            return torch.cat([network(self._normalised(self._pixels(x))) for x in images.x.split(EVALUATION_BATCH)])
+        finally:
+            network.train(training)
+
+    def _part(self, part: str) -> Images:
+        if part not in ("train", "validation", "test"):
+            raise DataError(f"part {part!r} is unknown: allowed are train, validation and test")
+        images = getattr(self.data, part)
+        if not len(images.y):
+            raise DataError(f"{self.data.name} has no {part} images: its train_portion leaves none")
+        return images
+
+    def mistakes(self, network: nn.Module, part: str) -> Tensor:
+        """(n,) bool: which images of `part` get another class than theirs."""
+        return self.logits(network, part).argmax(1).cpu() != self._part(part).y
+
+    def evaluate(self, network: nn.Module, part: str) -> float:
+        """Share of wrong answers or mean cross entropy on `part`, as `measure` says."""
+        if self.measure == "error":
+            return self.mistakes(network, part).double().mean().item()
+        return cross_entropy(self.logits(network, part).cpu(), self._part(part).y).item()
+
+    def flops(self, network: nn.Module) -> int:
+        """Floating-point operations of one forward pass over the training images."""
+        return len(self.data.train.y) * network.flops()
+
+
+def schedule_drop_path(network: FixedImageNetwork, epoch: int, epochs: int, highest: float = DROP_PATH) -> None:
+    """Set the probability of `epoch` (from 0) of `epochs`: it grows linearly from 0 towards `highest`, as in DARTS."""
+    if not 0 <= epoch < epochs:
+        raise ValueError(f"epoch = {epoch}: allowed are 0 to {epochs - 1}")
+    if not 0 <= highest < 1:
+        raise ValueError(f"highest = {highest}: allowed is at least 0, below 1")
+    network.drop_path = highest * epoch / epochs

@@ -1,0 +1,222 @@
+r"""Forward and backward pass of convolutional operations by hand, for `mixed_cell`: all but the separable convolutions.
+
+A pass keeps one array for every batch norm, its input d, and what is known of the norm (`norm_kernels`). A gradient that
+nobody asks for is not computed.
+
+Shapes: pixels (C, H, W, B), batch last.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from growdarts_fast.conv import kernels as conv_kernels, norm_kernels
+
+Gradients = tuple[float, list[Tensor | None]]
+
+
+class Operation(Protocol):
+    """An operation o.
+
+    theta : its parameters, in the order of its module's.
+    cost : multiply-adds for a pixel of the output, roughly.
+    keeps : arrays of the output's size that a forward pass keeps.
+    """
+
+    theta: Sequence[nn.Parameter]
+    cost: float
+    keeps: int
+
+    def forward(self, x: Tensor, theta: Sequence[Tensor], weight: float, out: Tensor, room: Tensor,
+                scratch: Tensor) -> list[Tensor]:
+        """Add weight * o(x) to `out`; returns what `backward` needs.
+
+        What is kept of the output's size lies in `room` (keeps, C, H, W, B); in `scratch` (4, C, H, W, B) anything may be
+        written.
+        """
+
+    def backward(self, x: Tensor, theta: Sequence[Tensor], kept: Sequence[Tensor], weight: float, G: Tensor,
+                 g_sum: np.ndarray, dx: Tensor | None, wants: Sequence[bool], scratch: Tensor) -> Gradients:
+        """From the gradient G by weight * o(x), with sums g_sum (C,): those by the weight and, if wanted, by theta; that by
+        x is added to `dx`, unless this is None."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A batch norm without affine; `train` is its mode in the forward pass, whatever it is in the backward pass."""
+
+    module: nn.BatchNorm2d
+    train: bool
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.module.num_features
+
+    def statistics(self, d: Tensor) -> tuple[bool, float, float, np.ndarray, np.ndarray]:
+        """Whether those of the batch d count, epsilon, the share by which the running ones follow, and these."""
+        norm, share = self.module, 0.0
+        if self.train:
+            if d.numel() < 2 * len(d):
+                raise ValueError("a batch norm in train mode needs more than one value a channel")
+            norm.num_batches_tracked.add_(1)  # in place: assigning a buffer takes longer than a small kernel
+            share = norm.momentum if norm.momentum is not None else 1 / norm.num_batches_tracked.item()
+        return self.train, norm.eps, share, norm.running_mean.numpy(), norm.running_var.numpy()
+
+    def add(self, d: Tensor, weight: float, out: Tensor) -> Tensor:
+        """Add `weight` BN(d) to `out`; returns what is known of it."""
+        known = torch.empty((2, len(d)), dtype=torch.float64)
+        norm_kernels.add_normalised(flat(d), weight, *self.statistics(d), known.numpy(), flat(out))
+        return known
+
+    def backward(self, d: Tensor, known: Tensor, weight: float, G: Tensor, g_sum: np.ndarray, g: Tensor) -> float:
+        """Fill g, the gradient by d of what `add` added; returns that by `weight`."""
+        return norm_kernels.normalised_backward(flat(G), g_sum, flat(d), known.numpy(), weight, self.train, flat(g))
+
+
+class Nothing:
+    """The absence of an edge."""
+
+    theta, cost, keeps = (), 0, 0
+
+    def forward(self, x: Tensor, theta: Sequence[Tensor], weight: float, out: Tensor, room: Tensor,
+                scratch: Tensor) -> list[Tensor]:
+        """See `Operation`."""
+        return []
+
+    def backward(self, x: Tensor, theta: Sequence[Tensor], kept: Sequence[Tensor], weight: float, G: Tensor,
+                 g_sum: np.ndarray, dx: Tensor | None, wants: Sequence[bool], scratch: Tensor) -> Gradients:
+        """See `Operation`."""
+        return 0.0, []
+
+
+class Skip:
+    """The identity."""
+
+    theta, cost, keeps = (), 1, 0
+
+    def forward(self, x: Tensor, theta: Sequence[Tensor], weight: float, out: Tensor, room: Tensor,
+                scratch: Tensor) -> list[Tensor]:
+        """See `Operation`."""
+        out.add_(x, alpha=weight)
+        return []
+
+    def backward(self, x: Tensor, theta: Sequence[Tensor], kept: Sequence[Tensor], weight: float, G: Tensor,
+                 g_sum: np.ndarray, dx: Tensor | None, wants: Sequence[bool], scratch: Tensor) -> Gradients:
+        """See `Operation`."""
+        if dx is not None:
+            dx.add_(G, alpha=weight)
+        return torch.dot(G.flatten(), x.flatten()).item(), []
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Mean or largest of kernel x kernel pixels, the border not counted, and batch norm."""
+
+    kernel: int
+    stride: int
+    mean: bool
+    norm: Norm
+
+    theta, keeps = (), 1
+
+    @property
+    def cost(self) -> float:
+        """See `Operation`."""
+        return 2 * self.kernel**2
+
+    def _ones(self, x: Tensor) -> np.ndarray:
+        return x.new_ones(len(x), self.kernel, self.kernel).numpy()
+
+    def _shares(self, x: Tensor) -> Tensor:
+        return _shares(*x.shape[1:3], self.kernel, self.stride, x.dtype)
+
+    def forward(self, x: Tensor, theta: Sequence[Tensor], weight: float, out: Tensor, room: Tensor,
+                scratch: Tensor) -> list[Tensor]:
+        """See `Operation`."""
+        d = room[0]
+        if self.mean:
+            conv_kernels.convolve(x.numpy(), self._ones(x), d.numpy(), self.stride, 1, False)
+            d *= self._shares(x)
+        else:
+            conv_kernels.max_pool(x.numpy(), d.numpy(), self.kernel, self.stride)
+        return [d, self.norm.add(d, weight, out)]
+
+    def backward(self, x: Tensor, theta: Sequence[Tensor], kept: Sequence[Tensor], weight: float, G: Tensor,
+                 g_sum: np.ndarray, dx: Tensor | None, wants: Sequence[bool], scratch: Tensor) -> Gradients:
+        """See `Operation`."""
+        g = scratch[0]
+        by_weight = self.norm.backward(*kept, weight, G, g_sum, g)
+        if dx is not None and self.mean:
+            g *= self._shares(x)
+            ones = self._ones(x)
+            conv_kernels.convolve_backward(x.numpy(), ones, g.numpy(), dx.numpy(), ones, self.stride, 1, False, True, False)
+        elif dx is not None:
+            conv_kernels.max_pool_backward(x.numpy(), g.numpy(), dx.numpy(), self.kernel, self.stride)
+        return by_weight, []
+
+
+@cache
+def _shares(height: int, width: int, kernel: int, stride: int, dtype: torch.dtype) -> Tensor:
+    """1 / number of pixels that each mean is over, (H / stride, W / stride, 1)."""
+    counts = []
+    for size in (height, width):
+        centre, reach = torch.arange(0, size, stride), kernel // 2
+        counts.append((centre + reach).clamp(max=size - 1) - (centre - reach).clamp(min=0) + 1)
+    return 1 / (counts[0][:, None, None] * counts[1][:, None]).to(dtype)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """relu, 1 x 1 convolutions side by side, the k-th of the pixels from (k, k) on, and batch norm."""
+
+    convolutions: Sequence[nn.Conv2d]
+    stride: int
+    norm: Norm
+
+    keeps = 1
+
+    @property
+    def theta(self) -> list[nn.Parameter]:
+        """See `Operation`."""
+        return [convolution.weight for convolution in self.convolutions]
+
+    @property
+    def cost(self) -> float:
+        """See `Operation`."""
+        return sum(weight.numel() / self.norm.channels for weight in self.theta)
+
+    def _pixels(self, x: Tensor, k: int) -> Tensor:
+        return x[:, k::self.stride, k::self.stride]
+
+    def forward(self, x: Tensor, theta: Sequence[Tensor], weight: float, out: Tensor, room: Tensor,
+                scratch: Tensor) -> list[Tensor]:
+        """See `Operation`."""
+        d, start = room[0], 0
+        for k, W in enumerate(theta):
+            torch.mm(W.flatten(1), torch.relu(self._pixels(x, k)).flatten(1), out=d[start:start + len(W)].flatten(1))
+            start += len(W)
+        return [d, self.norm.add(d, weight, out)]
+
+    def backward(self, x: Tensor, theta: Sequence[Tensor], kept: Sequence[Tensor], weight: float, G: Tensor,
+                 g_sum: np.ndarray, dx: Tensor | None, wants: Sequence[bool], scratch: Tensor) -> Gradients:
+        """See `Operation`."""
+        g, gradients, start = torch.empty_like(G), [], 0
+        by_weight = self.norm.backward(*kept, weight, G, g_sum, g)
+        for k, (W, wanted) in enumerate(zip(theta, wants, strict=True)):
+            pixels, rows = self._pixels(x, k), g[start:start + len(W)].flatten(1)
+            gradients.append((rows @ torch.relu(pixels).flatten(1).t()).view_as(W) if wanted else None)
+            if dx is not None:
+                self._pixels(dx, k).add_((W.flatten(1).t() @ rows).view(pixels.shape).mul_(pixels > 0))
+            start += len(W)
+        return by_weight, gradients
+
+
+def flat(pixels: Tensor) -> np.ndarray:
+    """(C, H, W, B) -> (C, n)."""
+    return pixels.numpy().reshape(len(pixels), -1)

@@ -1,0 +1,215 @@
+r"""The mixed recurrent cell of DARTS over all time steps as one autograd function with a backward written by hand.
+
+Over one time step, with $g = \sigma(c)$, $[c, u]_e = (s_j \odot m)\, W_e$ for an edge e from state j, mixture weights
+$w_{ek}$ of the activations $f_k$, and $q_e = \sum_k w_{ek}$:
+
+$$ s_0 = \mathrm{BN}(h + \sigma(c_0)(\tanh u_0 - h)), \quad
+   z_i = \sum_{e \to i} \Big[ q_e s_j + g_e \big( \textstyle\sum_k w_{ek} f_k(u_e) - q_e s_j \big) \Big], \quad
+   s_i = \mathrm{BN}(z_i), \quad h' = \sum_i r_i s_i . $$
+
+The plain form is `RecurrentSearchCell._step`. This one keeps the states and the products [c, u]. The backward pass
+computes everything elementwise again, leaves the products' gradients in the products' place, and gives each weight its
+gradient in one product over all time steps. A gradient that nobody asks for is not computed.
+
+Shapes: T time, B batch, H hidden, N nodes, L edges of a node, K activations.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from growdarts.spaces.darts_recurrent.highway import masked
+from growdarts_fast.recurrent_kernels import add_at, mix, mix_backward, normalise, normalise_backward
+from growdarts.tracing import Heard
+from growdarts_fast.memory import empty
+from growdarts.forms import refuse_second_derivative
+from growdarts_fast.precision import product_type
+from growdarts_fast.products import matmul, over_time
+from growdarts_fast.team import lanes
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The batch norm of all states: `mean` and `variance` (H,) are given in eval mode, None in train mode."""
+
+    eps: float
+    mean: Tensor | None = None
+    variance: Tensor | None = None
+
+
+# Of a node: for each of its weights the states that are multiplied by it, one edge each.
+Blocks = Sequence[Sequence[int]]
+
+
+def mixed_scan(wx: Tensor, h: Tensor, h_mask: Tensor | None, U: Tensor, output_weights: Tensor,
+               mixtures: Sequence[Tensor], weights: Sequence[Tensor], nodes: Sequence[Blocks],
+               norm: Norm, heard: Heard | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """States h_1 .. h_T (T, B, H), and mean and variance that the batch norm met, (T, N + 1, H) each [DARTS Eq. 2].
+
+    Parameters
+    ----------
+    wx, U : transformed inputs (T, B, 2 H) and the weight (H, 2 H) of the state before, in state 0.
+    h, h_mask : the state before, (B, H), and the dropout mask of all states (B, H).
+    output_weights : r (N,).
+    mixtures : w of every node, (L, 4), columns as in `mixed_kernels.COLUMNS`.
+    weights : W (H, 2 H), in the order of `nodes`.
+    heard : gets the states (T, N + 1, B, H) and, in the backward pass, the gradients by every z.
+
+    Within `torch.autocast` the products are computed in its type, everything else in that of `wx`.
+    """
+    dtype = product_type(wx)
+    with torch.autocast("cpu", enabled=False):
+        return _MixedScan.apply(nodes, norm, heard, dtype, wx, h, h_mask, U, output_weights, *mixtures, *weights)
+
+
+class _Work:
+    """Arrays of one time step that are used again at every other, and a node's edges as an array."""
+
+    def __init__(self, nodes: Sequence[Blocks], like: Tensor, dtype: torch.dtype) -> None:
+        B, H = like.shape
+        self.sources = [np.array([j for block in blocks for j in block]) for blocks in nodes]
+        longest = max(map(len, self.sources))
+        self.back = like.new_empty(longest, B, H, dtype=dtype)
+        self.wide = like.new_empty(longest, B, 2 * H) if dtype != like.dtype else None
+        self.z, self.states = like.new_empty(B, H), like.new_empty(len(nodes) + 1, B, H)
+
+    def widened(self, product: Tensor) -> Tensor:
+        """A node's products in the type of the states."""
+        return product if self.wide is None else self.wide[:len(product)].copy_(product)
+
+
+class _MixedScan(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx: Any, nodes: Sequence[Blocks], norm: Norm, heard: Heard | None, dtype: torch.dtype, wx: Tensor,
+                h: Tensor, h_mask: Tensor | None, U: Tensor, r: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        T, (B, H), N = len(wx), h.shape, len(nodes)
+        train, work = norm.mean is None, _Work(nodes, h, dtype)
+        mixtures, Ws, U = tensors[:N], _by_node(nodes, [W.to(dtype) for W in tensors[N:]]), U.to(dtype)
+        states = empty((T, N + 1, B, H), wx.dtype)
+        read = states if h_mask is None and dtype == wx.dtype else empty((T, N + 1, B, H), dtype)
+        first, hidden = empty((T, B, 2 * H), wx.dtype), empty((T + 1, B, H), wx.dtype)
+        products = [empty((T, len(sources), B, 2 * H), dtype) for sources in work.sources]
+        means, variances = wx.new_empty(T, N + 1, H), wx.new_empty(T, N + 1, H)
+        if not train:
+            means[:], variances[:] = norm.mean, norm.variance
+        hidden[0] = h
+        n_lanes, w, (s, m, v, z) = lanes(B), _arrays(mixtures), _arrays((states, means, variances, work.z))
+
+        def settle(t: int, i: int, z: np.ndarray) -> None:
+            """z becomes state i."""
+            normalise(z, m[t, i], v[t, i], norm.eps, train, s[t, i])
+            if read is not states:
+                read[t, i] = masked(states[t, i], h_mask)
+
+        for t in range(T):
+            torch.add(wx[t], matmul(masked(hidden[t], h_mask).to(dtype), U, halves=True), out=first[t])
+            c, u = first[t].chunk(2, dim=-1)
+            settle(t, 0, torch.lerp(hidden[t], torch.tanh(u), torch.sigmoid(c)).numpy())
+            for i, blocks in enumerate(nodes):
+                product, row = products[i][t], 0
+                for block, W in zip(blocks, Ws[i], strict=True):
+                    rows = product[row:row + len(block)].view(-1, 2 * H)
+                    matmul(_pick(read[t], block).flatten(0, 1), W, out=rows, halves=True)
+                    row += len(block)
+                mix(s[t], work.sources[i], work.widened(product).numpy(), w[i], z, n_lanes)
+                settle(t, i + 1, z)
+            torch.mv(states[t, 1:].view(N, -1).t(), r, out=hidden[t + 1].view(-1))
+        if heard is not None:
+            heard.keep(states, N)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(h_mask, U, r, *mixtures, *(W for block in Ws for W in block))
+            ctx.kept = states, read, first, products, hidden, variances, work
+            ctx.nodes, ctx.norm, ctx.heard, ctx.dtype = nodes, norm, heard, dtype
+        ctx.mark_non_differentiable(means, variances)
+        return hidden[1:], means, variances
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("mixed_scan")
+        if ctx.kept is None:
+            raise RuntimeError("a backward pass through mixed_scan used up what its forward pass kept: run that again, "
+                               "or compute within growdarts.forms.plain_forms()")
+        (states, read, first, products, hidden, variances, work), ctx.kept = ctx.kept, None
+        nodes, dtype, norm, N = ctx.nodes, ctx.dtype, ctx.norm, len(ctx.nodes)
+        train = norm.mean is None
+        h_mask, U, r, *tensors = ctx.saved_tensors
+        mixtures, Ws = tensors[:N], _by_node(nodes, tensors[N:])
+        _, _, _, _, wants_wx, wants_h, _, wants_U, wants_r, *wanted = ctx.needs_input_grad
+        wants_w = any(wanted[:N])
+        n_lanes = lanes(hidden.shape[1])
+        dws = [mixture.new_zeros(n_lanes, *mixture.shape) for mixture in mixtures]  # every lane adds up its own
+        dhs = torch.empty_like(hidden)  # total gradients of h_0 .. h_T
+        dhs[-1] = 0
+        ds, dz = work.states, work.z
+        w, dw, (s, v, by_s, by_z) = _arrays(mixtures), _arrays(dws), _arrays((states, variances, ds, dz))
+        mask = np.empty((0, 0), by_z.dtype) if h_mask is None else h_mask.numpy()
+
+        def unsettle(t: int, i: int) -> None:
+            """dz of what became state i."""
+            normalise_backward(by_s[i], s[t, i], v[t, i], norm.eps, train, by_z)
+
+        for t in reversed(range(len(grad))):
+            dh = dhs[t + 1].add_(grad[t])
+            ds[0] = 0
+            torch.mul(r[:, None, None], dh, out=ds[1:])
+            for i in reversed(range(N)):
+                unsettle(t, i + 1)
+                if ctx.heard is not None:
+                    ctx.heard.gradients[t, i] = dz
+                product, row = products[i][t], 0
+                values = work.widened(product)
+                mix_backward(s[t], work.sources[i], values.numpy(), w[i], by_z, by_s, dw[i], wants_w)
+                if values is not product:
+                    product.copy_(values)
+                for block, W in zip(nodes[i], Ws[i], strict=True):
+                    back = work.back[row:row + len(block)]
+                    matmul(product[row:row + len(block)].flatten(0, 1), W.t(), out=back.view(-1, W.shape[0]))
+                    row += len(block)
+                add_at(by_s, work.sources[i], work.back[:row].to(dz.dtype).numpy(), mask, n_lanes)
+            unsettle(t, 0)
+            c, u = first[t].chunk(2, dim=-1)
+            gate, candidate = torch.sigmoid(c), torch.tanh(u)
+            dc = torch.ops.aten.sigmoid_backward(dz * (candidate - hidden[t]), gate)
+            torch.cat([dc, torch.ops.aten.tanh_backward(dz * gate, candidate)], dim=1, out=first[t])
+            back = matmul(first[t].to(dtype), U.t()).to(dz.dtype)
+            torch.add(dz * (1 - gate), masked(back, h_mask), out=dhs[t])
+
+        grads_W: list[Tensor | None] = [None] * len(wanted[N:])
+        if any(wanted[N:]):
+            grads_W = [g for blocks, product in zip(nodes, products, strict=True)
+                       for g in _weight_gradients(read, blocks, product)]
+        grad_U = over_time(masked(hidden[:-1], h_mask), first, dtype) if wants_U else None
+        grad_r = torch.einsum("tbh,tnbh->n", dhs[1:], states[:, 1:]) if wants_r else None
+        return (None, None, None, None, first if wants_wx else None, dhs[0] if wants_h else None, None, grad_U, grad_r,
+                *([by_lane.sum(dim=0) for by_lane in dws] if wants_w else [None] * N), *grads_W)
+
+
+def _arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:
+    """The tensors as the kernels read and write them, made once: at every step it would take a while."""
+    return [tensor.numpy() for tensor in tensors]
+
+
+def _by_node(nodes: Sequence[Blocks], weights: Sequence[Tensor]) -> list[list[Tensor]]:
+    remaining = iter(weights)
+    return [[next(remaining) for _ in blocks] for blocks in nodes]
+
+
+def _pick(states: Tensor, index: Sequence[int]) -> Tensor:
+    """states[index], without a copy where they are neighbours."""
+    first, n = index[0], len(index)
+    return states[first:first + n] if list(index) == list(range(first, first + n)) else states[list(index)]
+
+
+def _weight_gradients(read: Tensor, blocks: Blocks, product: Tensor) -> list[Tensor]:
+    """Of every weight of a node, from the gradients by its products (T, L, B, 2 H)."""
+    gradients, row = [], 0
+    for block in blocks:
+        sources = _pick(read.transpose(0, 1), block).transpose(0, 1)  # (T, edges, B, H)
+        gradients.append(over_time(sources, product[:, row:row + len(block)], product.dtype))
+        row += len(block)
+    return gradients

@@ -1,0 +1,169 @@
+r"""The elementwise part of a mixed recurrent node, compiled by numba: its states, and their gradients.
+
+With $g = \sigma(c)$ and $q_e = \sum_k w_{ek}$ a node computes, before its batch norm,
+
+$$ z = \sum_e q_e s_j + g_e\, (m_e - q_e s_j), \qquad m_e = \sum_k w_{ek} f_k(u_e) . $$
+
+All functions fill arrays that are given. With $\mu = e^{-u} - 1$ the activations are $\sigma(u) = 1 / (2 + \mu)$ and
+$\tanh u = -\mu (2 + \mu) / (2 + 2 \mu + \mu^2)$.
+
+Shapes: B batch, H hidden, N nodes, L edges of a node. `products` (L, B, 2 H) are the c and u of every edge side by side;
+`sources` (L,) the states that they come from; `w` (L, 4) the weights of tanh, relu, sigmoid, identity; `states`
+(N + 1, B, H).
+"""
+
+import numba
+import numpy as np
+
+from growdarts_fast.exponentials import expm1
+from growdarts_fast.team import in_team, part
+
+COLUMNS = ("tanh", "relu", "sigmoid", "identity")  # of w
+
+compiled = numba.njit(cache=True, error_model="numpy")  # sums are added up as they stand here
+
+
+@compiled
+def mix(states: np.ndarray, sources: np.ndarray, products: np.ndarray, w: np.ndarray, z: np.ndarray, lanes: int) -> None:
+    """z (B, H) of a node."""
+    in_team(_mix, (states, sources, products, w, z), lanes)
+
+
+@compiled
+def _mix(lane: int, of: int, states: np.ndarray, sources: np.ndarray, products: np.ndarray, w: np.ndarray,
+         z: np.ndarray) -> None:
+    B, H = z.shape
+    first, stop = part(B, lane, of)
+    one, two, zero = z.dtype.type(1), z.dtype.type(2), z.dtype.type(0)
+    for e in range(len(sources)):
+        w_tanh, w_relu, w_sigmoid, w_identity = w[e]
+        q = w_tanh + w_relu + w_sigmoid + w_identity
+        for b in range(first, stop):
+            s_row, z_row, c_row, u_row = states[sources[e], b], z[b], products[e, b, :H], products[e, b, H:]
+            if e == 0:
+                z_row[:] = zero
+            for h in range(H):
+                u, g = u_row[h], one / (two + expm1(-c_row[h]))
+                mu = expm1(-u)
+                tanh = -mu * (two + mu) / (two + two * mu + mu * mu)
+                m = w_tanh * tanh + w_relu * max(u, zero) + w_sigmoid / (two + mu) + w_identity * u
+                kept = q * s_row[h]
+                z_row[h] += kept + g * (m - kept)
+
+
+@compiled
+def mix_backward(states: np.ndarray, sources: np.ndarray, products: np.ndarray, w: np.ndarray, dz: np.ndarray,
+                 d_states: np.ndarray, dw: np.ndarray, wants_w: bool) -> None:
+    """From the gradient dz (B, H) of a node: those of `products`, in their place; of w, added to `dw` (lanes, L, 4) if
+    wanted; of the states by the way that does not lead through the products, added to `d_states`."""
+    in_team(_mix_backward, (states, sources, products, w, dz, d_states, dw, wants_w), len(dw))
+
+
+@compiled
+def _mix_backward(lane: int, of: int, states: np.ndarray, sources: np.ndarray, products: np.ndarray, w: np.ndarray,
+                  dz: np.ndarray, d_states: np.ndarray, dw: np.ndarray, wants_w: bool) -> None:
+    B, H = dz.shape
+    first, stop = part(B, lane, of)
+    one, two, zero = dz.dtype.type(1), dz.dtype.type(2), dz.dtype.type(0)
+    by_tanh, by_relu, by_sigmoid, by_identity = np.zeros((4, H), dz.dtype)
+    g, mu, sigma, tanh = np.empty((4, H), dz.dtype)
+    for e in range(len(sources)):
+        w_tanh, w_relu, w_sigmoid, w_identity = w[e]
+        q = w_tanh + w_relu + w_sigmoid + w_identity
+        for b in range(first, stop):
+            s_row, d_row, dz_row = states[sources[e], b], d_states[sources[e], b], dz[b]
+            c_row, u_row = products[e, b, :H], products[e, b, H:]
+            # one result a loop: with more of them the compiler gives up on vector instructions
+            for h in range(H):
+                g[h] = one / (two + expm1(-c_row[h]))
+            for h in range(H):
+                mu[h] = expm1(-u_row[h])
+            for h in range(H):
+                tanh[h] = -mu[h] * (two + mu[h]) / (two + two * mu[h] + mu[h] * mu[h])
+            for h in range(H):
+                sigma[h] = one / (two + mu[h])
+            if wants_w:
+                for h in range(H):
+                    d_mixed = g[h] * dz_row[h]
+                    d_kept = (dz_row[h] - d_mixed) * s_row[h]
+                    by_tanh[h] += d_mixed * tanh[h] + d_kept
+                    by_relu[h] += d_mixed * max(u_row[h], zero) + d_kept
+                    by_sigmoid[h] += d_mixed * sigma[h] + d_kept
+                    by_identity[h] += d_mixed * u_row[h] + d_kept
+            for h in range(H):
+                m = w_tanh * tanh[h] + w_relu * max(u_row[h], zero) + w_sigmoid * sigma[h] + w_identity * u_row[h]
+                c_row[h] = dz_row[h] * (m - q * s_row[h]) * g[h] * (one - g[h])
+            for h in range(H):
+                d_row[h] += q * dz_row[h] * (one - g[h])
+            for h in range(H):
+                slope = (w_tanh * (one - tanh[h] * tanh[h]) + (w_relu if u_row[h] > zero else zero)
+                         + w_sigmoid * sigma[h] * (one - sigma[h]) + w_identity)
+                u_row[h] = dz_row[h] * g[h] * slope
+        if wants_w:
+            for k, by in enumerate((by_tanh, by_relu, by_sigmoid, by_identity)):
+                dw[lane, e, k] += by.sum()
+                by[:] = zero
+
+
+@compiled
+def normalise(z: np.ndarray, mean: np.ndarray, variance: np.ndarray, eps: float, train: bool, state: np.ndarray) -> None:
+    """Batch norm of z (B, H) into `state`, by its own `mean` and `variance` (H,), which it fills, in train mode.
+
+    In float64: what float32 would lose of them is lost for all samples of a unit alike, and in every later time step.
+    """
+    B, H = z.shape
+    centre, spread = mean.astype(np.float64), variance.astype(np.float64)
+    if train:
+        centre[:], spread[:] = 0, 0
+        for b in range(B):
+            for h in range(H):
+                centre[h] += z[b, h]
+        centre /= B
+        for b in range(B):
+            for h in range(H):
+                spread[h] += (z[b, h] - centre[h]) ** 2
+        spread /= B
+        mean[:], variance[:] = centre, spread
+    scale = 1 / np.sqrt(spread + eps)
+    for b in range(B):
+        for h in range(H):
+            state[b, h] = (z[b, h] - centre[h]) * scale[h]
+
+
+@compiled
+def normalise_backward(ds: np.ndarray, state: np.ndarray, variance: np.ndarray, eps: float, train: bool,
+                       dz: np.ndarray) -> None:
+    """Gradient dz (B, H) by what went into a batch norm, from `ds` by the `state` that came out."""
+    B, H = ds.shape
+    scale = (1 / np.sqrt(variance + eps)).astype(ds.dtype)
+    along_one, along_state = np.zeros((2, H))
+    if train:
+        for b in range(B):
+            for h in range(H):
+                along_one[h] += ds[b, h]
+                along_state[h] += ds[b, h] * state[b, h]
+    one, by_state = (along_one / B).astype(ds.dtype), (along_state / B).astype(ds.dtype)
+    for b in range(B):
+        for h in range(H):
+            dz[b, h] = (ds[b, h] - one[h] - state[b, h] * by_state[h]) * scale[h]
+
+
+@compiled
+def add_at(d_states: np.ndarray, sources: np.ndarray, values: np.ndarray, mask: np.ndarray, lanes: int) -> None:
+    """d_states[sources] += values * mask, values (L, B, H); a mask (0, 0) stands for none."""
+    in_team(_add_at, (d_states, sources, values, mask), lanes)
+
+
+@compiled
+def _add_at(lane: int, of: int, d_states: np.ndarray, sources: np.ndarray, values: np.ndarray, mask: np.ndarray) -> None:
+    first, stop = part(values.shape[1], lane, of)
+    masked = len(mask) > 0
+    for e in range(len(sources)):
+        for b in range(first, stop):
+            row, value = d_states[sources[e], b], values[e, b]
+            if masked:
+                for h in range(len(row)):
+                    row[h] += value[h] * mask[b, h]
+            else:
+                for h in range(len(row)):
+                    row[h] += value[h]

@@ -1,0 +1,166 @@
+r"""The elementwise part of a two-input node, compiled by numba: its mixture, and the way back through it.
+
+For the operations of `CODES`; what they compute is said in `growdarts.spaces.two_input.operations`. With a = W x + b + U s, what a node
+keeps of a sample is a row of `kept` (n, R), with H columns for every weight its operations own: sigmoid(a) or tanh(a)
+where an operation looks at nothing else, U s alone where it multiplies the two, else a. W x + b of the latter
+is in `inputs`. `s` (n, H) is the state that the node meets, `w` (K,) are the mixture weights, `codes` (K,) says which
+operation, `starts` and `places` (K,) where its columns in `kept` and in `inputs` begin.
+
+All functions fill arrays that are given or add to them. Shapes: n samples (or time steps times samples), H hidden, K
+operations, R columns.
+"""
+
+import numpy as np
+
+from growdarts_fast.conv.norm_kernels import compiled, dot
+from growdarts_fast.exponentials import expm1
+from growdarts_fast.team import in_team, part
+
+CODES = {name: code for code, name in enumerate(
+    ("add_tanh", "add_sigmoid", "add_relu", "add_identity", "hadamard", "gate", "gated_update", "carry"))}
+TANH, SIGMOID, RELU, IDENTITY, HADAMARD, GATE, UPDATE, CARRY = CODES.values()
+
+
+# Operation by operation and only then row by row: the other way round takes three times as long.
+
+@compiled
+def _squash(code, first, kept, H):
+    """sigmoid and tanh of what an operation looks at through nothing else, in place."""
+    one, two, last = kept.dtype.type(1), kept.dtype.type(2), first + H
+    for i in range(len(kept)):
+        if code == SIGMOID or code == GATE or code == UPDATE:
+            a = kept[i, first:last]
+            for h in range(H):
+                a[h] = one / (two + expm1(-a[h]))
+        if code == TANH or code == UPDATE:
+            a = kept[i, last:last + H] if code == UPDATE else kept[i, first:last]
+            for h in range(H):
+                a[h] = expm1(two * a[h])
+            for h in range(H):
+                a[h] = a[h] / (two + a[h])
+
+
+@compiled
+def _add_output(code, first, place, kept, inputs, s, share, out):
+    """`out` (n, H) += `share` o."""
+    n, H = s.shape
+    zero, last = out.dtype.type(0), first + H
+    for i in range(n):
+        row, state = out[i], s[i]
+        if code == CARRY:
+            for h in range(H):
+                row[h] += share * state[h]
+            continue
+        a = kept[i, first:last]
+        if code == RELU:
+            for h in range(H):
+                row[h] += share * (zero if a[h] < zero else a[h])
+        elif code == HADAMARD:
+            x = inputs[i, place:place + H]
+            for h in range(H):
+                row[h] += share * x[h] * a[h]
+        elif code == GATE:
+            for h in range(H):
+                row[h] += share * a[h] * state[h]
+        elif code == UPDATE:
+            candidate = kept[i, last:last + H]
+            for h in range(H):
+                row[h] += share * (state[h] + a[h] * (candidate[h] - state[h]))
+        else:  # tanh, sigmoid, identity
+            for h in range(H):
+                row[h] += share * a[h]
+
+
+@compiled
+def _go_back(code, first, place, kept, inputs, s, share, ds, back, scratch):
+    """The way back through `share` o: its columns of `kept` and `inputs` become gradients, `back` is added to."""
+    n, H = s.shape
+    one, zero, last = s.dtype.type(1), s.dtype.type(0), first + H
+    for i in range(n):
+        state, gradient, by_state = s[i], ds[i], back[i]
+        if code == CARRY:
+            for h in range(H):
+                by_state[h] += share * gradient[h]
+            continue
+        a = kept[i, first:last]
+        if code == TANH:
+            for h in range(H):
+                a[h] = share * (one - a[h] * a[h]) * gradient[h]
+        elif code == SIGMOID:
+            for h in range(H):
+                a[h] = share * a[h] * (one - a[h]) * gradient[h]
+        elif code == RELU:
+            for h in range(H):
+                a[h] = share * gradient[h] if a[h] > zero else zero
+        elif code == IDENTITY:
+            for h in range(H):
+                a[h] = share * gradient[h]
+        elif code == HADAMARD:
+            x = inputs[i, place:place + H]
+            for h in range(H):
+                scratch[h] = a[h]
+            for h in range(H):
+                a[h] = share * x[h] * gradient[h]
+            for h in range(H):
+                x[h] = share * scratch[h] * gradient[h]
+        elif code == GATE:
+            for h in range(H):
+                by_state[h] += share * a[h] * gradient[h]
+            for h in range(H):
+                a[h] = share * a[h] * (one - a[h]) * state[h] * gradient[h]
+        else:  # update
+            candidate = kept[i, last:last + H]
+            for h in range(H):
+                by_state[h] += share * (one - a[h]) * gradient[h]
+            for h in range(H):
+                scratch[h] = share * a[h] * (one - candidate[h] * candidate[h]) * gradient[h]
+            for h in range(H):
+                a[h] = share * a[h] * (one - a[h]) * (candidate[h] - state[h]) * gradient[h]
+            for h in range(H):
+                candidate[h] = scratch[h]
+
+
+@compiled
+def mix(codes, starts, places, kept, inputs, s, w, z, lanes):
+    """z (n, H) = sum_o w_o o, the node's next state; added up in float64, as later time steps make more of what is lost.
+
+    `kept` has a in place of sigmoid(a) and tanh(a), which it gets.
+    """
+    in_team(_mix, (codes, starts, places, kept, inputs, s, w, z), lanes)
+
+
+@compiled
+def _mix(lane, of, codes, starts, places, kept, inputs, s, w, z):
+    first, stop = part(len(s), lane, of)
+    kept, inputs, s, z = kept[first:stop], inputs[first:stop], s[first:stop], z[first:stop]
+    total = np.zeros(s.shape)
+    for o in range(len(codes)):
+        _squash(codes[o], starts[o], kept, s.shape[1])
+        _add_output(codes[o], starts[o], places[o], kept, inputs, s, np.float64(w[o]), total)
+    z[:] = total
+
+
+@compiled
+def mix_backward(codes, starts, places, kept, inputs, s, w, ds, back, dw, wants_w):
+    """From the loss's gradient `ds` (n, H) by the node's next state: those by U s and, where they are not the same, by
+    W x + b, in the place of `kept` and `inputs`; `back` (n, H) by the state that it was made of, but for the way through U;
+    those by the mixture weights, added to `dw` (lanes, K) of float64, if wanted."""
+    in_team(_mix_backward, (codes, starts, places, kept, inputs, s, w, ds, back, dw, wants_w), len(dw))
+
+
+@compiled
+def _mix_backward(lane, of, codes, starts, places, kept, inputs, s, w, ds, back, dw, wants_w):
+    first, stop = part(len(s), lane, of)
+    kept, inputs, s, ds, back = kept[first:stop], inputs[first:stop], s[first:stop], ds[first:stop], back[first:stop]
+    n, H = s.shape
+    one, out, scratch = s.dtype.type(1), np.empty_like(s), np.empty(H, s.dtype)
+    back[:] = back.dtype.type(0)
+    for o in range(len(codes)):
+        if wants_w:
+            out[:] = out.dtype.type(0)
+            _add_output(codes[o], starts[o], places[o], kept, inputs, s, one, out)
+            by_share = 0.0
+            for i in range(n):
+                by_share += dot(ds[i], out[i])
+            dw[lane, o] += by_share
+        _go_back(codes[o], starts[o], places[o], kept, inputs, s, w[o], ds, back, scratch)

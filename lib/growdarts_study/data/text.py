@@ -1,0 +1,220 @@
+"""Text -> word numbers -> windows of a language model's inputs and targets, split in order.
+
+Shapes: n tokens, T window length (tokens), B columns of text read side by side, V words of the vocabulary. Every
+line of a file ends in one `<eos>`, blank lines too, as in the models of Zaremba et al. (2014), AWD-LSTM (Merity et al.
+2018) and DARTS; the vocabulary is that of the training part, in order of appearance.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from growdarts_study.data.files import DataError, fetch, sha256
+
+EOS, UNKNOWN = "<eos>", "<unk>"
+PARTS = {"train": "train", "validation": "valid", "test": "test"}  # part -> its name in file names
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """A text cut in order.
+
+    train, validation, test: `(n,)` word numbers, int64, places in `vocabulary` (V words); floor: the best possible
+    expected perplexity, where it is known (the grammar); hashes: file -> sha256 of the bytes used.
+    """
+
+    name: str
+    vocabulary: tuple[str, ...]
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    floor: float | None
+    hashes: dict[str, str]
+
+
+def text_names() -> tuple[str, ...]:
+    """Names that `load_text` knows."""
+    return ("grammar", "penn_treebank", "folder")
+
+
+def load_text(name: str, folder: Path | str | None = None) -> Text:
+    """Training, validation and test part of a text as word numbers.
+
+    Parameters
+    ----------
+    name : one of `text_names()`: "grammar" (written in code, offline), "penn_treebank" (10,000 words), "folder".
+    folder : for "folder" only, holds for each of train, valid and test one file, `train.txt` or
+        `wiki.train.tokens` as WikiText-2 calls it; UTF-8, words separated by white space.
+
+    Raises
+    ------
+    DataError
+        Unknown name, files that are missing, empty, damaged or no UTF-8, or words of the validation or test part
+        that the training part does not know while its vocabulary has no `<unk>`.
+    """
+    if name not in text_names():
+        raise DataError(f"text {name!r} is unknown: allowed are {', '.join(text_names())}")
+    if (name == "folder") != (folder is not None):
+        raise DataError(f"text {name!r} with folder {folder!r}: a folder goes with the text 'folder', and only there")
+    if name == "grammar":
+        return grammar_text()
+    if folder is None:
+        files = {f"ptb/ptb.{short}.txt": fetch(f"ptb/ptb.{short}.txt") for short in PARTS.values()}
+    else:
+        files = {path.name: path for path in _files_of(Path(folder).expanduser())}
+    words = [read_words(path) for path in files.values()]
+    index: dict[str, int] = {}
+    for word in words[0]:
+        index.setdefault(word, len(index))
+    ids = [encode(part, index, str(path)) for part, path in zip(words, files.values(), strict=True)]
+    return Text(name, tuple(index), *ids, None, {file: sha256(path) for file, path in files.items()})
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The three files of a user's folder."""
+    choices = [(folder / f"{short}.txt", folder / f"wiki.{short}.tokens") for short in PARTS.values()]
+    found = [[path for path in pair if path.is_file()] for pair in choices]
+    missing = [f"{a.name} (or {b.name})" for (a, b), paths in zip(choices, found, strict=True) if not paths]
+    if missing:
+        what = "has no" if folder.is_dir() else "is not a folder; it should hold"
+        raise DataError(f"{folder} {what} {', '.join(missing)}")
+    return [paths[0] for paths in found]
+
+
+def read_words(path: Path) -> list[str]:
+    """Words of a text file, `<eos>` after every line."""
+    try:
+        with open(path, encoding="utf-8") as lines:
+            words = [word for line in lines for word in (*line.split(), EOS)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text ({error})") from error
+    if all(word == EOS for word in words):
+        raise DataError(f"{path} holds no words")
+    return words
+
+
+def encode(words: Sequence[str], index: Mapping[str, int], source: str) -> Tensor:
+    """Numbers of `words`, `(n,)`; a word that `index` lacks is `<unk>`, an error if that is lacking too.
+
+    `index` is word -> number, `source` says where the words come from, for the error.
+    """
+    unknown = Counter(word for word in words if word not in index)
+    if unknown and UNKNOWN not in index:
+        shown = ", ".join(repr(word) for word, _ in unknown.most_common(10))
+        raise DataError(f"{source} has {len(unknown)} words that the training text does not know, {shown}"
+                        f"{', ...' if len(unknown) > 10 else ''}, and the training text has no {UNKNOWN}")
+    return torch.tensor([index[word if word in index else UNKNOWN] for word in words])
+
+
+# ---- batches -----------------------------------------------------------------------------------
+
+SPREAD, SHORTEST, LONGEST = 5, 5, 20  # of random lengths: deviation, least length, most tokens above the base
+
+
+def batchify(ids: Tensor, batch_size: int) -> Tensor:
+    """`(n,)` -> `(n // B, B)`: column b is the b-th consecutive stretch of the text; what is left over is dropped."""
+    n = len(ids) // batch_size if batch_size > 0 else 0
+    if n < 2:  # a single row has no target
+        raise DataError(f"batch_size = {batch_size} is not possible with {len(ids)} tokens: "
+                        f"allowed are 1 to {len(ids) // 2}")
+    return ids[:n * batch_size].view(batch_size, n).t().contiguous()
+
+
+def windows(columns: Tensor, length: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs and targets `(T, B)`, window after window: every row but the first is a target once.
+
+    Parameters
+    ----------
+    columns : `(n, B)` of `batchify`.
+    length : T, except that the last window may be shorter.
+    generator : with one, lengths are random as in AWD-LSTM and DARTS: `length` in 95 % of windows and half of it
+        otherwise, plus normal noise of deviation 5, cut to 5 .. length + 20; so targets meet other windows' ends
+        in every epoch.
+    """
+    if length < 1:
+        raise DataError(f"window length {length} is not possible: allowed are whole numbers of tokens from 1")
+    start = 0
+    while start < len(columns) - 1:
+        T = length if generator is None else _random_length(length, generator)
+        stop = min(start + T, len(columns) - 1)
+        yield columns[start:stop], columns[start + 1:stop + 1]
+        start = stop
+
+
+def _random_length(length: int, generator: torch.Generator) -> int:
+    base = length if torch.rand((), generator=generator) < 0.95 else length / 2
+    return min(max(SHORTEST, int(base + SPREAD * torch.randn((), generator=generator))), length + LONGEST)
+
+
+# ---- a text whose best possible perplexity is known --------------------------------------------
+
+WORDS = {  # class -> its words; the r-th is drawn with a weight of 1 / r, whatever stands before
+    "end": (EOS,),
+    "determiner": ("the", "a", "every", "some"),
+    "adjective": ("old", "small", "quiet", "red", "clever", "tall"),
+    "noun": ("dog", "cat", "child", "farmer", "river", "tree", "house", "bird", "song", "stone"),
+    "verb": ("sees", "likes", "finds", "follows", "hears", "paints"),
+    "sleeps": ("sleeps", "waits", "sings", "falls"),
+    "adverb": ("often", "slowly", "today", "again"),
+    "preposition": ("near", "with", "behind", "in"),
+}
+RULES = {  # class -> probability of the next class
+    "end": {"determiner": 0.9, "adverb": 0.1},
+    "determiner": {"adjective": 0.3, "noun": 0.7},
+    "adjective": {"adjective": 0.2, "noun": 0.8},
+    "noun": {"verb": 0.3, "sleeps": 0.2, "preposition": 0.1, "end": 0.4},
+    "verb": {"determiner": 1.0},
+    "sleeps": {"adverb": 0.4, "preposition": 0.2, "end": 0.4},
+    "adverb": {"determiner": 0.3, "end": 0.7},
+    "preposition": {"determiner": 1.0},
+}
+GRAMMAR_SEED, GRAMMAR_TOKENS = 2021, {"train": 20_000, "validation": 4_000, "test": 4_000}
+
+
+def grammar_matrix() -> tuple[tuple[str, ...], np.ndarray]:
+    """The grammar's V words and the probability `(V, V)` of each (column) after each (row).
+
+    A word tells its class, so the regular grammar of `RULES` is a Markov chain of the words.
+    """
+    classes = [name for name, words in WORDS.items() for _ in words]
+    shares = [1 / rank / sum(1 / r for r in range(1, len(words) + 1))
+              for words in WORDS.values() for rank in range(1, len(words) + 1)]
+    rows = {before: [RULES[before].get(after, 0.0) * share for after, share in zip(classes, shares, strict=True)]
+            for before in WORDS}
+    return tuple(word for words in WORDS.values() for word in words), np.array([rows[name] for name in classes])
+
+
+def entropy_rate(matrix: np.ndarray) -> float:
+    r"""$-\sum_i \pi_i \sum_j P_{ij} \log P_{ij}$ in nats a word, with $\pi P = \pi$, of a Markov chain P `(V, V)`.
+
+    No model can have a lower expected negative log likelihood a word.
+    """
+    V = len(matrix)
+    equations = np.vstack([matrix.T - np.eye(V), np.ones(V)])
+    stationary = np.linalg.lstsq(equations, np.append(np.zeros(V), 1.0), rcond=None)[0]
+    return float(-stationary @ (matrix * np.log(np.where(matrix > 0, matrix, 1.0))).sum(axis=1))
+
+
+def sample_chain(matrix: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """`(n,)` states of the chain, the first drawn from row 0; the same on every machine."""
+    draws = np.random.RandomState(seed).random_sample(n)  # its stream is frozen by numpy's policy
+    thresholds, state, states = matrix.cumsum(axis=1), 0, np.empty(n, dtype=np.int64)
+    thresholds[:, -1] = np.inf  # rounding must not leave a gap below 1
+    for t, u in enumerate(draws):
+        states[t] = state = int(np.searchsorted(thresholds[state], u, side="right"))
+    return states
+
+
+def grammar_text() -> Text:
+    """The sentences of the grammar, with `floor` = exp(entropy rate)."""
+    vocabulary, matrix = grammar_matrix()
+    states = sample_chain(matrix, sum(GRAMMAR_TOKENS.values()), GRAMMAR_SEED)
+    parts = torch.from_numpy(states).split(list(GRAMMAR_TOKENS.values()))
+    return Text("grammar", vocabulary, *parts, float(np.exp(entropy_rate(matrix))),
+                {"grammar": hashlib.sha256(states.astype("<i8").tobytes()).hexdigest()})

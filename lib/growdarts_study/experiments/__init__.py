@@ -1,0 +1,66 @@
+"""An experiment's runs, from configuration to record: found again if they are there, resumed if they were killed."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from growdarts_study import records
+from growdarts_study.config import Grid, ImageRun, LanguageRun, TimeSeriesRun
+from growdarts_study.experiments import images, language, time_series
+from growdarts_study.grids import runs_of
+
+Run = TimeSeriesRun | LanguageRun | ImageRun
+RUNNERS: dict[type, Callable[..., dict[str, Any]]] = {
+    TimeSeriesRun: time_series.run, LanguageRun: language.run, ImageRun: images.run}
+
+
+def run(config: Run, *, checkpoints: Path | None = None, progress: bool = False) -> dict[str, Any]:
+    """Fit `config.method`, test it once, return the record.
+
+    Parameters
+    ----------
+    checkpoints : folder in which every phase keeps its state; None keeps nothing.
+    """
+    return RUNNERS[type(config)](config, checkpoints=checkpoints, progress=progress)
+
+
+def run_all(config: Grid) -> list[dict[str, Any]]:
+    """Make all runs of a notebook's parameters; records there already are read, not made again.
+
+    Raises
+    ------
+    RunsFailed
+        after all others are done, if some failed.
+    """
+    runs, made, failed = runs_of(config), [], {}
+    with tqdm(runs, desc="runs", disable=None if not config.progress else False) as bar:
+        for run_config in bar:
+            bar.set_postfix(run=run_config.label())
+            try:
+                made.append(_recorded(run_config, config) if config.keep_records
+                            else run(run_config, progress=config.progress))
+            except Exception as error:  # one diverged run must not cost the others
+                failed[run_config.label()] = error
+    if failed:
+        lines = "\n".join(f"{name}: {type(error).__name__}: {error}" for name, error in failed.items())
+        raise RunsFailed(f"{len(failed)} of {len(runs)} runs failed:\n{lines}") from [*failed.values()][0]
+    return made
+
+
+class RunsFailed(RuntimeError):
+    """Some of several runs failed; the records of the others are kept."""
+
+
+def _recorded(config: Run, grid: Grid) -> dict[str, Any]:
+    """The stored record of a run, made first if it is missing; resumes from checkpoints if it was killed."""
+    file = records.path(config, grid.tier, grid.records_folder())
+    if file.exists():
+        return records.load(file)
+    checkpoints = records.CHECKPOINTS / config.hash()
+    record = {"tier": grid.tier, **run(config, checkpoints=checkpoints, progress=grid.progress)}
+    records.write(record, file)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return record

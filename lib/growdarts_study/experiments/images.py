@@ -1,0 +1,71 @@
+"""An image classification run from configuration to record: search -> derive -> train from scratch -> test accuracy."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from growdarts_study.config import ImageRun
+from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
+from growdarts_study.experiments import phases
+from growdarts.spaces.darts_conv.network import FixedImageNetwork
+from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
+from growdarts.tasks.images import ImageTask, schedule_drop_path
+from growdarts_study.data.images import ImageData, load_images
+from growdarts.spaces.darts.published import CIFAR10_DARTS_V2
+from growdarts.training import fit
+
+
+def run(config: ImageRun, *, checkpoints: Path | None = None, progress: bool = False) -> dict[str, Any]:
+    """Search cells unless the method has them, train them from scratch, test once.
+
+    Every network that is trained from scratch has the channels that `config.parameters` weights allow it, so that
+    published and found cells compete at equal size. A search looks at cross entropy on its validation part; a
+    training and the test count wrong answers.
+    """
+    search_data = load_images(config.dataset, train_portion=config.search_portion, n_images=config.search_images)
+    with torch.random.fork_rng(devices=[]):
+        searched = phases.search(config, lambda nodes: _fast(search_network(config, search_data, nodes)), ImageTask(
+            search_data, config.batch_size, measure="loss"), checkpoints, progress)
+        genotype = searched.result.genotype if searched else CIFAR10_DARTS_V2
+        data = load_images(config.dataset, train_portion=config.train_portion, n_images=config.train_images)
+        task = ImageTask(data, config.train_batch_size, cutout_length=config.cutout_length)
+        channels = phases.largest_width(lambda C: network(config, data, genotype, C, auxiliary=False),
+                                        config.parameters, step=2)
+        phases.seed(config, "train")
+        fixed = _fast(network(config, data, genotype, channels, auxiliary=config.auxiliary))
+        fits = {str(channels): fit(
+            fixed, list(fixed.parameters()), task, config, phases.checkpoint(config, "train", checkpoints),
+            label=f"{config.method} C={channels}", progress=progress, validate=config.train_portion < 1,
+            on_epoch=lambda epoch: schedule_drop_path(fixed, epoch, config.train_epochs, config.drop_path))}
+    started = time.perf_counter()
+    mistakes = task.mistakes(fixed, "test")
+    return phases.record(config, data.hashes, searched, fits, time.perf_counter() - started, {
+        "test_error": mistakes.double().mean().item(), "test_images": len(mistakes),
+        "mistakes": mistakes.nonzero().flatten().tolist(), "source": data.source,
+        "validation_error": fits[str(channels)].validation_error,
+        "images": {part: len(getattr(data, part).y) for part in ("train", "validation", "test")},
+        "parameters": sum(p.numel() for name, p in fixed.named_parameters() if not name.startswith("auxiliary")),
+        "hidden": channels, "genotype": genotype.to_dict()})
+
+
+def search_network(config: ImageRun, data: ImageData, n_nodes: int) -> SearchImageNetwork:
+    """The searchable network for images like those of `data`."""
+    image_channels, image_size = data.train.x.shape[1:3]
+    return SearchImageNetwork(config.channels, len(data.classes), config.n_cells, n_nodes, config.operations,
+                              image_channels=image_channels, image_size=image_size)
+
+
+def network(config: ImageRun, data: ImageData, genotype: ConvolutionalGenotype, channels: int, *,
+            auxiliary: bool) -> FixedImageNetwork:
+    """The network that is trained from scratch."""
+    image_channels, image_size = data.train.x.shape[1:3]
+    return FixedImageNetwork(genotype, channels, len(data.classes), config.train_cells, auxiliary=auxiliary,
+                             image_channels=image_channels, image_size=image_size)
+
+
+def _fast(built: nn.Module) -> nn.Module:
+    """Channels stored side by side, which convolutions on a CPU like better; the numbers mean the same."""
+    return built.to(memory_format=torch.channels_last)

@@ -1,0 +1,98 @@
+"""What the runs of all experiments share: seeds, checkpoints, the search, the width that a budget of weights allows."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from growdarts_study import records
+from growdarts.space import SearchSpace
+from growdarts.checkpoints import Checkpoint
+from growdarts.search import Search, SearchResult
+from growdarts.settings import ConfigError, SearchSettings
+from growdarts.training import Fit, Task
+
+SEARCHING = ("grow", "grow_fresh", "fixed")  # methods that search
+WIDEST = 8192  # units or channels
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A search and the test error of its network as it stood at the end, all operations mixed.
+
+    That error decides nothing, it shows what deriving and training from scratch cost.
+    """
+
+    result: SearchResult
+    test_error: float
+
+
+def seed(config: SearchSettings, phase: str) -> None:
+    """Seed torch for one phase, so that a resumed run need not repeat the phases before it."""
+    digest = hashlib.sha256(f"{config.seed}/{phase}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:4], "big"))
+
+
+def checkpoint(config: SearchSettings, phase: str, folder: Path | None) -> Checkpoint:
+    """Where a phase keeps its state."""
+    return Checkpoint(folder / f"{phase}.pt" if folder else None, config.hash())
+
+
+def search(config: Any, build: Callable[[int], SearchSpace], task: Task, checkpoints: Path | None,
+           progress: bool) -> Searched | None:
+    """The search of a searching method, None for the rest; `build` gives its network by the number of nodes."""
+    if config.method not in SEARCHING:
+        return None
+    seed(config, "search")
+    network = build(config.max_nodes if config.method == "fixed" else config.initial_nodes)
+    result = Search(network, task, config, morphism=config.method != "grow_fresh", progress=progress,
+                    checkpoint=checkpoint(config, "search", checkpoints)).run()
+    return Searched(result, task.evaluate(network, "test"))
+
+
+def largest_width(build: Callable[[int], nn.Module], parameters: int, step: int = 1) -> int:
+    """The largest width, a multiple of `step`, whose network has at most `parameters` weights.
+
+    Raises
+    ------
+    ConfigError
+        even the smallest has more.
+    """
+
+    def size(width: int) -> int:
+        with torch.device("meta"):  # shapes only
+            return sum(p.numel() for p in build(width).parameters() if p.requires_grad)
+
+    if size(step) > parameters:
+        raise ConfigError(f"parameter 'parameters' = {parameters}: allowed is at least {size(step)}, what the "
+                          f"narrowest network has")
+    low, high = 1, WIDEST // step  # in steps; low fits
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if size(middle * step) <= parameters else (low, middle - 1)
+    return low * step
+
+
+def record(config: SearchSettings, hashes: dict[str, str], searched: Searched | None, fits: dict[str, Fit],
+           test_seconds: float, result: dict[str, Any]) -> dict[str, Any]:
+    """Everything about a run; `fits` by the width of what was trained from scratch."""
+    found = searched.result if searched else None
+    return {
+        "config": config.model_dump(), "config_hash": config.hash(),
+        "provenance": records.provenance(hashes),
+        "cost": {"search_seconds": found.seconds if found else 0.0,
+                 "search_flops": found.flops if found else 0.0,
+                 "search_epochs": found.epochs if found else 0,
+                 "train_seconds": sum(f.seconds for f in fits.values()),
+                 "test_seconds": test_seconds,
+                 "peak_memory_mib": records.peak_memory_mib()},
+        "result": result,
+        "training": {width: records.significant(f.errors, 5) for width, f in fits.items()},
+        "search": None if found is None else {
+            "validation_error": found.validation_error, "test_error": searched.test_error,
+            "stage_errors": found.stage_errors, "events": found.events,
+            "history": records.significant(found.history, 4)}}

@@ -1,0 +1,101 @@
+"""A time-series run from configuration to record; every method goes through here, with one upper limit of epochs."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from growdarts_study import records
+from growdarts_study.rivals import RECURRENT, HistoricalMean, VectorAutoregression
+from growdarts_study.config import TimeSeriesRun
+from growdarts_study.experiments import phases
+from growdarts.genotype import Genotype
+from growdarts.spaces.two_input.network import derived_forecaster, recurrent_forecaster, two_input_forecaster
+from growdarts.spaces.two_input.operations import TWO_INPUT
+from growdarts_study.data.series import load_series
+from growdarts.training import Fit, ForecastTask, fit
+
+FORECAST_DAYS, FORECAST_FEATURES = 60, 2  # the first ones, whose forecasts a record keeps for a figure
+
+
+def run(config: TimeSeriesRun, *, checkpoints: Path | None = None, progress: bool = False) -> dict[str, Any]:
+    """Fit `config.method`, test it once, return the record.
+
+    Searching methods first find a cell, at most `search_epochs` epochs. Then a found cell, and a rival of
+    torch.nn alike, is trained from scratch at every size of `config.sizes`, and the size with the lowest
+    validation error is tested. Mean and VAR(1) have closed forms.
+    """
+    torch.set_num_threads(1)  # matrices this small only wait for each other's threads
+    series = load_series(config.dataset, config.window, config.origin)
+    task = ForecastTask(series, config.batch_size)
+    features = len(series.features)
+    with torch.random.fork_rng(devices=[]):
+        phases.seed(config, "search")
+        searched = phases.search(config, lambda nodes: two_input_forecaster(
+            features, config.hidden, config.n_layers, nodes, config.operations), task, checkpoints, progress)
+        genotype = searched.result.genotype if searched else None
+        if config.method == "random":
+            genotype = random_genotype(config)
+        network, hidden, fits = _train(config, task, genotype, checkpoints, progress)
+    started = time.perf_counter()
+    errors = task.squared_errors(network, "test")  # (n, F)
+    with torch.no_grad():
+        forecast = network(series.test.x[:, :FORECAST_DAYS])[:, :FORECAST_FEATURES]
+    fitted = network.theta_parameters() if fits else network.buffers()  # of mean and VAR(1), solved for
+    parameters = sum(value.numel() for value in fitted)
+    return phases.record(config, series.hashes, searched, fits, time.perf_counter() - started, {
+        "test_error": errors.mean().item(), "validation_error": task.evaluate(network, "validation"),
+        "floor": series.floor, "features": list(series.features),
+        "feature_errors": errors.mean(0).tolist(), "parameters": parameters,
+        "hidden": hidden, "genotype": genotype.to_dict() if genotype else None,
+        "days": [series.test.dates[0], series.test.dates[-1], len(series.test.dates)],
+        "daily_errors": records.significant(errors.tolist(), 3),
+        "forecast": records.significant(forecast.tolist(), 3)})
+
+
+def random_genotype(config: TimeSeriesRun) -> Genotype:
+    """Uniform draw from the search space: number of nodes, then an operation for every node.
+
+    A layer that would never leave the zero state is drawn again, as none is ever derived (Deviation D13).
+    """
+    n_nodes = int(torch.randint(1, config.max_nodes + 1, ()))
+
+    def layer() -> list[str]:
+        return [config.operations[int(torch.randint(len(config.operations), ()))] for _ in range(n_nodes)]
+
+    layers = []
+    while len(layers) < config.n_layers:
+        drawn = layer()
+        if any(TWO_INPUT[name].admits_input() for name in drawn):  # possible: the configuration saw to it
+            layers.append(tuple((name,) for name in drawn))
+    return Genotype(tuple(layers))
+
+
+def _train(config: TimeSeriesRun, task: ForecastTask, genotype: Genotype | None, checkpoints: Path | None,
+           progress: bool) -> tuple[nn.Module, int | None, dict[str, Fit]]:
+    """The fitted network, its size, and the fits of all sizes."""
+    series, features = task.series, len(task.series.features)
+    if config.method == "mean":
+        return HistoricalMean(series.train.y), None, {}
+    if config.method == "var1":
+        return VectorAutoregression(series.train.x, series.train.y), None, {}
+    build: Callable[[int], nn.Module]
+    if config.method in RECURRENT:
+        build = lambda hidden: recurrent_forecaster(config.method, features, hidden, config.n_layers)  # noqa: E731
+    else:
+        build = lambda hidden: derived_forecaster(genotype, features, hidden)  # noqa: E731
+    nodes = f" N={genotype.n_nodes}" if genotype else ""
+    fits: dict[str, Fit] = {}
+    best = None
+    for hidden in config.sizes:
+        phases.seed(config, f"train {hidden}")
+        network = build(hidden)
+        fits[str(hidden)] = fit(network, network.theta_parameters(), task, config,
+                                phases.checkpoint(config, f"train-{hidden}", checkpoints),
+                                label=f"{config.method} H={hidden}{nodes}", progress=progress)
+        if best is None or fits[str(hidden)].validation_error < fits[str(best[0])].validation_error:
+            best = (hidden, network)
+    return best[1], best[0], fits

@@ -1,0 +1,155 @@
+"""The grid file -> the jobs of a tier, checked against the notebook they run."""
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import papermill
+import yaml
+
+from growdarts_study import records
+from growdarts_study.config import Grid, ImageConfig, LanguageConfig, TimeSeriesConfig
+from growdarts_study.page_settings import AblationConfig
+from growdarts.settings import ConfigError
+
+GRIDS = records.ROOT / "notebooks" / "grids.yml"
+NOTEBOOKS: dict[type[Grid], str] = {TimeSeriesConfig: "02_time_series.ipynb", LanguageConfig: "03_penn_treebank.ipynb",
+                                    ImageConfig: "04_cifar10.ipynb", AblationConfig: "05_ablations.ipynb"}
+EXPERIMENTS: dict[str, type[Grid]] = {config.experiment: config for config in NOTEBOOKS}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One execution of a notebook: one seed of one method, or of one switch of the ablations."""
+
+    config: Grid
+    overrides: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the executed notebook; the hash makes changed parameters a new job."""
+        return f"{self.config.experiment}-{self.config.label()}-{self.config.hash()}"
+
+    @property
+    def notebook(self) -> Path:
+        """What is executed."""
+        return GRIDS.parent / NOTEBOOKS[type(self.config)]
+
+    def is_done(self) -> bool:
+        """Whether every record of the job is there."""
+        return all(file.exists() for file in self.files())
+
+    def files(self) -> list[Path]:
+        """The records that it makes."""
+        return [records.path(run, self.config.tier, self.config.records_folder()) for run in runs_of(self.config)]
+
+    def parameters_yaml(self) -> str:
+        """What papermill injects, as one line of YAML. (As JSON, 1e-05 would be read as a string.)"""
+        return yaml.safe_dump(self.overrides, default_flow_style=True, width=float("inf")).strip()
+
+
+def defaults(experiment: str) -> dict[str, Any]:
+    """Parameters of an experiment's notebook as it stands: values of its cell tagged `parameters`."""
+    found = papermill.inspect_notebook(str(GRIDS.parent / NOTEBOOKS[EXPERIMENTS[experiment]]))
+    return {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}
+
+
+def all_jobs(tier: str, experiment: str | None = None, grids: Path = GRIDS) -> list[Job]:
+    """The jobs of `experiment`, None: of all experiments that have the tier."""
+    grid = yaml.safe_load(Path(grids).read_text())
+    chosen = [experiment] if experiment else [name for name, tiers in grid.items() if tier in tiers]
+    if not chosen:
+        raise ConfigError(f"tier {tier!r}: allowed are {', '.join(sorted({t for tiers in grid.values() for t in tiers}))}")
+    return [job for name in chosen for job in jobs(name, tier, grids)]
+
+
+def jobs(experiment: str, tier: str, grids: Path = GRIDS) -> list[Job]:
+    """All jobs of `tier`, in the order of methods (or switches) and seeds.
+
+    Raises
+    ------
+    ConfigError
+        unknown experiment or tier, or a parameter that the notebook does not have or allow.
+    """
+    chosen, config = _entry(experiment, tier, grids), EXPERIMENTS[experiment]
+    own, made = defaults(experiment), []
+    for varied in _variations(chosen):
+        overrides = {**chosen["parameters"], **varied, "tier": tier, "progress": True, "keep_records": True}
+        _known(overrides, own, str(grids))
+        made.append(Job(config.of(own | overrides), overrides))
+    return made
+
+
+def _entry(experiment: str, tier: str, grids: Path) -> dict[str, Any]:
+    """What the grid file says about a tier."""
+    grid = yaml.safe_load(Path(grids).read_text())
+    if experiment not in grid:
+        raise ConfigError(f"experiment {experiment!r}: allowed are {', '.join(grid)}")
+    if tier not in grid[experiment]:
+        raise ConfigError(f"tier {tier!r} of {experiment}: allowed are {', '.join(grid[experiment])}")
+    return grid[experiment][tier]
+
+
+def _variations(chosen: dict[str, Any]) -> list[dict[str, Any]]:
+    """What differs between the jobs of a tier."""
+    if "switches" in chosen:
+        return [{"switch": switch, "values": values, "seeds": [seed]}
+                for switch, values in chosen["switches"].items() for seed in chosen["seeds"]]
+    return [{"methods": [method], "seed": seed} for method in chosen["methods"]
+            for seed in (chosen["seeds"][:1] if method in chosen.get("deterministic", ()) else chosen["seeds"])]
+
+
+def _known(overrides: dict[str, Any], allowed: dict[str, Any], where: str) -> None:
+    unknown = sorted(set(overrides) - set(allowed))
+    if unknown:
+        raise ConfigError(f"unknown parameter {unknown[0]!r} = {overrides[unknown[0]]!r} in {where}: "
+                          f"allowed are {', '.join(sorted(allowed))}")
+
+
+def runs_of(config: Grid) -> list[Any]:
+    """The configurations of the runs of a notebook's parameters, in order.
+
+    Those of an ablation are the growing runs of its base experiment with one parameter replaced, for every value
+    of that parameter and every seed.
+
+    Raises
+    ------
+    ConfigError
+        the base experiment has no such parameter or does not allow the value.
+    """
+    if not isinstance(config, AblationConfig):
+        return config.runs()
+    base_config = EXPERIMENTS[config.base_experiment]
+    base = defaults(config.base_experiment) | {"methods": ["grow"]}
+    if config.base_tier != "smoke":
+        base |= _entry(config.base_experiment, config.base_tier, GRIDS)["parameters"]
+    changed = {"methods" if config.switch == "method" else config.switch: None, **config.changes}
+    _known(changed, base, "an ablation")
+    runs = []
+    for value in config.values:
+        switched = {"methods": [value]} if config.switch == "method" else {config.switch: value}
+        for seed in config.seeds:
+            runs += base_config.of(base | config.changes | {"seed": seed} | switched).runs()
+    return runs
+
+
+def load_records(experiment: str, tier: str, grids: Path = GRIDS) -> list[dict[str, Any]]:
+    """The records of a tier, in the order of its jobs: all of them, and no others.
+
+    Raises
+    ------
+    RecordError
+        records are missing, or there are some that the grid does not ask for.
+    """
+    expected = [file for job in jobs(experiment, tier, grids) for file in job.files()]
+    missing = [file for file in expected if not file.exists()]
+    if missing:
+        raise records.RecordError(f"{len(missing)} of {len(expected)} records are missing, the first is {missing[0]}; "
+                                  f"`make batch EXPERIMENT={experiment} TIER={tier}` makes them")
+    extra = sorted({file for folder in {file.parent for file in expected} for file in folder.glob("*.json")}
+                   - set(expected))
+    if extra:
+        raise records.RecordError(f"{len(extra)} records are not of the present grid, the first is {extra[0]}; "
+                                  "delete them, they were made with another configuration or by hand")
+    return [records.load(file) for file in expected]

@@ -1,0 +1,211 @@
+"""What a search spends until it reaches a given validation loss: growing against the fixed backbone, paired by seed.
+
+Costs are read off the histories: `flops_spent`, floating-point operations, and `seconds_spent`, at the end of every
+epoch. A loss is reached by the first epoch that ends at or below it. Which losses are given is a rule that treats both
+sides alike (`given_losses`).
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from growdarts_study.report.comparison import Interval, geometric_mean
+from growdarts_study.report.figures import COLOURS
+from growdarts_study.records import RecordError
+from growdarts_study.report.verdicts import listing
+
+Record = dict[str, Any]
+Searches = Mapping[int, Sequence[Record]]  # by the nodes that growing starts from; FIXED: the fixed backbone
+
+FIXED, STARTS = 0, (1, 2)
+COSTS = {"flops_spent": "operations", "seconds_spent": "seconds"}
+BOTH, HALF = "both reach", "half of the runs reach"
+SHARES = {"all runs reach": 1.0, "three quarters reach": 0.75, HALF: 0.5}
+STYLES = {FIXED: ("fixed backbone", COLOURS[1], "--", "s"), 1: ("growing from 1 node", COLOURS[0], "-", "o"),
+          2: ("growing from 2 nodes", COLOURS[2], "-.", "^")}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Growing from `start` nodes against the fixed backbone until the losses that `given` names.
+
+    losses: smallest and largest of them, over the pairs; reached: searches that come there, growing and fixed, of
+    `n` each; ratio: by cost, growing over fixed, geometric mean with its interval over the seeds of which both come
+    there, None without any.
+    """
+
+    start: int
+    given: str
+    losses: tuple[float, float]
+    reached: tuple[int, int]
+    n: int
+    ratio: dict[str, Interval | None]
+
+
+def searches(found: Iterable[Record]) -> dict[int, list[Record]]:
+    """The fixed searches, and the growing ones (by morphism) by the nodes they start from, each run once.
+
+    Raises
+    ------
+    RecordError
+        a history does not say what was spent.
+    """
+    groups: dict[int, list[Record]] = {}
+    for record in {record["config_hash"]: record for record in found}.values():
+        config = record["config"]
+        start = {"fixed": FIXED, "grow": config["initial_nodes"]}.get(config["method"])
+        if start not in (FIXED, *STARTS):
+            continue
+        if not COSTS.keys() <= record["search"]["history"][0].keys():
+            raise RecordError(f"record {record['config_hash']} does not say what its search had spent after each epoch; "
+                              "delete it to have it made again")
+        groups.setdefault(start, []).append(record)
+    return dict(sorted(groups.items()))
+
+
+def best_loss(record: Record) -> float:
+    """The lowest validation loss at the end of an epoch of the search."""
+    return min(row["validation_error"] for row in record["search"]["history"])
+
+
+def spent_until(record: Record, loss: float, cost: str) -> float:
+    """Operations or seconds that the search had spent when it reached `loss`; infinite if it never did."""
+    return next((row[cost] for row in record["search"]["history"] if row["validation_error"] <= loss), math.inf)
+
+
+def curve(record: Record, cost: str) -> tuple[np.ndarray, np.ndarray]:
+    """What was spent by the end of every epoch, and the best validation loss until then."""
+    history = record["search"]["history"]
+    return (np.array([row[cost] for row in history]),
+            np.minimum.accumulate([row["validation_error"] for row in history]))
+
+
+def median_curve(group: Sequence[Record], cost: str) -> tuple[np.ndarray, np.ndarray]:
+    """The median over `group` of the best loss at every cost at which one may change, once most of them have one.
+
+    A search that is over keeps its best loss.
+    """
+    curves = [curve(record, cost) for record in group]
+    at = np.unique(np.concatenate([spent for spent, _ in curves]))
+    best = np.array([np.append(np.inf, losses)[np.searchsorted(spent, at, side="right")] for spent, losses in curves])
+    begun = np.isfinite(best).mean(axis=0) > 0.5
+    return at[begun], np.median(best[:, begun], axis=0)
+
+
+def given_losses(pairs: Sequence[tuple[Record, Record]]) -> dict[str, list[float]]:
+    """The losses that are given, a list over the pairs, from the best losses of both sides alike.
+
+    "both reach": of every pair the worse one. The others are the same for all pairs: the loss that a share of all
+    runs, of both sides together, reach; a single pair has none of them.
+    """
+    best = [(best_loss(grown), best_loss(fixed)) for grown, fixed in pairs]
+    pooled = sorted(loss for pair in best for loss in pair)
+    shares = SHARES if len(pairs) > 1 else {}
+    return {BOTH: [max(pair) for pair in best],
+            **{name: [pooled[math.ceil(share * len(pooled)) - 1]] * len(pairs) for name, share in shares.items()}}
+
+
+def compare(groups: Searches) -> list[Comparison]:
+    """Every start against the fixed backbone, until every given loss."""
+    fixed = {_pair(record): record for record in groups[FIXED]}
+    found = []
+    for start in sorted(groups.keys() - {FIXED}):
+        pairs = [(record, fixed[_pair(record)]) for record in groups[start]]
+        for given, losses in given_losses(pairs).items():
+            reached = [[best_loss(record) <= loss for record in pair] for pair, loss in zip(pairs, losses, strict=True)]
+            found.append(Comparison(start, given, (min(losses), max(losses)), tuple(map(sum, zip(*reached, strict=True))),
+                                    len(pairs), {cost: _ratio(pairs, losses, cost) for cost in COSTS}))
+    return found
+
+
+def _pair(record: Record) -> tuple[int, Any]:
+    return record["config"]["seed"], record["config"].get("origin")
+
+
+def _ratio(pairs: Sequence[tuple[Record, Record]], losses: Sequence[float], cost: str) -> Interval | None:
+    """Growing over fixed, each seed averaged over its test years; of the pairs in which both reach the loss."""
+    by_seed: dict[int, list[float]] = {}
+    for (grown, fixed), loss in zip(pairs, losses, strict=True):
+        ratio = spent_until(grown, loss, cost) / spent_until(fixed, loss, cost)
+        if 0 < ratio < math.inf:  # else one of them, or (nan) neither, came there
+            by_seed.setdefault(grown["config"]["seed"], []).append(math.log(ratio))
+    return geometric_mean(math.exp(np.mean(logs)) for logs in by_seed.values()) if by_seed else None
+
+
+def table(by_data: Mapping[str, Searches]) -> pd.DataFrame:
+    """All comparisons for reading, by the name of the data."""
+    rows = []
+    for data, groups in by_data.items():
+        for found in compare(groups):
+            low, high = found.losses
+            rows.append({
+                "data": data, "growing from": _nodes(found.start), "until the loss that": found.given,
+                "which is": f"{low:.4f}" if low == high else f"{low:.4f} to {high:.4f}",
+                "reached by growing": f"{found.reached[0]} of {found.n}", "by fixed": f"{found.reached[1]} of {found.n}",
+                **{name: _written(found.ratio[cost]) for cost, name in COSTS.items()},
+                "seeds": getattr(found.ratio["flops_spent"], "n", 0)})
+    return pd.DataFrame(rows).set_index("data")
+
+
+def _written(ratio: Interval | None) -> str:
+    if ratio is None:
+        return "-"
+    return f"{ratio.mean:.2f} x" + (f" ({ratio.low:.2f} to {ratio.high:.2f})" if ratio.n > 2 else "")  # two tell nothing
+
+
+def sentence(series: Searches, language: Searches) -> str:
+    """For C3: the comparisons until the loss that both reach, and how many come to the one that half of the runs reach."""
+    found = {(c.start, c.given): c for c in compare(series)}
+    starts = [start for start, given in found if given == BOTH]
+    years = sorted({str(record["config"]["origin"]) for record in series[FIXED]})
+    parts = []
+    for start in starts:
+        operations, half = found[start, BOTH].ratio["flops_spent"], found.get((start, HALF))
+        finding = ("takes fewer operations than" if operations.high < 1 else "takes more operations than"
+                   if operations.low > 1 else "cannot be told in operations from")
+        counts = (f"; {half.reached[0]} of {half.n} growing and {half.reached[1]} of {half.n} fixed searches come to the "
+                  "loss that half of them all reach") if half else ""
+        parts.append(f"growing from {_nodes(start)} {finding} the fixed backbone ({_times(found[start, BOTH])}{counts})")
+    demonstrated = [f"growing from {_nodes(c.start)} takes {_times(c)}" for c in compare(language) if c.given == BOTH]
+    n = len({record["config"]["seed"] for record in language[FIXED]})
+    return (f"Until a search reaches the validation loss that both reach, on the series of test year {listing(years)}, "
+            f"{listing(parts)}. On Penn Treebank, with {n} seed{'s' if n > 1 else ''}, {listing(demonstrated)}.")
+
+
+def _times(found: Comparison) -> str:
+    ratios = [found.ratio[cost] for cost in COSTS]
+    n = ratios[0].n
+    over = (f", 95 % intervals over {n} seeds {listing([f'{ratio.low:.2f} to {ratio.high:.2f}' for ratio in ratios])}"
+            if n > 1 else "")
+    return listing([f"{ratio.mean:.2f} times the {name}" for ratio, name in zip(ratios, COSTS.values(), strict=True)]) + over
+
+
+def _nodes(start: int) -> str:
+    return f"{start} node{'s' if start > 1 else ''}"
+
+
+def figure(by_data: Mapping[str, Searches]) -> Figure:
+    """Best validation loss so far against operations and seconds, a row a data set: every search thin, medians thick."""
+    drawn, axes = plt.subplots(len(by_data), 2, figsize=(8.5, 0.6 + 2.7 * len(by_data)), sharey="row", squeeze=False)
+    labelled = {}
+    for (data, groups), row in zip(by_data.items(), axes, strict=True):
+        for ax, (cost, name) in zip(row, COSTS.items(), strict=True):
+            for start, group in groups.items():
+                label, colour, dash, marker = STYLES[start]
+                for record in group if len(group) > 1 else ():
+                    ax.step(*curve(record, cost), where="post", color=colour, ls=dash, lw=0.8, alpha=0.45)
+                spent, best = median_curve(group, cost)
+                (labelled[label],) = ax.step(spent, best, where="post", color=colour, ls=dash, lw=2.4, marker=marker,
+                                             markevery=[len(spent) - 1], ms=8, mec="black")
+            ax.set(xscale="log", xlabel=f"{name} of the search")
+        n = max(len(group) for group in groups.values())
+        row[0].set_ylabel(f"best validation loss\nso far, {n} {'searches' if n > 1 else 'search'} each")
+        row[0].set_title(data, loc="left")
+    drawn.legend(labelled.values(), labelled.keys(), loc="outside upper center", ncols=3)
+    return drawn

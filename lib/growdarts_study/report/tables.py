@@ -1,0 +1,245 @@
+"""Records -> tables for reading, rounded; the exact numbers are in the records."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+from growdarts_study.report.comparison import Difference, feature_errors, feature_tests, interval, relative_difference
+from growdarts_study.report.figures import LABELS
+from growdarts.genotype import genotype_nodes
+from growdarts_study.records import table
+from growdarts_study.report.report_figures import methods_in
+from growdarts_study.report.verdicts import listing, p_text
+
+
+def show(table: pd.DataFrame) -> Markdown:
+    """The table as Markdown, whose cells wrap on a narrow page."""
+    return Markdown(table.to_markdown(disable_numparse=True))
+
+
+def rivals(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Test error of every run against the historical mean's and, where known, the floor."""
+    runs = table(records)
+    mean = runs[runs.method == "mean"].set_index("origin").test
+    out = pd.DataFrame({"method": _labels(runs.method), "year": runs.origin, "test error": runs.test.round(3)})
+    if len(mean):
+        base = [mean.get(origin, float("nan")) for origin in runs.origin]
+        out["of the mean's"] = (runs.test / base).round(3)
+    floors = [record["result"]["floor"] for record in records]
+    if None not in floors:
+        out["above the floor"] = [f"{error / floor - 1:+.1%}" for error, floor in zip(runs.test, floors, strict=True)]
+    out["parameters"], out["nodes"] = runs.parameters, _or_dash(runs.nodes)
+    out["search, s"], out["training, s"] = runs.search_seconds.round(1), runs.train_seconds.round(1)
+    return out.dropna(axis="columns", how="all").set_index("method")
+
+
+def perplexities(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Test and validation perplexity of language models, sizes and costs."""
+    rows = {}
+    for record in records:
+        result = record["result"]
+        row = {"test perplexity": f"{result['test_perplexity']:.1f}",
+               "validation": f"{math.exp(result['validation_error']):.1f}"}
+        if result["floor"]:
+            row["above the floor"] = f"{result['test_perplexity'] / result['floor'] - 1:+.1%}"
+        rows[LABELS[record["config"]["method"]]] = row | _size_and_cost(record, "units")
+    return pd.DataFrame(rows).T
+
+
+def rate_trials(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Validation perplexity after the trials of learning rates; the rate with the lowest is the one trained with."""
+    rows = {LABELS[record["config"]["method"]]: {
+        f"step {rate}": "diverged" if error is None else f"{math.exp(error):.0f}"
+        for rate, error in record["result"]["learning_rates"].items()} for record in records}
+    return pd.DataFrame(rows).T
+
+
+def same_cells(records: Sequence[dict[str, Any]]) -> str:
+    """Which two-input cells are one function, a sentence: nodes that only carry the state on do nothing."""
+    groups: dict[str, list[str]] = {}
+    for record in records:
+        if (genotype := record["result"]["genotype"]) and genotype["space"] == "two_input":
+            working = [[node for node in layer if set(node) != {"carry"}] for layer in genotype["layers"]]
+            groups.setdefault(str(working), []).append(LABELS[record["config"]["method"]])
+    same = [names for names in groups.values() if len(names) > 1]
+    return " ".join(f"*{listing(names)}* derived cells that are one function, since a node that carries the state on does "
+                    "nothing; trained from the same seed they are one network, hence the same numbers." for names in same
+                    ) or "All derived cells are different functions."
+
+
+def accuracies(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Test accuracy of image classifiers with Wilson's 95 % interval, McNemar's test against DARTS V2, sizes and costs."""
+    rows = {}
+    wrong = {record["config"]["method"]: set(record["result"]["mistakes"]) for record in records}
+    for record in records:
+        result, method = record["result"], record["config"]["method"]
+        n, mistakes = result["test_images"], len(result["mistakes"])
+        low, high = proportion_confint(n - mistakes, n, method="wilson")
+        row = {"test accuracy, %": f"{100 * (1 - mistakes / n):.1f}", "interval": f"{100 * low:.1f} to {100 * high:.1f}"}
+        if "darts_v2" in wrong:
+            ours, theirs = (len(wrong[a] - wrong[b]) for a, b in ((method, "darts_v2"), ("darts_v2", method)))
+            row["p"] = "-" if method == "darts_v2" else p_text(
+                mcnemar([[0, ours], [theirs, 0]], exact=True).pvalue).removeprefix("= ")
+        rows[LABELS[method]] = row | _size_and_cost(record, "channels")
+    return pd.DataFrame(rows).T
+
+
+def _size_and_cost(record: dict[str, Any], width: str) -> dict[str, str]:
+    result, cost, genotype = record["result"], record["cost"], record["result"]["genotype"]
+    searched = record["search"] is not None
+    return {"weights": f"{result['parameters']:,}", width: str(result["hidden"]),
+            "nodes": str(genotype_nodes(genotype)) if genotype else "-",
+            "search, TFLOP": f"{cost['search_flops'] / 1e12:.3g}" if searched else "-",
+            "search, s": f"{cost['search_seconds']:.0f}" if searched else "-",
+            "training, s": f"{cost['train_seconds']:.0f}", "test, s": f"{cost['test_seconds']:.2g}"}
+
+
+def events(record: dict[str, Any]) -> pd.DataFrame:
+    """Every growth, pruning, tuning and end of a stage of one search."""
+    return pd.DataFrame([{
+        "after epoch": event["epoch"], "event": event["kind"].replace("_", " "),
+        "what": ", ".join(event["what"]) or "nothing", "validation before": round(event["validation_before"], 4),
+        "after": round(event["validation_after"], 4), "nodes": event["nodes"], "parameters": event["parameters"],
+        "GFLOP spent": round(event["flops_spent"] / 1e9, 2), "seconds spent": round(event["seconds_spent"], 1),
+    } for event in record["search"]["events"]]).set_index("after epoch")
+
+
+def provenance(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """What all records have in common, and where they differ, how much."""
+
+    def values(*keys: str) -> str:
+        seen = set()
+        for record in records:
+            value: Any = record
+            for key in keys:
+                value = value[key]
+            seen.add(str(value))
+        return ", ".join(sorted(seen))
+
+    records = list(records)
+    made = sorted(record["provenance"]["made"] for record in records)
+    rows = {
+        "runs": str(len(records)), "made": f"{made[0]} to {made[-1]}",
+        "commit": ", ".join(c[:12] for c in values("provenance", "commit").split(", ")),
+        "library modified": values("provenance", "modified"),
+        "Python": values("provenance", "python"),
+        "packages": ", ".join(f"{name} {values('provenance', 'packages', name)}"
+                              for name in records[0]["provenance"]["packages"]),
+        "processor": values("provenance", "hardware", "processor"),
+        "cores, threads a run": f"{values('provenance', 'hardware', 'cores')}, "
+                                f"{values('provenance', 'hardware', 'threads')}",
+        "hours of computing": str(total_hours(records)),
+        "peak memory of a process, MiB": str(round(max(r["cost"]["peak_memory_mib"] for r in records))),
+        "data files": str(len(records[0]["provenance"]["data_sha256"])) + ", SHA-256 in every record"}
+    return pd.DataFrame({"": rows}).rename_axis("all runs")
+
+
+def total_hours(records: Iterable[dict[str, Any]]) -> float:
+    """Hours of searching and training, all runs added up."""
+    cost = [record["cost"] for record in records]
+    return round(sum(c["search_seconds"] + c["train_seconds"] + c["test_seconds"] for c in cost) / 3600, 1)
+
+
+def budget(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """What every method may spend, read off the configurations, and what it did spend on average."""
+    runs, out = table(records), {}
+    for method in methods_in(runs):
+        own = runs[runs.method == method]
+        config = next(r["config"] for r in records if r["config"]["method"] == method)
+        trained = method not in ("mean", "var1")
+        searching = own.search_epochs.gt(0).any()
+        out[LABELS[method]] = {
+            "runs": len(own),
+            "search epochs": f"{own.search_epochs.mean():.0f} of {config['search_epochs']}" if searching else "-",
+            "training epochs": f"at most {len(config['sizes'])} x {config['train_epochs']}" if trained else "-",
+            "search, s": f"{own.search_seconds.mean():.1f}" if searching else "-",
+            "training, s": f"{own.train_seconds.mean():.1f}" if trained else "-"}
+    return pd.DataFrame(out).T
+
+
+def summary(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Per method: error, relative difference to the mean's with both intervals, size of what was tested."""
+    runs, out = table(records), {}
+    for method in methods_in(runs):
+        own, row = runs[runs.method == method], {}
+        row["runs"], row["test error"] = len(own), f"{own.test.mean():.4f}"
+        if method == "mean":
+            row |= dict.fromkeys(["against the mean, %", "interval over years", "interval over seeds", "median run, %"], "-")
+        else:
+            difference = relative_difference(runs, method, "mean")
+            years, seeds = interval(difference.mean(axis=0)), interval(difference.mean(axis=1))
+            row["against the mean, %"] = f"{years.mean:+.2f}"
+            row["interval over years"] = f"{years.low:+.2f} to {years.high:+.2f}"
+            row["interval over seeds"] = f"{seeds.low:+.2f} to {seeds.high:+.2f}" if seeds.n > 1 else "-"
+            row["median run, %"] = f"{np.median(difference):+.2f}"
+        row["parameters (median)"] = f"{own.parameters.median():.0f}"
+        row["nodes (mean)"] = "-" if own.nodes.isna().all() else f"{own.nodes.astype(float).mean():.1f}"
+        out[LABELS[method]] = row
+    return pd.DataFrame(out).T
+
+
+def discretising(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Searching methods as searched (all operations mixed) and as derived, both against the mean, in percent."""
+    runs, rows = table(records), {}
+    for method in ("fixed", "grow", "grow_fresh"):
+        own = [record for record in records if record["config"]["method"] == method]
+        if not own:
+            continue
+        searched = pd.DataFrame([{"method": method, "seed": r["config"]["seed"], "origin": r["config"]["origin"],
+                                  "test": r["search"]["test_error"]} for r in own])
+        both = {"as searched": pd.concat([searched, runs[runs.method == "mean"]]), "derived and retrained": runs}
+        row = {}
+        for name, source in both.items():
+            difference = relative_difference(source, method, "mean")
+            years = interval(difference.mean(axis=0))
+            row[f"{name}, %"] = f"{years.mean:+.2f}"
+            row[f"{name}: years"] = f"{years.low:+.2f} to {years.high:+.2f}"
+        rows[LABELS[method]] = row
+    return pd.DataFrame(rows).T
+
+
+def country_errors(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> pd.DataFrame:
+    """Test error of every method per feature, averaged over seeds and years; * where a test tells it from the mean's.
+
+    The test is Diebold and Mariano's over all test days, p < 0.05 after Holm over the features.
+    """
+    out = {}
+    for method in methods:
+        errors = feature_errors(records, method).mean()
+        told = {} if method == "mean" else feature_tests(records, method, "mean")
+        out[LABELS[method]] = {name: f"{value:.3f}" + ("*" if name in told and told[name][1] < 0.05 else "")
+                               for name, value in errors.items()}
+    return pd.DataFrame(out)
+
+
+def year_errors(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Error of the historical mean by test year: the variance of its returns, in units of the training part's."""
+    rows = {str(r["config"]["origin"]): {"test days": r["result"]["days"][2],
+                                         "variance, training part = 1": f"{r['result']['test_error']:.2f}"}
+            for r in records if r["config"]["method"] == "mean"}
+    return pd.DataFrame(rows).T.rename_axis("year")
+
+
+def differences(found: Sequence[Difference]) -> pd.DataFrame:
+    """Paired differences in percent, with both intervals and the Diebold-Mariano test (p after Holm)."""
+    rows = {LABELS[d.method]: {
+        f"against {LABELS[d.rival]}, %": f"{d.over_origins.mean:+.2f}",
+        "interval over years": f"{d.over_origins.low:+.2f} to {d.over_origins.high:+.2f}",
+        "interval over seeds": "-" if d.over_seeds.n < 2 else f"{d.over_seeds.low:+.2f} to {d.over_seeds.high:+.2f}",
+        "Diebold-Mariano": f"{d.statistic:+.2f}", "p": p_text(d.p_value).removeprefix("= "),
+        "told from chance": {-1: "better", 0: "no", 1: "worse"}[d.decided()]} for d in found}
+    return pd.DataFrame(rows).T
+
+
+def _labels(methods: pd.Series) -> list[str]:
+    return [LABELS[name] for name in methods]
+
+
+def _or_dash(values: pd.Series) -> list[str]:
+    return ["-" if pd.isna(value) else f"{value:.0f}" for value in values]
