@@ -17,7 +17,7 @@ from benchmarks.sizes import BASES, FULL, QUICK, STEPS, TOY, TOY_VALUES, VALUES,
 from benchmarks.timing import load_average
 from benchmarks.tried import TRIALS
 from growdarts_study import records
-from growdarts_fast.precision import used_precision
+from growdarts.precision import used_precision
 
 KEPT, TRIED = records.RESULTS / "benchmarks", records.ROOT / "_build" / "benchmarks"
 

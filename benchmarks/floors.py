@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from benchmarks.sizes import Size
 from benchmarks.steps import Subject, weights_of
 from benchmarks.timing import seconds
-from growdarts.genotype import Genotype
+from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.forms import plain_forms
 from growdarts.spaces.two_input.operations import TWO_INPUT
 

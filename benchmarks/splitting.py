@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.steps import Subject
 from benchmarks.timing import seconds
-from growdarts.operation_growth import LANCZOS_STEPS
+from growdarts.growth import LANCZOS_STEPS
 from growdarts.splitting import (Split, SplittingMatrices, possible_splits, select_operation,
                                  splitting_matrices)
 

@@ -26,12 +26,12 @@ from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.tasks.images import ImageTask
-from growdarts_study.data.images import ImageData, Images
+from growdarts.tasks.images import ImageData, Images
 from growdarts.tasks.language import LanguageModel, LanguageTask, Memory, Window
 from growdarts.mixture import operation_name
 from growdarts.growth import operation_owner
-from growdarts_fast.precision import Precision
-from growdarts_study.data.text import Text
+from growdarts.precision import Precision
+from growdarts.tasks.text import Text
 from growdarts.training import Task, theta_step
 
 CLIP, RADIUS, CLASSES = 0.25, 1e-2, 10

@@ -17,7 +17,7 @@ from growdarts_fast import recurrent as mixed_scan
 from growdarts.spaces.darts_recurrent.node import RecurrentNode
 from growdarts.forms import plain_forms
 from growdarts_fast.team import in_team, lanes, part
-from growdarts_fast.loss import vocabulary_loss
+from growdarts.tasks.language import vocabulary_loss
 
 TRIALS = 12  # of `trials`
 

@@ -6,7 +6,7 @@ import torch
 from growdarts_study.config import TimeSeriesRun
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
 from growdarts_study.data.series import load_series
-from growdarts.training import ForecastTask
+from growdarts.tasks.series import ForecastTask
 
 
 @pytest.fixture

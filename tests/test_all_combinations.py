@@ -15,7 +15,7 @@ from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts_study.config import TimeSeriesRun
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS, ConvolutionalGenotype, RecurrentGenotype
-from growdarts.genotype import Genotype
+from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.tasks.images import ImageTask
@@ -26,7 +26,7 @@ from growdarts.spaces.two_input.network import derived_forecaster, two_input_for
 from growdarts.search import Search
 from growdarts_study.data.series import load_series
 from growdarts_study.data.text import load_text
-from growdarts.training import ForecastTask
+from growdarts.tasks.series import ForecastTask
 
 H = 3
 TWO_INPUT = ("add_tanh", "add_identity", "gate", "carry")

@@ -20,7 +20,7 @@ from growdarts_study.report.benchmark_results import (derived_table, growth, gro
 from growdarts_study.report.benchmark_targets import TARGETS, summary, verdicts
 from growdarts.bilevel import alpha_gradient
 from growdarts.tasks.carried import two_input_layers
-from growdarts.gradients import gradient
+from growdarts.bilevel import gradient
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
 from growdarts_study.records import RecordError
 from growdarts_study.report.scaling_results import faster_than_operations, figure, scaling_table

@@ -23,7 +23,7 @@ from growdarts.forms import plain_forms
 from growdarts.pruning import prune
 from growdarts.search import Search
 from growdarts_study.data.series import load_series
-from growdarts.training import ForecastTask
+from growdarts.tasks.series import ForecastTask
 from stepping import step
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from growdarts_study.data import files as datasets
-from growdarts_study.data.files import DATA, DataError, fetch
+from growdarts_study.data.files import DATA, fetch
+from growdarts.settings import DataError
 
 FILE = "g7_brics/TEST.csv"
 GOOD = b"Date, Close\n" + b"01/04/10, 1234.50\n" * 5000

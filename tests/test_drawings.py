@@ -12,7 +12,8 @@ from growdarts import drawing
 from growdarts_study.report import figures
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype, RecurrentGenotype
 from growdarts.drawing.graphs import strongest
-from growdarts.genotype import Genotype, GenotypeError, genotype_nodes, genotype_operations
+from growdarts.genotype import GenotypeError, genotype_nodes, genotype_operations
+from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.spaces.darts.published import PTB_DARTS_V2, PUBLISHED
 
 ONE_NODE = RecurrentGenotype((("tanh", 0),), (1,))

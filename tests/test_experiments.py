@@ -10,7 +10,7 @@ from growdarts_study.config import ImageRun, LanguageRun
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
 from growdarts_study.experiments import images, language
 from growdarts_study.experiments.phases import largest_width
-from growdarts.genotype import Genotype
+from growdarts.spaces.two_input.genotype import Genotype
 from growdarts_study.page_settings import AblationConfig
 from growdarts.settings import ConfigError
 from growdarts.training import DivergenceError, Fit

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from growdarts.spaces.darts_conv.operations import CONVOLUTIONAL, convolutional
 from growdarts_fast.conv.norm_kernels import linear, normalise
 from growdarts_fast.conv.threads import in_lanes, torch_alone
-from growdarts.gradients import gradient
+from growdarts.bilevel import gradient
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.forms import plain_forms
 
@@ -284,6 +284,6 @@ def test_backward_twice_but_no_second_derivative():
 
 def test_wide_cells_take_torchs_convolutions(monkeypatch):
     """The second kind of cell starts at 8 channels, the third has 16: both forms in one network."""
-    monkeypatch.setattr("growdarts.spaces.darts_conv.cell.WIDE", 8)
+    monkeypatch.setattr("growdarts_fast.conv.cell.WIDE", 8)
     network, x, y = built()
     agrees(network, x, y)

@@ -16,7 +16,7 @@ from growdarts.tasks.augmentation import augment, normalise
 from growdarts.checkpoints import Checkpoint
 from growdarts_study.config import TimeSeriesRun
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
-from growdarts_study.data.files import DataError
+from growdarts.settings import DataError
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.tasks.images import EVALUATION_BATCH, ImageTask, schedule_drop_path

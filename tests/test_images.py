@@ -12,7 +12,8 @@ from PIL import Image
 
 from growdarts_study.data import cifar10
 from growdarts.tasks.augmentation import CIFAR10_MEAN, CIFAR10_STD
-from growdarts_study.data.files import DataError, cache_folder
+from growdarts_study.data.files import cache_folder
+from growdarts.settings import DataError
 from growdarts_study.data.images import channel_moments, images_from_arrays, load_images
 
 REAL = cache_folder()[0] / "cifar10"

@@ -19,7 +19,7 @@ from growdarts.spaces.darts.interop import StateDictError
 from growdarts.tasks.language import (Dropout, LanguageModel, LanguageTask, Masks, Memory, Window,
                                       detached, perplexity)
 from growdarts.forms import plain_forms
-from growdarts_fast.precision import products_in, used_precision
+from growdarts.precision import products_in, used_precision
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
 from growdarts_study.records import without_timing
 from growdarts.search import Search
@@ -430,7 +430,7 @@ def test_every_cell_is_trained_with_products_in_bfloat16(cell, hidden):
 
 @pytest.mark.parametrize("hidden", [0.0, 0.3])
 def test_where_bfloat16_cannot_be_had_the_parameter_changes_nothing(hidden, monkeypatch):
-    monkeypatch.setattr("growdarts_fast.precision._has_bfloat16", lambda: False)
+    monkeypatch.setattr("growdarts.precision._has_bfloat16", lambda: False)
     torch.manual_seed(0)
     network = LanguageModel(V, LSTM(H, H), Dropout(hidden=hidden))
     x, y = torch.randint(V, (2, 20, B))

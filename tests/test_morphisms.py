@@ -8,7 +8,8 @@ from torch import nn
 
 from growdarts.spaces.two_input.cell import TwoInputCell
 from growdarts.spaces.two_input.node import TwoInputNode
-from growdarts.growth import carry_moments, follow, grow_node, net2deeper, net2wider
+from growdarts.growth import carry_moments, follow, grow_node
+from growdarts_study.studies.morphisms import net2deeper, net2wider
 from growdarts.spaces.two_input.network import two_input_forecaster
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
 from stepping import step

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from growdarts.batch_norm import renew_statistics
+from growdarts.pruning import renew_statistics
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.checkpoints import Checkpoint
 from growdarts_study.config import TimeSeriesRun
@@ -20,7 +20,8 @@ from growdarts_study.records import without_timing
 from growdarts.search import Search
 from growdarts_study.data.series import load_series
 from growdarts_study.data.text import load_text
-from growdarts.training import DivergenceError, ForecastTask
+from growdarts.training import DivergenceError
+from growdarts.tasks.series import ForecastTask
 
 # Resuming -----------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from growdarts_fast import products
-from growdarts_fast.products import LEAST, add_product, differentiable, matmul
+from growdarts.precision import product
+from growdarts_fast.products import LEAST, add_product, matmul
 
 SHAPES = {"states": (192, 128, 256), "back": (192, 256, 128), "decoder": (64, 40, 1000), "weights": (128, 4096, 64)}
 
@@ -70,7 +71,7 @@ def test_what_is_left_to_torch_mm(calls):
 def test_the_compiler_chooses_for_itself(calls, monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     x, W = operands(192, 128, 256)
-    assert torch.equal(differentiable(x, W), x @ W) and torch.equal(matmul(x, W), x @ W) and not calls
+    assert torch.equal(product(x, W), x @ W) and torch.equal(matmul(x, W), x @ W) and not calls
 
 
 @pytest.mark.parametrize("processor, mkl, mkldnn, found", [
@@ -85,7 +86,7 @@ def test_only_where_mkl_is_the_slower_one(monkeypatch, processor, mkl, mkldnn, f
 def test_without_onednn(monkeypatch):
     monkeypatch.setattr(products, "_linear", None)
     x, W = operands(192, 128, 256)
-    assert torch.equal(matmul(x, W), x @ W) and torch.equal(differentiable(x, W), x @ W)
+    assert torch.equal(matmul(x, W), x @ W) and torch.equal(product(x, W), x @ W)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -112,7 +113,7 @@ def test_autograd_follows_a_product_as_often_as_one_likes(calls):
         first = torch.autograd.grad(y.sin().sum(), (x, W), create_graph=True)
         return y, *first, *torch.autograd.grad(first[0].square().sum() + first[1].cos().sum(), (x, W))
 
-    found = outcome(differentiable, *leaves)
+    found = outcome(product, *leaves)
     assert len(calls) > 3
     exact = outcome(torch.matmul, *(leaf.detach().double().requires_grad_() for leaf in leaves))
     plain = outcome(torch.matmul, *leaves)
@@ -122,7 +123,7 @@ def test_autograd_follows_a_product_as_often_as_one_likes(calls):
 
 def test_only_the_gradient_that_is_asked_for(calls):
     x, W = operands(200, 140, 260)
-    torch.autograd.grad(differentiable(x.requires_grad_(), W).sum(), x)
+    torch.autograd.grad(product(x.requires_grad_(), W).sum(), x)
     assert len(calls) == 2
     small = operands(3, 4, 5)
-    assert torch.equal(differentiable(*small), small[0] @ small[1])
+    assert torch.equal(product(*small), small[0] @ small[1])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import growdarts
 from growdarts.spaces.two_input.cell import fixed_cell
 from growdarts.spaces.two_input.operations import TWO_INPUT
 
@@ -21,12 +22,28 @@ def registry():
     TWO_INPUT.update(kept)
 
 
-def test_code_runs(registry, capsys):
-    search, operation = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_code_runs(registry, capsys, tmp_path):
+    search, text, operation = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(search, {})
     assert '"space": "two_input"' in capsys.readouterr().out
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.txt").write_text("the cat sat on the mat\na dog lay by the door\n" * 40)
+    exec(text, {"FOLDER": tmp_path})
+    assert '"space": "darts_recurrent"' in capsys.readouterr().out
     exec(operation, {})
     assert fixed_cell(3, 4, [["add_sine"]])(torch.randn(2, 5, 3)).shape == (2, 5, 4)
+
+
+def test_the_examples_are_short():
+    """At most 12 lines and 2 imports grow a cell on own data, as the package's own example does."""
+    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL)[:2]:
+        lines = [line for line in code.splitlines() if line.strip()]
+        imports = [line for line in lines if line.startswith(("import", "from"))]
+        assert len(imports) <= 2 and len(lines) - len(imports) <= 12
+    first = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+    calls = re.compile(r"growdarts\.(\w+)")
+    assert calls.findall(first) == [n for n in calls.findall(growdarts.__doc__.split("`Search` needs")[0])]
+    assert all(hasattr(growdarts, name) for name in growdarts.__all__) and len(growdarts.__all__) < 20
 
 
 def test_links_lead_somewhere():

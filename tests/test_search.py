@@ -15,7 +15,8 @@ from growdarts.criteria import growing_helps
 from growdarts.spaces.two_input.network import two_input_forecaster
 from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts.search import Search
-from growdarts.training import DivergenceError, ForecastTask
+from growdarts.training import DivergenceError
+from growdarts.tasks.series import ForecastTask
 
 
 def new_search(task, config, path=None, nodes=None, morphism=True):

@@ -7,16 +7,10 @@ import torch
 from scipy.linalg import solve_discrete_lyapunov
 
 from growdarts_study.data import series
-from growdarts_study.data.files import DATA, DataError, cache_folder
-from growdarts_study.data.series import (
-    G7_BRICS,
-    VAR_FACTOR,
-    VAR_MATRIX,
-    load_closes,
-    load_series,
-    series_from_returns,
-    series_names,
-)
+from growdarts_study.data.files import DATA, cache_folder
+from growdarts.settings import DataError
+from growdarts_study.data.series import G7_BRICS, VAR_FACTOR, VAR_MATRIX, load_closes, load_series, series_names
+from growdarts.tasks.series import series_from_returns
 
 PARTS = ("train", "validation", "test")
 # sha256 of the synthetic series' bytes (little-endian float64)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from growdarts_study.data import text
-from growdarts_study.data.files import DataError, cache_folder
-from growdarts_study.data.text import (EOS, GRAMMAR_TOKENS, RULES, UNKNOWN, WORDS, batchify, encode, entropy_rate, grammar_matrix,
-                            load_text, sample_chain, text_names, windows)
+from growdarts_study.data.files import cache_folder
+from growdarts.settings import DataError
+from growdarts_study.data.text import EOS, GRAMMAR_TOKENS, RULES, UNKNOWN, WORDS, encode, entropy_rate, grammar_matrix, load_text, sample_chain, text_names
+from growdarts.tasks.text import batchify, windows
 
 # sha256 of the grammar text's bytes (little-endian int64)
 GOLDEN = "002001194825fc90a8b1dd71c67047241ba1ef2daecfe2a43782b812cb18eb52"

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, linear
 
-from growdarts_fast import precision
-from growdarts.gradients import gradient
+from growdarts import precision
+from growdarts.bilevel import gradient
 from growdarts.forms import plain_forms
-from growdarts_fast.loss import ROWS, vocabulary_loss
+from growdarts_fast.loss import ROWS
+from growdarts.tasks.language import vocabulary_loss
 
 V, H = 37, 5
 

@@ -11,9 +11,29 @@ from torch.optim import Optimizer
 
 from growdarts.space import SearchSpace
 from growdarts.tracing import statistics_kept
-from growdarts.gradients import gradient
 
 Loss = Callable[[SearchSpace, Any], Tensor]
+
+
+def gradient(network: nn.Module, loss: Callable[[Any, Any], Tensor], batch: Any,
+             parameters: Sequence[nn.Parameter]) -> tuple[float, list[Tensor]]:
+    """Value of loss(network, batch) and its gradient by `parameters`; zero where it does not depend on one.
+
+    All other parameters are constants meanwhile. autograd alone would not ask for their gradients either, but functions
+    with a backward of their own learn only in this way that they need not compute them.
+    """
+    chosen = set(map(id, parameters))
+    frozen = [p for p in network.parameters() if p.requires_grad and id(p) not in chosen]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        value = loss(network, batch)
+        if not value.requires_grad:  # no parameter has a say, as where every mixture is down to one operation
+            return value.item(), [torch.zeros_like(p) for p in parameters]
+        return value.item(), list(torch.autograd.grad(value, parameters, materialize_grads=True))
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
 
 
 @dataclass(frozen=True)

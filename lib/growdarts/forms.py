@@ -1,22 +1,71 @@
-"""Fast and plain forms of the same functions.
+"""Plain and fast forms of the same function.
 
-Where the equations as they stand are slow, the library computes them another way: the mixed cells and the loss over a
-large vocabulary. The plain form stays beside the fast one. It is what tests and benchmarks compare with, and
-what can be differentiated twice. Convolutional cells are also traced in it, because it calls their operations one by one.
+A few functions decide how long a search takes. In this package each is a plain one, which reads like its equation and can
+be differentiated as often as one likes, marked by `has_fast_form`. A package beside it may register a faster form of the
+same signature for a kind of device, with `fast_form`. It is used unless it returns `NotImplemented`, by which it declines
+arguments that it cannot take, or `plain_forms` asks for the plain one.
+
+The contract of a fast form: the values and first derivatives of the plain one up to rounding, the same side effects on
+buffers, no random draws, and an error for a second derivative (`refuse_second_derivative`).
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache, wraps
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+logger = logging.getLogger(__name__)
 _plain: ContextVar[bool] = ContextVar("plain", default=False)
+_forms: dict[tuple[Callable[..., Any], str], Callable[..., Any]] = {}  # plain function, kind of device -> its fast form
 
 
-def is_plain() -> bool:
-    """Whether the plain forms are asked for."""
-    return _plain.get()
+def has_fast_form(plain: F) -> F:
+    """Decorator: calls go to the fast form for the device of the first tensor argument, if there is one that takes them.
+
+    The function itself stays available as its attribute `plain`.
+    """
+
+    @wraps(plain)
+    def chosen(*args: Any, **kwargs: Any) -> Any:
+        if not _plain.get() and _fast_package():
+            device = next(arg for arg in args if isinstance(arg, Tensor)).device.type
+            fast = _forms.get((plain, device))
+            if fast is not None and (result := fast(*args, **kwargs)) is not NotImplemented:
+                return result
+        return plain(*args, **kwargs)
+
+    chosen.plain = plain
+    return chosen
+
+
+def fast_form(of: Callable[..., Any], device: str) -> Callable[[F], F]:
+    """Decorator: registers a function as the fast form of `of`, which has been marked by `has_fast_form`, on `device`."""
+
+    def register(fast: F) -> F:
+        _forms[of.plain, device] = fast
+        return fast
+
+    return register
+
+
+@cache
+def _fast_package() -> bool:
+    """Whether `growdarts_fast` can be imported, which registers its forms. The only place that looks for it."""
+    try:
+        import growdarts_fast  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name not in ("growdarts_fast", "numba", "llvmlite"):
+            raise
+        logger.info("plain forms only: there is no module %s", error.name)
+        return False
+    return True
 
 
 @contextmanager
@@ -30,12 +79,12 @@ def plain_forms() -> Iterator[None]:
 
 
 def refuse_second_derivative(name: str) -> None:
-    """To be called first in a backward pass that is a function by hand: autograd would take its result for a constant.
+    """To be called first in a backward pass that is written by hand: autograd would take its result for a constant.
 
     Raises
     ------
     RuntimeError
-        the pass is itself to be differentiated.
+        the backward pass is itself to be differentiated.
     """
     if torch.is_grad_enabled():
         raise RuntimeError(f"{name} can be differentiated once: compute within growdarts.forms.plain_forms()")

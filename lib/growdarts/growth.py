@@ -3,13 +3,18 @@
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from growdarts.criteria import Operation, operation_to_duplicate
 from growdarts.space import OperationOwner, SearchSpace
 from growdarts.mixture import Mixture, operation_name
+from growdarts.settings import SearchSettings
+from growdarts.splitting import possible_splits, select_operation, splitting_matrices
+from growdarts.training import Task
 
 # Powers of the gradient that optimisers of torch.optim keep averages of.
 MOMENTS = {"exp_avg": 1, "momentum_buffer": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
@@ -194,31 +199,63 @@ def embed_moments(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, in
         optimizer.state[new] = state
 
 
-@torch.no_grad()
-def net2wider(first: nn.Linear, second: nn.Linear, width: int) -> tuple[nn.Linear, nn.Linear]:
-    """Widen the layer between two linear maps to `width` units without changing the function [Net2Net].
+# ---- which operation a search duplicates, and in which direction
 
-    New units copy random old ones; the outgoing weights of a unit are divided by its number of copies.
-    Exact for any elementwise activation between the two.
+SPLIT_BATCHES = 1  # training batches that the splitting matrices are averaged over
+LANCZOS_STEPS = 60  # most products with the matrices, each as dear as about two forward passes
+
+
+class Duplication(NamedTuple):
+    """An operation to be duplicated; the direction of `growdarts.growth.grow_operation`."""
+
+    operation: Operation
+    direction: Mapping[str, Tensor] | None = None
+
+
+def refuse_weightless(network: SearchSpace, mode: str) -> None:
+    """Raises ValueError if `network`, which still holds all its candidates, has no operation with weights."""
+    if not growable_operations(network):
+        raise ValueError(f"grow_operations = {mode!r}: allowed is 'off' with the operations "
+                         f"{list(network.operations)}, none of which owns weights")
+
+
+def largest_weight(network: SearchSpace, settings: SearchSettings) -> Duplication | None:
+    """That of the largest mixture weight, if it surpasses `duplicate_above`, in a random direction [JG criteria]."""
+    found = operation_to_duplicate(growable_operations(network, max_copies=settings.max_copies),
+                                   settings.duplicate_above)
+    return None if found is None else Duplication(found)
+
+
+def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings) -> tuple[Duplication | None, float]:
+    """That whose splitting lowers the training loss, and the cost of the answer [JG criteria].
+
+    In the mode that the network is trained in, whose loss it is: what batch norm makes of a batch is all the
+    curvature that convolutions have. The running statistics stay. None if nothing can be split: no such operation has
+    fewer than `max_copies` copies, or none a negative eigenvalue.
+
+    Returns
+    -------
+    What to duplicate, and the cost in forward passes over the training data, at most.
     """
-    old = first.out_features
-    if width < old:
-        raise ValueError(f"width = {width}: allowed is at least the present {old}")
-    source = torch.cat([torch.arange(old), torch.randint(old, (width - old,))])
-    copies = torch.bincount(source, minlength=old)[source]
-    wide_first = nn.Linear(first.in_features, width).to(first.weight)
-    wide_second = nn.Linear(width, second.out_features).to(second.weight)
-    wide_first.weight.copy_(first.weight[source])
-    wide_first.bias.copy_(first.bias[source])
-    wide_second.weight.copy_(second.weight[:, source] / copies)
-    wide_second.bias.copy_(second.bias)
-    return wide_first, wide_second
+    growable = growable_operations(network, max_copies=settings.max_copies)
+    if not growable:
+        return None, 0.0
+    chosen, n_batches = [], 0
+    for batch in task.train_batches():
+        n_batches += 1
+        if len(chosen) < SPLIT_BATCHES:
+            chosen.append(batch)
+    matrices = [place for place in splitting_matrices(network, task.loss, chosen) if place.operation in growable]
+    split = select_operation(possible_splits(matrices, max_steps=LANCZOS_STEPS))
+    passes = (3 + 2 * LANCZOS_STEPS) * len(chosen) / n_batches
+    return (None if split is None else Duplication(split.operation, split.direction)), passes
 
 
-@torch.no_grad()
-def net2deeper(width: int, like: Tensor) -> nn.Linear:
-    """An identity layer of `width` units [Net2Net]; exact where the activation before it is idempotent (relu)."""
-    layer = nn.Linear(width, width).to(like)
-    layer.weight.copy_(torch.eye(width))
-    layer.bias.zero_()
-    return layer
+def duplicate(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer, chosen: Duplication,
+              settings: SearchSettings) -> str:
+    """Duplicate the operation; says so as `"mixture: key -> copy"` [JG Alg. 4]."""
+    position, key = chosen.operation
+    copy = grow_operation(network, theta_optimizer, alpha_optimizer, mixture=position, key=key,
+                          step=growth_step(settings.epsilon, settings.noise), direction=chosen.direction,
+                          max_copies=settings.max_copies)
+    return f"{network.mixture_names()[position]}: {key} -> {copy}"

@@ -1,32 +1,56 @@
-"""What a search notes down whenever it changes the architecture."""
+"""What a search knows and notes down: its progress, every change of the architecture, its result."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
+from growdarts.genotype import JsonForm
 from growdarts.space import SearchSpace
 
-if TYPE_CHECKING:
-    from growdarts.search import Search
+
+@dataclass
+class Progress:
+    """What a search knows besides the network: counters, histories, best states. Plain, so that it is stored."""
+
+    epoch: int = 0
+    seconds: float = 0.0
+    flops: float = 0.0
+    epoch_errors: list[float] = field(default_factory=list)  # validation, of the stage under way
+    split_at: int = 0  # how many of them there were when an operation was split last
+    stage_errors: list[float] = field(default_factory=list)  # Algorithm 2's eva, one a stage
+    history: list[dict[str, Any]] = field(default_factory=list)  # one row an epoch
+    events: list[dict[str, Any]] = field(default_factory=list)  # every growth, pruning, end of a stage
+    stage_best: dict[str, Any] = field(default_factory=dict)  # snapshot
+    best: dict[str, Any] = field(default_factory=dict)  # snapshot
 
 
-class Event:
-    """Context that notes one change of the architecture: what, when, at what cost, with what effect."""
+@dataclass(frozen=True)
+class SearchResult:
+    """The derived architecture and how it came about."""
 
-    def __init__(self, search: "Search", kind: str) -> None:
-        self.search, self.kind = search, kind
+    genotype: JsonForm
+    validation_error: float
+    epochs: int
+    seconds: float
+    flops: float
+    stage_errors: list[float]
+    history: list[dict[str, Any]]
+    events: list[dict[str, Any]]
 
-    def __enter__(self) -> dict[str, Any]:
-        self.entry = {"kind": self.kind, "epoch": self.search.state.epoch, "what": [],
-                      "validation_before": self.search.validation_error()}
-        return self.entry
 
-    def __exit__(self, exception_type: type | None, *_: object) -> None:
-        if exception_type is None:
-            search = self.search
-            self.entry |= {"validation_after": search.validation_error(), "nodes": search.network.n_nodes(),
-                           "weights": mixture_weights(search.network),
-                           "parameters": sum(p.numel() for p in search.network.theta_parameters()),
-                           "flops_spent": search.state.flops, "seconds_spent": search.state.seconds}
-            search.state.events.append(self.entry)
+@contextmanager
+def change(state: Progress, network: SearchSpace, validation_error: Callable[[], float], kind: str) -> Iterator[dict[str, Any]]:
+    """Notes one change of the architecture, made within the context, in `state.events`: what, when, its cost and effect.
+
+    The entry can be added to within the context. After an error nothing is noted.
+    """
+    entry = {"kind": kind, "epoch": state.epoch, "what": [], "validation_before": validation_error()}
+    yield entry
+    state.events.append(entry | {
+        "validation_after": validation_error(), "nodes": network.n_nodes(), "weights": mixture_weights(network),
+        "parameters": sum(p.numel() for p in network.theta_parameters()),
+        "flops_spent": state.flops, "seconds_spent": state.seconds})
 
 
 def mixture_weights(network: SearchSpace) -> dict[str, dict[str, float]]:

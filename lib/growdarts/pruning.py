@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from growdarts.space import SearchSpace
 from growdarts.criteria import operations_to_prune
 from growdarts.mixture import operation_name
 from growdarts.growth import carry_moments, embed_moments, follow
+from growdarts.training import Task
 
 
 def prune(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer, *,
@@ -62,3 +65,26 @@ def resample(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: 
     follow(theta_optimizer, network.theta_parameters())
     follow(alpha_optimizer, network.alpha_parameters())
     return added
+
+
+@torch.no_grad()
+def renew_statistics(network: nn.Module, task: Task) -> bool:
+    """Let all batch norms forget their running statistics and average anew over one pass of the training batches.
+
+    What they knew is that of the old architecture, and a recurrent cell feeds what it normalises by them back. The
+    weights stay. Returns whether there is any batch norm; without one, nothing is done or drawn.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        return False
+    momenta, training = [norm.momentum for norm in norms], network.training
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean of all batches
+    network.train()
+    for batch in task.train_batches():
+        task.loss(network, batch)
+    network.train(training)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return True

@@ -7,58 +7,26 @@ Nothing here knows which search space is grown or what it is trained for: a netw
 import copy
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from growdarts.batch_norm import renew_statistics
 from growdarts.bilevel import VirtualStep, alpha_gradient
 from growdarts.space import SearchSpace
 from growdarts.checkpoints import Checkpoint
 from growdarts.settings import SearchSettings
 from growdarts.criteria import gained_since, growing_helps, stage_is_over
-from growdarts.history import Event, mixture_weights
-from growdarts.genotype import Genotype
-from growdarts.growth import grow_node
-from growdarts.operation_growth import Duplication, duplicate, largest_weight, refuse_weightless, steepest_descent
-from growdarts.pruning import held_operations, prune, resample
+from growdarts.history import Progress, SearchResult, change, mixture_weights
+from growdarts.growth import (Duplication, duplicate, grow_node, largest_weight, refuse_weightless, steepest_descent)
+from growdarts.pruning import held_operations, prune, renew_statistics, resample
 from growdarts.training import (DivergenceError, Task, learning_rate, set_learning_rate, theta_epoch, theta_optimizer,
                                 theta_step)
 
 # Forward-sized passes of one pair of alpha and weight step: a backward pass costs two forward ones.
 PASSES = {1: 3 + 3, 2: 3 + 3 + 3 + 2 * 3}
-
-
-@dataclass
-class Progress:
-    """What a search knows besides the network: counters, histories, best states. Plain, so that it is stored."""
-
-    epoch: int = 0
-    seconds: float = 0.0
-    flops: float = 0.0
-    epoch_errors: list[float] = field(default_factory=list)  # validation, of the stage under way
-    split_at: int = 0  # how many of them there were when an operation was split last
-    stage_errors: list[float] = field(default_factory=list)  # Algorithm 2's eva, one a stage
-    history: list[dict[str, Any]] = field(default_factory=list)  # one row an epoch
-    events: list[dict[str, Any]] = field(default_factory=list)  # every growth, pruning, end of a stage
-    stage_best: dict[str, Any] = field(default_factory=dict)  # snapshot
-    best: dict[str, Any] = field(default_factory=dict)  # snapshot
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """The derived architecture and how it came about."""
-
-    genotype: Genotype
-    validation_error: float
-    epochs: int
-    seconds: float
-    flops: float
-    stage_errors: list[float]
-    history: list[dict[str, Any]]
-    events: list[dict[str, Any]]
 
 
 class Search:
@@ -96,7 +64,7 @@ class Search:
             if settings.prune == "stage":
                 if self._prune(refill=settings.resample):  # 6
                     self._tune()  # 7
-            with Event(self, "stage") as event:
+            with self._change("stage") as event:
                 state.stage_errors.append(self.task.evaluate(self.network, settings.select_on))  # 9
                 helped = growing_helps(state.stage_errors, settings.min_gain)  # 10
                 event["what"] = ["gain" if helped else "no gain"]
@@ -181,7 +149,7 @@ class Search:
     def _grow(self) -> None:
         """Add a node to every cell and note what it did to the validation error."""
         settings = self.settings
-        with Event(self, "grow_node") as event:
+        with self._change("grow_node") as event:
             grow_node(self.network, self.theta_optimizer, self.alpha_optimizer, morphism=self.morphism,
                       epsilon=settings.epsilon, noise=settings.noise, max_nodes=settings.max_nodes)
             event["what"] = [f"node {self.network.n_nodes()}"]
@@ -189,7 +157,7 @@ class Search:
     def _duplicate(self, chosen: Duplication | None) -> None:
         """Grow an operation, if there is one to grow."""
         if chosen is not None:
-            with Event(self, "grow_operation") as event:
+            with self._change("grow_operation") as event:
                 event["what"] = [duplicate(self.network, self.theta_optimizer, self.alpha_optimizer, chosen,
                                            self.settings)]
 
@@ -197,19 +165,19 @@ class Search:
         """Drop weak operations from every mixture, maybe let others in; whether any was dropped."""
         settings, before = self.settings, held_operations(self.network)
         optimizers = (self.theta_optimizer, self.alpha_optimizer)
-        with Event(self, "prune") as event:
+        with self._change("prune") as event:
             event["what"] = prune(self.network, *optimizers, prune_below=settings.prune_below,
                                   keep_all_above=settings.keep_all_above)
             if event["what"] and renew_statistics(self.network, self.task):
                 self.state.flops += self.task.flops(self.network)
         if event["what"] and refill:
-            with Event(self, "resample") as newcomers:
+            with self._change("resample") as newcomers:
                 newcomers["what"] = resample(self.network, *optimizers, before=before, weight=settings.epsilon)
         return bool(event["what"])
 
     def _tune(self) -> None:
         """Theta-only epochs after a pruning that dropped something; kept if they lower the validation error."""
-        with Event(self, "tune") as event:
+        with self._change("tune") as event:
             started, best = time.perf_counter(), (self.validation_error(), self._snapshot())
             for _ in range(self.settings.tune_epochs):
                 loss = theta_epoch(self.network, self.task, self.theta_optimizer, self.settings.grad_clip)
@@ -222,7 +190,12 @@ class Search:
             self.state.seconds += time.perf_counter() - started
             event["what"] = [f"{self.settings.tune_epochs} epochs"]
 
+    def _change(self, kind: str) -> AbstractContextManager[dict[str, Any]]:
+        """A context that notes a change of the architecture."""
+        return change(self.state, self.network, self.validation_error, kind)
+
     def validation_error(self) -> float:
+        """Of the network as it is."""
         return self.task.evaluate(self.network, "validation")
 
     def _row(self, loss: float, error: float) -> dict[str, Any]:

@@ -22,6 +22,10 @@ class ConfigError(ValueError):
     """A parameter is unknown, missing, of the wrong type or out of range."""
 
 
+class DataError(RuntimeError):
+    """Data are missing, damaged or asked for in an impossible way; says what to do."""
+
+
 def _describe(problem: dict[str, Any], allowed: list[str]) -> str:
     """One line for one pydantic problem: which parameter, its value, what is allowed."""
     name = ".".join(str(part) for part in problem["loc"]) or "configuration"
@@ -150,6 +154,17 @@ class SearchSettings(Settings):
     alpha_learning_rate: float = Field(gt=0, description="Adam step of alpha")
     alpha_weight_decay: float = Field(ge=0, description="L2 factor of alpha")
     grad_clip: float = Field(gt=0, description="largest norm of a theta gradient")
+
+    @classmethod
+    def usual(cls, **changes: Any) -> Self:
+        """Values that do for a first search of two-input cells, with `changes`; the study's own are in its notebooks."""
+        return cls.of({
+            "seed": 0, "operations": ["add_tanh", "add_sigmoid", "add_relu", "add_identity", "hadamard", "gate",
+                                      "gated_update", "carry"],
+            "initial_nodes": 1, "max_nodes": 4, "order": 1, "search_epochs": 100, "patience": 10, "min_gain": 1e-3,
+            "epsilon": 1e-3, "noise": 0.1, "prune": "stage", "prune_below": 0.04, "keep_all_above": 0.5, "tune_epochs": 2,
+            "select_on": "validation", "train_epochs": 100, "learning_rate": 0.01, "weight_decay": 1e-4,
+            "alpha_learning_rate": 0.03, "alpha_weight_decay": 1e-3, "grad_clip": 1.0, **changes})
 
     @model_validator(mode="after")
     def _nodes_in_order(self) -> Self:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from growdarts.tracing import OperationTrace
-from growdarts.genotype import Genotype
+from growdarts.genotype import JsonForm
 from growdarts.mixture import Mixture
 
 
@@ -51,7 +51,7 @@ class SearchSpace(Protocol):
     def restructure(self, structure: Any) -> None:
         """Rebuild the nodes for `structure`; weights are fresh."""
 
-    def genotype(self) -> Genotype:
+    def genotype(self) -> JsonForm:
         """The discrete architecture."""
 
     def modules(self) -> Iterator[nn.Module]:

@@ -40,41 +40,6 @@ class OperationTrace:
     weight: Tensor | float = 1.0
 
 
-class Heard:
-    """What a scan over T time steps leaves of its N nodes for their traces.
-
-    Attributes
-    ----------
-    given : what the traces need of what the scan was given: inputs, or a dropout mask, or None.
-    states : those that the nodes met, (T, number of states, B, H); the scan's forward pass leaves them.
-    gradients : of the loss by every node's mixture, (T, N, B, H): the total ones, a state counts with all that follows
-        from it; zero unless the scan's backward pass fills them.
-    """
-
-    def __init__(self, given: Tensor | None) -> None:
-        self.given = given
-        self.states, self.gradients = torch.empty(0), torch.empty(0)
-
-    def keep(self, states: Tensor, n_nodes: int) -> None:
-        """Called by the forward pass."""
-        self.states, self.gradients = states, states.new_zeros(len(states), n_nodes, *states.shape[2:])
-
-
-@contextmanager
-def listening(cell: nn.Module) -> Iterator[list[Heard]]:
-    """Within the context the cell's scans, in the order of time, leave in the list what they hear."""
-    cell.heard = []
-    try:
-        yield cell.heard
-    finally:
-        cell.heard = None
-
-
-def by_node(runs: Sequence[Tensor]) -> Tensor:
-    """(T, N, B, H) of every run -> (N, n, H), n the sum of all T B."""
-    return torch.cat([run.transpose(0, 1).flatten(1, 2) for run in runs], dim=1)
-
-
 class Call(NamedTuple):
     """One call of a module: its positional arguments, detached, and the loss's gradient by its output."""
 

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Any, Protocol
 
 import torch
@@ -17,8 +16,7 @@ from tqdm import tqdm
 from growdarts.checkpoints import Checkpoint
 from growdarts.settings import SearchSettings
 from growdarts.criteria import averaging_starts, stage_is_over
-from growdarts.gradients import gradient
-from growdarts_study.data.series import Series
+from growdarts.bilevel import gradient
 
 Batch = tuple[Tensor, Tensor]  # windows (T, B, F), targets (B, F)
 
@@ -51,48 +49,6 @@ class Task(Protocol):
 
     def flops(self, network: Any) -> int:
         """Floating-point operations of one forward pass over the training data."""
-
-
-@dataclass(frozen=True)
-class ForecastTask:
-    """Batches, loss and evaluation of one-step-ahead forecasting of `series`."""
-
-    series: Series
-    batch_size: int
-
-    def train_batches(self) -> Iterator[Batch]:
-        """The training windows in a new random order."""
-        return self._batches(self.series.train)
-
-    def search_batches(self) -> Iterator[tuple[Batch, Batch]]:
-        """Training batches, each with a validation batch for the alpha step."""
-        return zip(self.train_batches(), cycle(self._batches(self.series.validation)))
-
-    def _batches(self, windows) -> Iterator[Batch]:
-        for index in torch.randperm(len(windows.y)).split(self.batch_size):
-            yield windows.x[:, index], windows.y[index]
-
-    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        """Mean squared error in standardised units."""
-        x, y = batch
-        return nn.functional.mse_loss(network(x), y)
-
-    @torch.no_grad()
-    def squared_errors(self, network: nn.Module, part: str) -> Tensor:
-        """(n, F) squared errors on `part`: "train", "validation" or "test"."""
-        windows = getattr(self.series, part)
-        network.eval()
-        error = (network(windows.x) - windows.y) ** 2
-        network.train()
-        return error
-
-    def evaluate(self, network: nn.Module, part: str) -> float:
-        """Mean squared error on `part`."""
-        return self.squared_errors(network, part).mean().item()
-
-    def flops(self, network: nn.Module) -> int:
-        """Floating-point operations of one forward pass of a search space over the training windows."""
-        return len(self.series.train.y) * network.flops(self.series.train.x.shape[0])
 
 
 def theta_optimizer(parameters: list[nn.Parameter], settings: SearchSettings) -> Optimizer:

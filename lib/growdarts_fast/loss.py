@@ -10,21 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from growdarts_fast.memory import empty
-from growdarts.forms import is_plain, refuse_second_derivative
-from growdarts_fast.precision import product_type
+from growdarts.forms import fast_form, refuse_second_derivative
+from growdarts.precision import product_type
+from growdarts.tasks import language
 from growdarts_fast.products import add_product, matmul
 
 ROWS = 128  # their logits over 10,000 words fit into the cache of a core
 
 
+@fast_form(language.vocabulary_loss, "cpu")
 def vocabulary_loss(x: Tensor, W: Tensor, b: Tensor, y: Tensor) -> Tensor:
-    r"""Mean cross entropy in nats of the words y (n,) under the logits $x W^\top + b$; x (n, H), W (V, H), b (V,).
-
-    The plain form is `cross_entropy(linear(x, W, b), y)`, see `growdarts.forms`. Within `torch.autocast` the products
-    are computed in its type, softmax and loss in that of the weights.
-    """
-    if is_plain():
-        return nn.functional.cross_entropy(nn.functional.linear(x, W, b), y)
+    """`growdarts.tasks.language.vocabulary_loss`; within `torch.autocast` softmax and loss are of the type of the weights."""
+    if W.dtype not in (torch.float32, torch.float64):
+        return NotImplemented
     dtype = product_type(W)
     with torch.autocast("cpu", enabled=False):
         return _VocabularyLoss.apply(x.to(W.dtype), W, b, y, dtype)

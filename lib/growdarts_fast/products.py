@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growdarts.forms import fast_form
+from growdarts.precision import product
+
 LEAST = 2**21  # multiply-adds from which oneDNN is the faster one
 LONG = 256  # terms of a sum from which halves are worth their time
 ROWS = 4096  # of a product over time: as many are copied side by side at once
@@ -60,9 +63,12 @@ def over_time(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
     return total
 
 
+@fast_form(product, "cpu")
 def differentiable(x: Tensor, W: Tensor) -> Tensor:
-    """x W of (..., k) and (k, m); autograd follows it, as often as one likes."""
-    return _Product.apply(x.flatten(0, -2), W).unflatten(0, x.shape[:-1]) if _is_faster(x, W) else x @ W
+    """x W of (..., k) and (k, m) by oneDNN where that is faster; autograd follows it, as often as one likes."""
+    if torch.is_autocast_enabled("cpu") or not _is_faster(x, W):
+        return NotImplemented
+    return _Product.apply(x.flatten(0, -2), W).unflatten(0, x.shape[:-1])
 
 
 def _onednn(x: Tensor, W: Tensor) -> Tensor:

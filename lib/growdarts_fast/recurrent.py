@@ -7,7 +7,7 @@ $$ s_0 = \mathrm{BN}(h + \sigma(c_0)(\tanh u_0 - h)), \quad
    z_i = \sum_{e \to i} \Big[ q_e s_j + g_e \big( \textstyle\sum_k w_{ek} f_k(u_e) - q_e s_j \big) \Big], \quad
    s_i = \mathrm{BN}(z_i), \quad h' = \sum_i r_i s_i . $$
 
-The plain form is `RecurrentSearchCell._step`. This one keeps the states and the products [c, u]. The backward pass
+The plain form is `RecurrentSearchCell.states`. This one keeps the states and the products [c, u]. The backward pass
 computes everything elementwise again, leaves the products' gradients in the products' place, and gives each weight its
 gradient in one product over all time steps. A gradient that nobody asks for is not computed.
 
@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from growdarts.forms import fast_form, refuse_second_derivative
+from growdarts.precision import product_type
+from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import masked
-from growdarts_fast.recurrent_kernels import add_at, mix, mix_backward, normalise, normalise_backward
-from growdarts.tracing import Heard
 from growdarts_fast.memory import empty
-from growdarts.forms import refuse_second_derivative
-from growdarts_fast.precision import product_type
 from growdarts_fast.products import matmul, over_time
+from growdarts_fast.recurrent_kernels import COLUMNS, add_at, mix, mix_backward, normalise, normalise_backward
 from growdarts_fast.team import lanes
 
 
@@ -45,9 +45,48 @@ class Norm:
 Blocks = Sequence[Sequence[int]]
 
 
+@fast_form(RecurrentSearchCell.states, "cpu")
+def states(cell: RecurrentSearchCell, x: Tensor, h: Tensor, x_mask: Tensor | None, h_mask: Tensor | None) -> Tensor:
+    """`RecurrentSearchCell.states` in float32 or float64."""
+    if h.dtype not in (torch.float32, torch.float64):
+        return NotImplemented
+    wx, U = cell.transformed_inputs(x, x_mask), cell.W0[cell.inputs:]
+    nodes, mixtures, weights = [], [], []
+    for node, live, names, shared, own in cell.prepared():
+        columns = torch.tensor([COLUMNS.index(name) for name in names]).expand(len(live), -1)
+        rows = [shared.new_zeros(len(live), len(COLUMNS)).scatter(1, columns, shared)]
+        rows += [private.weight * torch.eye(len(COLUMNS)).to(shared)[[COLUMNS.index(private.activation)]]
+                 for private in own]
+        nodes.append((live, *([live[private.source]] for private in own)))
+        mixtures.append(torch.cat(rows))
+        weights += [node.W, *(private.W for private in own)]
+    plain = sum(node.output_weight is None for node in cell.nodes)
+    output_weights = torch.stack([U.new_tensor(1 / plain) if node.output_weight is None else node.output_weight
+                                  for node in cell.nodes])
+    norm = Norm(cell.bn.eps) if cell.training else Norm(cell.bn.eps, cell.bn.running_mean, cell.bn.running_var)
+    found, means, variances = mixed_scan(wx, h, h_mask, U, output_weights, mixtures, weights, nodes, norm)
+    if cell.training:
+        _count(cell.bn, means.flatten(0, 1), variances.flatten(0, 1) * len(h) / (len(h) - 1))
+    return found
+
+
+@torch.no_grad()
+def _count(bn: nn.BatchNorm1d, means: Tensor, variances: Tensor) -> None:
+    """Running statistics after batches of these means and variances (n, H), one after the other."""
+    n, before = len(means), int(bn.num_batches_tracked)
+    if bn.momentum is None:  # the plain mean of all batches
+        keep, shares = before / (before + n), means.new_full((n,), 1.0) / (before + n)
+    else:
+        decay = 1 - bn.momentum
+        keep, shares = decay**n, bn.momentum * decay ** torch.arange(n).flip(0).to(means)
+    for running, values in ((bn.running_mean, means), (bn.running_var, variances)):
+        running.mul_(keep).add_(shares @ values)
+    bn.num_batches_tracked += n
+
+
 def mixed_scan(wx: Tensor, h: Tensor, h_mask: Tensor | None, U: Tensor, output_weights: Tensor,
                mixtures: Sequence[Tensor], weights: Sequence[Tensor], nodes: Sequence[Blocks],
-               norm: Norm, heard: Heard | None = None) -> tuple[Tensor, Tensor, Tensor]:
+               norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     """States h_1 .. h_T (T, B, H), and mean and variance that the batch norm met, (T, N + 1, H) each [DARTS Eq. 2].
 
     Parameters
@@ -57,13 +96,12 @@ def mixed_scan(wx: Tensor, h: Tensor, h_mask: Tensor | None, U: Tensor, output_w
     output_weights : r (N,).
     mixtures : w of every node, (L, 4), columns as in `mixed_kernels.COLUMNS`.
     weights : W (H, 2 H), in the order of `nodes`.
-    heard : gets the states (T, N + 1, B, H) and, in the backward pass, the gradients by every z.
 
     Within `torch.autocast` the products are computed in its type, everything else in that of `wx`.
     """
     dtype = product_type(wx)
     with torch.autocast("cpu", enabled=False):
-        return _MixedScan.apply(nodes, norm, heard, dtype, wx, h, h_mask, U, output_weights, *mixtures, *weights)
+        return _MixedScan.apply(nodes, norm, dtype, wx, h, h_mask, U, output_weights, *mixtures, *weights)
 
 
 class _Work:
@@ -85,7 +123,7 @@ class _Work:
 class _MixedScan(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx: Any, nodes: Sequence[Blocks], norm: Norm, heard: Heard | None, dtype: torch.dtype, wx: Tensor,
+    def forward(ctx: Any, nodes: Sequence[Blocks], norm: Norm, dtype: torch.dtype, wx: Tensor,
                 h: Tensor, h_mask: Tensor | None, U: Tensor, r: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         T, (B, H), N = len(wx), h.shape, len(nodes)
         train, work = norm.mean is None, _Work(nodes, h, dtype)
@@ -119,12 +157,10 @@ class _MixedScan(torch.autograd.Function):
                 mix(s[t], work.sources[i], work.widened(product).numpy(), w[i], z, n_lanes)
                 settle(t, i + 1, z)
             torch.mv(states[t, 1:].view(N, -1).t(), r, out=hidden[t + 1].view(-1))
-        if heard is not None:
-            heard.keep(states, N)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(h_mask, U, r, *mixtures, *(W for block in Ws for W in block))
             ctx.kept = states, read, first, products, hidden, variances, work
-            ctx.nodes, ctx.norm, ctx.heard, ctx.dtype = nodes, norm, heard, dtype
+            ctx.nodes, ctx.norm, ctx.dtype = nodes, norm, dtype
         ctx.mark_non_differentiable(means, variances)
         return hidden[1:], means, variances
 
@@ -139,7 +175,7 @@ class _MixedScan(torch.autograd.Function):
         train = norm.mean is None
         h_mask, U, r, *tensors = ctx.saved_tensors
         mixtures, Ws = tensors[:N], _by_node(nodes, tensors[N:])
-        _, _, _, _, wants_wx, wants_h, _, wants_U, wants_r, *wanted = ctx.needs_input_grad
+        _, _, _, wants_wx, wants_h, _, wants_U, wants_r, *wanted = ctx.needs_input_grad
         wants_w = any(wanted[:N])
         n_lanes = lanes(hidden.shape[1])
         dws = [mixture.new_zeros(n_lanes, *mixture.shape) for mixture in mixtures]  # every lane adds up its own
@@ -159,8 +195,6 @@ class _MixedScan(torch.autograd.Function):
             torch.mul(r[:, None, None], dh, out=ds[1:])
             for i in reversed(range(N)):
                 unsettle(t, i + 1)
-                if ctx.heard is not None:
-                    ctx.heard.gradients[t, i] = dz
                 product, row = products[i][t], 0
                 values = work.widened(product)
                 mix_backward(s[t], work.sources[i], values.numpy(), w[i], by_z, by_s, dw[i], wants_w)
@@ -185,7 +219,7 @@ class _MixedScan(torch.autograd.Function):
                        for g in _weight_gradients(read, blocks, product)]
         grad_U = over_time(masked(hidden[:-1], h_mask), first, dtype) if wants_U else None
         grad_r = torch.einsum("tbh,tnbh->n", dhs[1:], states[:, 1:]) if wants_r else None
-        return (None, None, None, None, first if wants_wx else None, dhs[0] if wants_h else None, None, grad_U, grad_r,
+        return (None, None, None, first if wants_wx else None, dhs[0] if wants_h else None, None, grad_U, grad_r,
                 *([by_lane.sum(dim=0) for by_lane in dws] if wants_w else [None] * N), *grads_W)
 
 

@@ -1,7 +1,7 @@
 r"""The two-input cell over all time steps as one autograd function with a backward written by hand.
 
 Node j of N makes $s_j = \sum_o w_{jo}\, o(W_j x_t + b_j,\; U_j s_{j-1},\; s_{j-1})$; the chain of nodes goes on from one
-time step to the next. The plain form is `TwoInputCell._plain`.
+time step to the next. The plain form is `TwoInputCell.states`.
 
 An operation works unit by unit, so a node's derivatives by its transformed inputs and by its state have an entry each:
 $D^{wx}$, $D^{us}$, $D^s$. `two_input_passes` has them, and step by step the gradient goes back by
@@ -14,17 +14,20 @@ Shapes: T time, B batch, I inputs, H hidden, N nodes, K operations, R rows of H 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from growdarts.tracing import Heard
-from growdarts_fast.two_input_passes import Pass
+from growdarts.forms import fast_form, refuse_second_derivative
+from growdarts.precision import product_type
+from growdarts.spaces.two_input.cell import TwoInputCell
+from growdarts.spaces.two_input.node import TwoInputNode
 from growdarts_fast.memory import empty
-from growdarts.forms import refuse_second_derivative
-from growdarts_fast.precision import product_type
 from growdarts_fast.products import matmul, over_time
+from growdarts_fast.two_input_kernels import CODES
+from growdarts_fast.two_input_passes import AutogradPass, KernelPass, Pass
 
 
 class ScanNode(NamedTuple):
@@ -40,22 +43,35 @@ class ScanNode(NamedTuple):
     w: Tensor
 
 
-def two_input_scan(x: Tensor, h: Tensor, nodes: Sequence[ScanNode], heard: Heard | None = None) -> Tensor:
+@fast_form(TwoInputCell.states, "cpu")
+def states(cell: TwoInputCell, x: Tensor, h: Tensor) -> Tensor:
+    """`TwoInputCell.states` in float32 or float64."""
+    if h.dtype not in (torch.float32, torch.float64):
+        return NotImplemented
+    return two_input_scan(x, h, [ScanNode(_begin(node), *node.input_weights(), node.state_weights(), node.mixture.weights())
+                                 for node in cell.nodes])
+
+
+def _begin(node: TwoInputNode) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Pass]:
+    names = [operation.name for operation in node.operations()]
+    return partial(KernelPass, names) if set(names) <= CODES.keys() else partial(AutogradPass, node.operate())
+
+
+def two_input_scan(x: Tensor, h: Tensor, nodes: Sequence[ScanNode]) -> Tensor:
     """States h_1 .. h_T (T, B, H) from x (T, B, I) and h (B, H) [JG Eq. 3].
 
-    Within `torch.autocast` the products are computed in its type, everything else in that of `h`. `heard` gets the states
-    (T, N, B, H) that the nodes meet and, in the backward pass, the gradients by what they make of them.
+    Within `torch.autocast` the products are computed in its type, everything else in that of `h`.
     """
     dtype = product_type(x)
     with torch.autocast("cpu", enabled=False):
-        return _TwoInputScan.apply([node.begin for node in nodes], heard, dtype, x.to(h.dtype), h,
+        return _TwoInputScan.apply([node.begin for node in nodes], dtype, x.to(h.dtype), h,
                                    *(tensor for node in nodes for tensor in node[1:]))
 
 
 class _TwoInputScan(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx: Any, begin: Sequence[Callable[..., Pass]], heard: Heard | None, dtype: torch.dtype, x: Tensor, h: Tensor,
+    def forward(ctx: Any, begin: Sequence[Callable[..., Pass]], dtype: torch.dtype, x: Tensor, h: Tensor,
                 *tensors: Tensor) -> Tensor:
         (T, B, _), nodes = x.shape, _nodes(begin, tensors)
         N, read = len(nodes), x.to(dtype).flatten(0, 1)
@@ -72,9 +88,7 @@ class _TwoInputScan(torch.autograd.Function):
                     node_pass.step(t)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(x, *tensors)
-            ctx.kept, ctx.begin, ctx.heard, ctx.dtype = (chain, passes), begin, heard, dtype
-        if heard is not None:
-            heard.keep(chain[:-1].unflatten(0, (T, N)), N)
+            ctx.kept, ctx.begin, ctx.dtype = (chain, passes), begin, dtype
         return chain[N::N]
 
     @staticmethod
@@ -86,20 +100,18 @@ class _TwoInputScan(torch.autograd.Function):
         (chain, passes), ctx.kept = ctx.kept, None
         x, *tensors = ctx.saved_tensors
         N, nodes = len(passes), _nodes(ctx.begin, tensors)
-        _, _, _, wants_x, _, *wanted = ctx.needs_input_grad
+        _, _, wants_x, _, *wanted = ctx.needs_input_grad
         wants = [wanted[4 * j:4 * j + 4] for j in range(N)]
         ds = torch.zeros_like(chain[0])
         for t in reversed(range(len(grad))):
             ds = ds + grad[t]
             for j in reversed(range(N)):
-                if ctx.heard is not None:
-                    ctx.heard.gradients[t, j] = ds
                 wants_W, wants_b, _, wants_w = wants[j]
                 ds = passes[j].back(t, ds, wants_x or wants_W or wants_b, wants_w)
         by_x, grads = torch.zeros_like(x) if wants_x else None, []
         for j, (node, node_pass) in enumerate(zip(nodes, passes, strict=True)):
             grads += _of_weights(node_pass, node, x, chain[j:-1:N], ctx.dtype, wants[j], by_x)
-        return None, None, None, by_x, ds, *grads
+        return None, None, by_x, ds, *grads
 
 
 def _nodes(begin: Sequence[Callable[..., Pass]], tensors: Sequence[Tensor]) -> list[ScanNode]:

@@ -150,8 +150,14 @@ class AutogradPass(Pass):
         with torch.enable_grad():
             wx, us, s = (value[first:stop].detach().requires_grad_() for value in (self.wx, self.us_gradient, self.met))
             outputs = self.operate(wx, us, s)
-        by_us, self.by_s, *by_wx = torch.autograd.grad(
-            outputs, [us, s, wx][:2 + wants_wx], [share.expand_as(s) for share in self.w], materialize_grads=True)
+        varying = [(output, share.expand_as(s)) for output, share in zip(outputs, self.w, strict=True)
+                   if output.requires_grad]  # the others are constants
+        inputs = [us, s, wx][:2 + wants_wx]
+        if varying:
+            of, shares = zip(*varying)
+            by_us, self.by_s, *by_wx = torch.autograd.grad(of, inputs, shares, materialize_grads=True)
+        else:
+            by_us, self.by_s, *by_wx = map(torch.zeros_like, inputs)
         # copies, as an operation may return what it is given, which the derivatives replace
         self.outputs, self.first = [output.detach().clone() for output in outputs] if wants_w else [], first
         for kept, derivative in zip((self.us_gradient, self.wx), (by_us, *by_wx)):

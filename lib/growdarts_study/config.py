@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, RECURRENT_OPERATIONS
-from growdarts_fast.precision import Precision
+from growdarts.precision import Precision
 from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts.settings import SearchSettings, Settings, known_operations, no_value_twice
 
@@ -136,7 +136,7 @@ class LanguageSettings(SearchSettings):
     eval_batch_size: int = Field(default=10, ge=1, description="columns of text in an evaluation; the first token of "
                                  "each, and what does not fill all, is not predicted")
     precision: Precision = Field(default="float32", description="of matrix products in training; see "
-                                 "growdarts_fast.precision")
+                                 "growdarts.precision")
     dropout_word: float = Field(ge=0, lt=1, description="rate of dropped words")
     dropout_embedding: float = Field(ge=0, lt=1, description="rate of dropped units of the embedded text")
     dropout_inputs: float = Field(ge=0, lt=1, description="rate of dropped units of the cell's inputs")

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from growdarts.spaces.two_input.network import Forecaster
+
 RECURRENT = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
@@ -49,3 +51,8 @@ class TorchRecurrent(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """States of the last layer."""
         return self.layer(x)[0]
+
+
+def recurrent_forecaster(kind: str, features: int, hidden: int, n_layers: int) -> Forecaster:
+    """A forecaster around torch.nn's RNN, GRU or LSTM."""
+    return Forecaster([TorchRecurrent(kind, features, hidden, n_layers)], hidden, features)

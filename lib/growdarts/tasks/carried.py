@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from growdarts.spaces.darts_recurrent.highway import masked
 from growdarts.spaces.two_input.cell import TwoInputCell, fixed_cell
-from growdarts.genotype import Genotype, require_space
+from growdarts.genotype import require_space
+from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.spaces.two_input.network import TwoInputForecaster
-from growdarts_fast.precision import product
+from growdarts.precision import product
 
 State = Tensor | tuple[Tensor, ...]  # each (B, H)
 

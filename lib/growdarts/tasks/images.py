@@ -12,15 +12,44 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from growdarts.tasks.augmentation import augment, normalise
-from growdarts_study.data.files import DataError
+from growdarts.settings import DataError
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
-from growdarts_study.data.images import ImageData, Images
 
 Batch = tuple[Tensor, Tensor]  # normalised images (B, C, H, W), labels (B,)
 
 EVALUATION_BATCH = 500  # images at once where no gradient is needed
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss, as in DARTS
 DROP_PATH = 0.2  # probability at the end of the training, as in DARTS
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """One part of a data set: x (n, C, H, W) uint8, y (n,) int64 labels from 0."""
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """Images of `classes`, split.
+
+    mean, std: of every channel over the training part, pixels in 0 .. 1; source: where the bytes came from, for
+    the record; hashes: part -> sha256 of its images and labels, so that two sources can be compared;
+    padding, flip: random changes of a training image that leave its class what it is, see `augmentation.augment`.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images
+    validation: Images
+    test: Images
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: str
+    hashes: dict[str, str]
+    padding: int
+    flip: bool
 
 
 @dataclass(frozen=True)

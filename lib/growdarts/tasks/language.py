@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from growdarts.tasks.carried import State
 from growdarts.spaces.darts_recurrent.highway import masked, uniform
 from growdarts.spaces.darts.interop import StateDictError, load_tensors
-from growdarts_fast.precision import Precision, products_in
-from growdarts_study.data.text import Text, batchify, windows
-from growdarts_fast.loss import vocabulary_loss
+from growdarts.forms import has_fast_form
+from growdarts.precision import Precision, products_in
+from growdarts.tasks.text import Text, batchify, windows
 
 # What `growdarts.space.SearchSpace` asks of a network and only the cell can answer.
 OF_THE_CELL = ("operations", "alpha_parameters", "mixtures", "mixture_names", "n_nodes", "grow_node", "keep_operations",
@@ -162,6 +162,12 @@ class LanguageModel(nn.Module):
         return {name: tensor.detach().clone() for name, tensor in self.original_tensors().items()}
 
 
+@has_fast_form
+def vocabulary_loss(x: Tensor, W: Tensor, b: Tensor, y: Tensor) -> Tensor:
+    r"""Mean cross entropy in nats of the words y (n,) under the logits $x W^\top + b$; x (n, H), W (V, H), b (V,)."""
+    return nn.functional.cross_entropy(nn.functional.linear(x, W, b), y)
+
+
 @dataclass
 class Memory:
     """What the passes over one window share: the state before it, its masks, the state that the last pass ended in."""
@@ -189,10 +195,10 @@ class LanguageTask:
     batch_size, length : columns B and (base of the random) length T of the training windows, in tokens.
     act_reg, temporal_act_reg : factors of the mean square of the dropped states and of the states' change from one
         step to the next, `alpha` and `beta` in AWD-LSTM (Merity, McCann & Socher 2017).
-    random_length : draw lengths around `length`, see `growdarts_study.data.text.windows`.
+    random_length : draw lengths around `length`, see `growdarts.tasks.text.windows`.
     eval_batch_size : columns of an evaluation; each column starts from the zero state and its first token is not
         predicted, nor are the up to B - 1 tokens left over, so few columns evaluate nearly all tokens.
-    precision : of the matrix products in the loss, see `growdarts_fast.precision`; evaluations are in float32.
+    precision : of the matrix products in the loss, see `growdarts.precision`; evaluations are in float32.
     """
 
     text: Text

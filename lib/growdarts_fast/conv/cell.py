@@ -14,18 +14,38 @@ Shapes: pixels (C, H, W, B), batch last; N nodes, K operations of an edge.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from growdarts.spaces.darts_conv.operations import FactorizedReduce, ReLUConvBN, SeparableConv, Zero
+from growdarts.spaces.darts_conv.cell import SearchCell
+from growdarts.spaces.darts_conv.operations import (FactorizedReduce, ReLUConvBN, SeparableConv, Zero, batch_first,
+                                                    batch_last)
 from growdarts_fast.conv.norm_kernels import row_sums
 from growdarts_fast.conv.passes import Fit, Norm, Nothing, Operation, Pool, Skip, flat
 from growdarts_fast.conv.separable import Repeat, Separable
 from growdarts_fast.conv.threads import in_lanes, torch_alone
 from growdarts_fast.memory import empty, zeros
-from growdarts.forms import refuse_second_derivative
+from growdarts.forms import fast_form, refuse_second_derivative
+
+
+WIDE = 128  # channels from which on torch's convolutions, channels side by side, are clearly faster than `mixed_cell`
+
+
+@fast_form(SearchCell.forward, "cpu")
+def forward(cell: SearchCell, s0: Tensor, s1: Tensor, mixtures: Sequence[tuple[Sequence[str], Tensor]]) -> Tensor:
+    """`SearchCell.forward` in float32 or float64, where all operations have forms here and there are few channels."""
+    if s0.dtype not in (torch.float32, torch.float64):
+        return NotImplemented
+    fits = [as_operation(fit) for fit in (cell.preprocess0, cell.preprocess1)]
+    edges = [[as_operation(edge.operations[key]) for key in keys]
+             for edge, (keys, _) in zip(cell.edges, mixtures, strict=True)]
+    if cell.channels >= WIDE or None in chain(fits, *edges):
+        return SearchCell.forward.plain(cell, *(s.contiguous(memory_format=torch.channels_last) for s in (s0, s1)), mixtures)
+    out = mixed_cell(batch_last(s0), batch_last(s1), fits, edges, [w for _, w in mixtures], cell.channels, cell.stride(0))
+    return batch_first(out)
 
 
 def as_operation(module: nn.Module) -> Operation | None:

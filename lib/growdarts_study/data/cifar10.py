@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from growdarts_study.data.files import DataError, fetch, sha256
+from growdarts_study.data.files import fetch, sha256
+from growdarts.settings import DataError
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images (n, 3, 32, 32) uint8, labels (n,)
 

@@ -15,15 +15,13 @@ with warnings.catch_warnings():  # its progress bar would like notebook widgets,
     import pooch
 from requests.exceptions import RequestException
 
+from growdarts.settings import DataError
+
 logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DATA = REPOSITORY / "data"
 RETRIES = 2  # further attempts of a download that failed, with a growing pause between them
-
-
-class DataError(RuntimeError):
-    """Data are missing, damaged or asked for in an impossible way; says what to do."""
 
 
 def sha256(path: Path) -> str:

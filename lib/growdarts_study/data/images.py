@@ -5,7 +5,6 @@ Shapes: n images, C channels, H = W pixels. A pixel stays a whole number of 0 ..
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,39 +12,10 @@ import torch
 from torch import Tensor
 
 from growdarts_study.data import cifar10
-from growdarts_study.data.files import DataError
+from growdarts.settings import DataError
+from growdarts.tasks.images import ImageData, Images
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images (n, C, H, W) uint8, labels (n,)
-
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """One part of a data set: x (n, C, H, W) uint8, y (n,) int64 labels from 0."""
-
-    x: Tensor
-    y: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class ImageData:
-    """Images of `classes`, split.
-
-    mean, std: of every channel over the training part, pixels in 0 .. 1; source: where the bytes came from, for
-    the record; hashes: part -> sha256 of its images and labels, so that two sources can be compared;
-    padding, flip: random changes of a training image that leave its class what it is, see `augmentation.augment`.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    train: Images
-    validation: Images
-    test: Images
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    source: str
-    hashes: dict[str, str]
-    padding: int
-    flip: bool
 
 
 # ---- digits ------------------------------------------------------------------------------------

@@ -4,15 +4,15 @@ Shapes: T days in a window, n windows, F features (indices of stock exchanges).
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from growdarts_study.data.files import DATA, DataError, fetch, sha256
+from growdarts_study.data.files import DATA, fetch, sha256
+from growdarts.settings import DataError
+from growdarts.tasks.series import Series, series_from_returns
 
 # ---- closes ------------------------------------------------------------------------------------
 
@@ -108,39 +108,6 @@ def synthetic_var() -> np.ndarray:
 MIN_TRAIN = 250  # training windows below which an origin is refused: a little over a year
 
 
-@dataclass(frozen=True, eq=False)
-class Windows:
-    """Inputs and targets of one part of a series.
-
-    x: ``(T, n, F)`` standardised log returns, oldest first; y: ``(n, F)`` the next day's;
-    dates: n labels of the target days (ISO date, decimal year or index).
-    """
-
-    x: Tensor
-    y: Tensor
-    dates: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Series:
-    """A series of F features, cut in time order.
-
-    mean, std: ``(F,)`` of the training part's returns, in raw units; floor: the best possible
-    expected mean squared error in standardised units, where it is known (``synthetic_var``);
-    hashes: file -> sha256 of the bytes used.
-    """
-
-    name: str
-    features: tuple[str, ...]
-    train: Windows
-    validation: Windows
-    test: Windows
-    mean: Tensor
-    std: Tensor
-    floor: float | None
-    hashes: dict[str, str]
-
-
 def series_names() -> tuple[str, ...]:
     """Names that ``load_series`` knows."""
     return ("synthetic_var", "eu_stock_markets", "g7_brics")
@@ -230,39 +197,3 @@ def load_series(
     return replace(series, floor=float(((VAR_FACTOR**2).sum(axis=1) / std**2).mean()))
 
 
-def series_from_returns(
-    returns: np.ndarray, window: int, cuts: tuple[int, int, int], features: Sequence[str] | None = None,
-    labels: Sequence[str] | None = None, *, name: str = "own", hashes: dict[str, str] | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Series:  # fmt: skip
-    """Your own series: ``(n, F)`` returns, oldest first, cut in time order and standardised.
-
-    cuts: index of the first validation day, of the first test day, and of the day after the last test day.
-
-    Raises
-    ------
-    DataError
-        Not a matrix of finite numbers, a feature that never changes, or cuts out of order.
-    """
-    returns = np.asarray(returns, dtype=float)
-    if returns.ndim != 2 or not np.isfinite(returns).all():
-        raise DataError(f"returns of shape {returns.shape} are not possible: allowed is a finite (days, features) matrix")
-    validation, test, end = cuts
-    if not window < validation < test < end <= len(returns):
-        raise DataError(f"cuts={cuts} with window={window} are not possible for {len(returns)} days: allowed are "
-                        "window < first validation day < first test day < end <= number of days")
-    mean, std = returns[:validation].mean(axis=0), returns[:validation].std(axis=0)
-    if not std.all():
-        raise DataError(f"feature {int(np.argmin(std))} never changes in the training part: leave it out")
-    z = torch.tensor((returns - mean) / std, dtype=dtype)  # (days, F)
-    labels = labels or [str(day) for day in range(len(returns))]
-
-    def windows(first: int, last: int) -> Windows:  # target days first .. last - 1
-        past = z[first - window : last - 1].unfold(0, window, 1)  # (n, F, T), ends the day before its target
-        return Windows(past.permute(2, 0, 1).contiguous(), z[first:last].clone(), tuple(labels[first:last]))
-
-    return Series(
-        name, tuple(features or (f"z{i + 1}" for i in range(returns.shape[1]))), windows(window, validation),
-        windows(validation, test), windows(test, end), torch.tensor(mean, dtype=dtype),
-        torch.tensor(std, dtype=dtype), None, hashes or {},
-    )  # fmt: skip

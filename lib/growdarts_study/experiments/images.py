@@ -13,7 +13,8 @@ from growdarts_study.experiments import phases
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.tasks.images import ImageTask, schedule_drop_path
-from growdarts_study.data.images import ImageData, load_images
+from growdarts_study.data.images import load_images
+from growdarts.tasks.images import ImageData
 from growdarts.spaces.darts.published import CIFAR10_DARTS_V2
 from growdarts.training import fit
 

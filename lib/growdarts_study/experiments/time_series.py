@@ -12,11 +12,13 @@ from growdarts_study import records
 from growdarts_study.rivals import RECURRENT, HistoricalMean, VectorAutoregression
 from growdarts_study.config import TimeSeriesRun
 from growdarts_study.experiments import phases
-from growdarts.genotype import Genotype
-from growdarts.spaces.two_input.network import derived_forecaster, recurrent_forecaster, two_input_forecaster
+from growdarts.spaces.two_input.genotype import Genotype
+from growdarts.spaces.two_input.network import derived_forecaster, two_input_forecaster
+from growdarts_study.rivals import recurrent_forecaster
 from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts_study.data.series import load_series
-from growdarts.training import Fit, ForecastTask, fit
+from growdarts.training import Fit, fit
+from growdarts.tasks.series import ForecastTask
 
 FORECAST_DAYS, FORECAST_FEATURES = 60, 2  # the first ones, whose forecasts a record keeps for a figure
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from growdarts_study.report.comparison import Difference, feature_skill, interval, relative_difference
 from growdarts_study.report.figures import COLOURS, LABELS, operation_counts
-from growdarts_study.data.images import ImageData
+from growdarts.tasks.images import ImageData
 
 MARKERS = "osv^DPX*h"
 ORDER = list(LABELS)

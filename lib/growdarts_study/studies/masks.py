@@ -14,7 +14,8 @@ from growdarts.bilevel import VirtualStep, alpha_gradient, direct_and_implicit
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts_study.report.figures import COLOURS
 from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, Memory, Window
-from growdarts_study.data.text import Text, grammar_text
+from growdarts_study.data.text import grammar_text
+from growdarts.tasks.text import Text
 from growdarts.training import theta_step
 
 HIDDEN, NODES, COLUMNS, LENGTH = 32, 3, 32, 20

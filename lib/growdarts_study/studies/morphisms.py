@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from growdarts_study.page_settings import MorphismConfig
-from growdarts.growth import grow_node, net2deeper, net2wider
+from growdarts.growth import grow_node
 from growdarts.spaces.two_input.network import TwoInputForecaster, two_input_forecaster
 from growdarts_study.data.series import load_series
-from growdarts.training import ForecastTask
+from growdarts.tasks.series import ForecastTask
 
 LEARNING_RATE, BATCH = 0.01, 128
 REACH = 3.0  # standard deviations of the input over which responses are drawn
@@ -122,3 +122,33 @@ def _net2net() -> pd.DataFrame:
         columns[f"{name}: Net2Wider"] = wide_second(activation(wide_first(x)))[:, 0]
         columns[f"{name}: Net2Deeper"] = second(activation(net2deeper(16, inner)(inner)))[:, 0]
     return pd.DataFrame(columns)
+
+
+@torch.no_grad()
+def net2wider(first: nn.Linear, second: nn.Linear, width: int) -> tuple[nn.Linear, nn.Linear]:
+    """Widen the layer between two linear maps to `width` units without changing the function [Net2Net].
+
+    New units copy random old ones; the outgoing weights of a unit are divided by its number of copies.
+    Exact for any elementwise activation between the two.
+    """
+    old = first.out_features
+    if width < old:
+        raise ValueError(f"width = {width}: allowed is at least the present {old}")
+    source = torch.cat([torch.arange(old), torch.randint(old, (width - old,))])
+    copies = torch.bincount(source, minlength=old)[source]
+    wide_first = nn.Linear(first.in_features, width).to(first.weight)
+    wide_second = nn.Linear(width, second.out_features).to(second.weight)
+    wide_first.weight.copy_(first.weight[source])
+    wide_first.bias.copy_(first.bias[source])
+    wide_second.weight.copy_(second.weight[:, source] / copies)
+    wide_second.bias.copy_(second.bias)
+    return wide_first, wide_second
+
+
+@torch.no_grad()
+def net2deeper(width: int, like: Tensor) -> nn.Linear:
+    """An identity layer of `width` units [Net2Net]; exact where the activation before it is idempotent (relu)."""
+    layer = nn.Linear(width, width).to(like)
+    layer.weight.copy_(torch.eye(width))
+    layer.bias.zero_()
+    return layer

@@ -24,7 +24,7 @@ from growdarts_study.report.comparison import Interval, geometric_mean, interval
 from growdarts_study.config import LanguageConfig, LanguageRun
 from growdarts_study.experiments import language, phases
 from growdarts_study.report.figures import COLOURS
-from growdarts_fast.precision import Precision, used_precision
+from growdarts.precision import Precision, used_precision
 from growdarts.settings import ConfigError
 from growdarts_study.data.text import load_text
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, fields
 from operator import index
 from typing import Any, Self
 
-from growdarts.genotype import Genotype, GenotypeError, JsonForm
+from growdarts.genotype import GenotypeError, JsonForm
+from growdarts.spaces.two_input.genotype import Genotype
 
 Edge = tuple[str, int]  # operation, predecessor
 

@@ -7,20 +7,15 @@ Shapes: B batch, C channels, H and W pixels, N nodes, K operations of an edge.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from growdarts.spaces.darts_conv.operations import (FactorizedReduce, ReLUConvBN, Zero, batch_first, batch_last,
-                                             build_operation, convolution_flops, drop_path)
-from growdarts_fast.conv.cell import as_operation, mixed_cell
+from growdarts.spaces.darts_conv.operations import (FactorizedReduce, ReLUConvBN, Zero, build_operation, convolution_flops, drop_path)
 from growdarts.spaces.darts.genotypes import Edge
 from growdarts.genotype import GenotypeError
 from growdarts.mixture import Mixture, operation_name
-from growdarts.forms import is_plain
-
-WIDE = 128  # channels from which on torch's convolutions, channels side by side, are clearly faster than `mixed_cell`
+from growdarts.forms import has_fast_form
 
 
 class Cell(nn.Module):
@@ -103,20 +98,9 @@ class SearchCell(Cell):
         """Every operation of every edge."""
         return (operation for edge in self.edges for operation in edge.operations.values())
 
+    @has_fast_form
     def forward(self, s0: Tensor, s1: Tensor, mixtures: Sequence[tuple[Sequence[str], Tensor]]) -> Tensor:
-        """-> (B, N * C, H, W); `mixtures` are every edge's keys and weights."""
-        if is_plain() or s0.device.type != "cpu" or s0.dtype not in (torch.float32, torch.float64):
-            return self._plain(s0, s1, mixtures)
-        fits = [as_operation(fit) for fit in (self.preprocess0, self.preprocess1)]
-        edges = [[as_operation(edge.operations[key]) for key in keys]
-                 for edge, (keys, _) in zip(self.edges, mixtures, strict=True)]
-        if self.channels >= WIDE or None in chain(fits, *edges):
-            return self._plain(*(s.contiguous(memory_format=torch.channels_last) for s in (s0, s1)), mixtures)
-        out = mixed_cell(batch_last(s0), batch_last(s1), fits, edges, [w for _, w in mixtures], self.channels, self.stride(0))
-        return batch_first(out)
-
-    def _plain(self, s0: Tensor, s1: Tensor, mixtures: Sequence[tuple[Sequence[str], Tensor]]) -> Tensor:
-        """Edge after edge."""
+        """-> (B, N * C, H, W), edge after edge [DARTS Eq. 1]; `mixtures` are every edge's keys and weights."""
         states, edges = [self.preprocess0(s0), self.preprocess1(s1)], zip(self.edges, mixtures, strict=True)
         for _ in range(self.n_nodes):
             states.append(sum(edge(x, *mixture) for x, (edge, mixture) in zip(states, edges)))  # next len(states)

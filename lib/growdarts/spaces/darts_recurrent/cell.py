@@ -11,15 +11,13 @@ from torch import Tensor, nn
 
 from growdarts.space import Duplicate
 from growdarts.spaces.darts_recurrent.highway import HighwayCell, masked
-from growdarts_fast.recurrent_kernels import COLUMNS
-from growdarts_fast.recurrent import Norm, mixed_scan
 from growdarts.spaces.darts_recurrent.node import PrivateOperation, RecurrentNode
-from growdarts.tracing import Heard, OperationTrace, by_node, listening, statistics_kept
+from growdarts.tracing import OperationTrace, record_calls, statistics_kept
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS, RecurrentGenotype
 from growdarts.genotype import GenotypeError
 from growdarts.spaces.darts.interop import StateDictError
 from growdarts.mixture import Mixture, operation_name
-from growdarts.forms import is_plain
+from growdarts.forms import has_fast_form, plain_forms
 
 
 class RecurrentSearchCell(HighwayCell):
@@ -40,8 +38,6 @@ class RecurrentSearchCell(HighwayCell):
     n_nodes : nodes to start with.
     operations : candidates of every edge, now and when the cell grows.
     """
-
-    heard: list[Heard] | None = None  # see `tracing.listening`
 
     def __init__(self, inputs: int, hidden: int, n_nodes: int,
                  operations: Sequence[str] = RECURRENT_OPERATIONS) -> None:
@@ -93,48 +89,14 @@ class RecurrentSearchCell(HighwayCell):
         if self.training and x.shape[1] < 2:
             raise ValueError(f"batch of size {x.shape[1]}: allowed is at least 2 in train mode, batch norm has nothing "
                              "to compare a single column with")
-        plain = is_plain() and self.heard is None
-        return super().forward(x, h, x_mask, h_mask) if plain else self._scan(x, h, x_mask, h_mask)
+        return super().forward(x, h, x_mask, h_mask)
 
-    def _scan(self, x: Tensor, h: Tensor | None, x_mask: Tensor | None, h_mask: Tensor | None) -> Tensor:
-        """The same function by `mixed_scan`."""
-        h = x.new_zeros(x.shape[1], self.hidden) if h is None else h
-        wx, U = self._inputs(x, x_mask), self.W0[self.inputs:]
-        nodes, mixtures, weights = [], [], []
-        for node, live, names, shared, own in self._prepare():
-            columns = torch.tensor([COLUMNS.index(name) for name in names]).expand(len(live), -1)
-            rows = [shared.new_zeros(len(live), len(COLUMNS)).scatter(1, columns, shared)]
-            rows += [private.weight * torch.eye(len(COLUMNS)).to(shared)[[COLUMNS.index(private.activation)]]
-                     for private in own]
-            nodes.append((live, *([live[private.source]] for private in own)))
-            mixtures.append(torch.cat(rows))
-            weights += [node.W, *(private.W for private in own)]
-        plain = sum(node.output_weight is None for node in self.nodes)
-        output_weights = torch.stack([U.new_tensor(1 / plain) if node.output_weight is None else node.output_weight
-                                      for node in self.nodes])
-        norm = Norm(self.bn.eps) if self.training else Norm(self.bn.eps, self.bn.running_mean, self.bn.running_var)
-        heard = None if self.heard is None else Heard(h_mask)
-        states, means, variances = mixed_scan(wx, h, h_mask, U, output_weights, mixtures, weights, nodes, norm, heard)
-        if heard is not None:
-            self.heard.append(heard)
-        if self.training:
-            self._count(means.flatten(0, 1), variances.flatten(0, 1) * len(h) / (len(h) - 1))
-        return states
+    @has_fast_form
+    def states(self, x: Tensor, h: Tensor, x_mask: Tensor | None, h_mask: Tensor | None) -> Tensor:
+        """`forward` from a given h, one time step after another [DARTS Eq. 2]."""
+        return super().states(x, h, x_mask, h_mask)
 
-    @torch.no_grad()
-    def _count(self, means: Tensor, variances: Tensor) -> None:
-        """Running statistics after batches of these means and variances (n, H), one after the other."""
-        n, before = len(means), int(self.bn.num_batches_tracked)
-        if self.bn.momentum is None:  # the plain mean of all batches
-            keep, shares = before / (before + n), means.new_full((n,), 1.0) / (before + n)
-        else:
-            decay = 1 - self.bn.momentum
-            keep, shares = decay**n, self.bn.momentum * decay ** torch.arange(n).flip(0).to(means)
-        for running, values in ((self.bn.running_mean, means), (self.bn.running_var, variances)):
-            running.mul_(keep).add_(shares @ values)
-        self.bn.num_batches_tracked += n
-
-    def _prepare(self) -> list[tuple[RecurrentNode, list[int], list[str], Tensor, list[PrivateOperation]]]:
+    def prepared(self) -> list[tuple[RecurrentNode, list[int], list[str], Tensor, list[PrivateOperation]]]:
         """Per node: its live predecessors; the activations that share W, and their weights (live, activations); the
         operations that do not."""
         K = len(RECURRENT_OPERATIONS)
@@ -241,12 +203,14 @@ class RecurrentSearchCell(HighwayCell):
         Those that share W are taken as duplicating leaves them: each with a W of its own. Dropout masks are part of
         the trace. Its gradient at a time step is the total one: also through the later steps and the batch norm.
         """
-        with statistics_kept(self), listening(self) as runs:
-            torch.autograd.grad(loss(), self.alpha_parameters(), allow_unused=True)
-        states, dropped = by_node([run.states for run in runs]), by_node([masked(run.states, run.given) for run in runs])
-        gradients = by_node([run.gradients for run in runs])
-        return [trace for node, gradient in zip(self.nodes, gradients, strict=True)
-                for trace in node.traces(states, dropped, gradient)]
+        with plain_forms(), statistics_kept(self):
+            calls = record_calls([*self.nodes], loss)
+        traces = []
+        for node in self.nodes:
+            sources = torch.cat([call.arguments[0] for call in calls[node]], dim=1)
+            dropped = torch.cat([masked(*call.arguments[:2]) for call in calls[node]], dim=1)
+            traces += node.traces(sources, dropped, torch.cat([call.gradient for call in calls[node]]))
+        return traces
 
     def structure(self) -> list[dict[str, Any]]:
         """Per node the operations of its edges, which of them have their own W, and whether it has an output weight."""

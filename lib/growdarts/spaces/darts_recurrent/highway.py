@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from growdarts.spaces.darts.genotypes import RecurrentGenotype
 from growdarts.genotype import require_space
 from growdarts.spaces.darts.interop import load_tensors
-from growdarts_fast.precision import product
+from growdarts.precision import product
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda u: u}
 INIT_RANGE = 0.04  # DARTS' uniform start of all weights
@@ -56,20 +56,23 @@ class HighwayCell(nn.Module):
         `x_mask` (B, I) and `h_mask` (B, H) are variational dropout masks: the same at every time step,
         `h_mask` the same for h and all nodes. They are applied as given, whatever the mode.
         """
-        h = x.new_zeros(x.shape[1], self.hidden) if h is None else h
-        wx = self._inputs(x, x_mask)
-        prepared, states = self._prepare(), []
+        return self.states(x, x.new_zeros(x.shape[1], self.hidden) if h is None else h, x_mask, h_mask)
+
+    def states(self, x: Tensor, h: Tensor, x_mask: Tensor | None, h_mask: Tensor | None) -> Tensor:
+        """`forward` from a given h, one time step after another."""
+        wx = self.transformed_inputs(x, x_mask)
+        prepared, states = self.prepared(), []
         for wx_t in wx.unbind():  # the gradient of wx[t] would be as large as wx, once for every t
             c, u = (wx_t + product(masked(h, h_mask), self.W0[self.inputs:])).chunk(2, dim=-1)
             h = self._step(torch.lerp(h, torch.tanh(u), torch.sigmoid(c)), h_mask, prepared)
             states.append(h)
         return torch.stack(states)
 
-    def _inputs(self, x: Tensor, x_mask: Tensor | None) -> Tensor:
+    def transformed_inputs(self, x: Tensor, x_mask: Tensor | None) -> Tensor:
         """Their share of [c_0, u_0], (T, B, 2 H), all time steps in one product."""
         return product(masked(x, x_mask), self.W0[:self.inputs])
 
-    def _prepare(self) -> Any:
+    def prepared(self) -> Any:
         """What does not change over time."""
         raise NotImplementedError
 
@@ -100,7 +103,7 @@ class RecurrentCell(HighwayCell):
         self._genotype = genotype
         self.Ws = nn.ParameterList(uniform(hidden, 2 * hidden) for _ in genotype.recurrent)
 
-    def _prepare(self) -> list[tuple[list[int], Tensor | None]]:
+    def prepared(self) -> list[tuple[list[int], Tensor | None]]:
         """Per state: the nodes it feeds, and their weights side by side, (H, nodes * 2 H)."""
         edges = self._genotype.recurrent
         fed = [[i for i, (_, j) in enumerate(edges, start=1) if j == state] for state in range(len(edges))]

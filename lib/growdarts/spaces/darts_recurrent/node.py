@@ -15,7 +15,7 @@ from growdarts.spaces.darts_recurrent.highway import ACTIVATIONS, highway, maske
 from growdarts.tracing import OperationTrace
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
 from growdarts.mixture import Mixture, operation_name
-from growdarts_fast.precision import product
+from growdarts.precision import product
 
 
 class PrivateOperation(NamedTuple):
@@ -140,18 +140,18 @@ class RecurrentNode(nn.Module):
         self.private[j][copy] = nn.Parameter(W.clone())
         return Duplicate(copy, old, new, {"W": (self.private[j][key], self.private[j][copy])})
 
-    def traces(self, states: Tensor, dropped: Tensor, gradient: Tensor) -> list[OperationTrace]:
+    def traces(self, sources: Tensor, dropped: Tensor, gradient: Tensor) -> list[OperationTrace]:
         """Every operation with weights on n time steps and samples; unit u owns columns u and H + u of W.
 
-        states, dropped : all states of the cell before and after dropout, (N + 1, n, H).
+        sources, dropped : live states before and after dropout, (L, n, H).
         gradient : of the loss by the node before its batch norm, (n, H).
         """
         def output(s: Tensor, dropped: Tensor, activation: str, theta: dict[str, Tensor]) -> Tensor:
             return highway(s, dropped @ theta["W"], activation)
 
         return [OperationTrace(self.edges[j], key, self.weights_of(j, key),
-                               partial(output, states[j], dropped[j], operation_name(key)), gradient, self.hidden,
+                               partial(output, sources[i], dropped[i], operation_name(key)), gradient, self.hidden,
                                unit_dim=1, weight=weight)
-                for j in self.live()
+                for i, j in enumerate(self.live())
                 for key, weight in zip(self.edges[j].keys, self.edges[j].weights().detach(), strict=True)
                 if key != "none"]

@@ -4,20 +4,16 @@ Shapes: T time, B batch, I inputs of the layer, H hidden, N nodes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from growdarts.space import Duplicate
-from growdarts.tracing import Heard, OperationTrace, by_node, listening
-from growdarts_fast.two_input_kernels import CODES
+from growdarts.tracing import OperationTrace, record_calls
 from growdarts.spaces.two_input.node import TwoInputNode
-from growdarts_fast.two_input_passes import AutogradPass, KernelPass, Pass
-from growdarts_fast.two_input import ScanNode, two_input_scan
 from growdarts.mixture import Mixture, operation_name
-from growdarts.forms import is_plain
-from growdarts_fast.precision import product_type
+from growdarts.forms import has_fast_form, plain_forms
+from growdarts.precision import product_type
 from growdarts.spaces.two_input.operations import TWO_INPUT
 
 
@@ -30,8 +26,6 @@ class TwoInputCell(nn.Module):
     nodes : for every node the keys of its operations; one key a node gives the fixed form.
     operations : operations of a node that is grown; default the first node's.
     """
-
-    heard: list[Heard] | None = None  # see `tracing.listening`
 
     def __init__(self, inputs: int, hidden: int, nodes: Sequence[Sequence[str]],
                  operations: Sequence[str] | None = None) -> None:
@@ -47,18 +41,11 @@ class TwoInputCell(nn.Module):
 
         Within `torch.autocast` the products with x and h are computed in its type.
         """
-        h = x.new_zeros(x.shape[1], self.hidden) if h is None else h
-        if self.heard is None and is_plain():
-            return self._plain(x, h)
-        nodes = [ScanNode(_begin(node), *node.input_weights(), node.state_weights(), node.mixture.weights())
-                 for node in self.nodes]
-        if self.heard is None:
-            return two_input_scan(x, h, nodes)
-        self.heard.append(Heard(x.detach()))
-        return two_input_scan(x, h, nodes, self.heard[-1])
+        return self.states(x, x.new_zeros(x.shape[1], self.hidden) if h is None else h)
 
-    def _plain(self, x: Tensor, h: Tensor) -> Tensor:
-        """One time step and node after another."""
+    @has_fast_form
+    def states(self, x: Tensor, h: Tensor) -> Tensor:
+        """h_1 .. h_T (T, B, H) from x (T, B, I) and h (B, H), one time step and node after another [JG Eq. 3]."""
         dtype = product_type(x)
 
         def product(s: Tensor, *weights: Tensor) -> Tensor:
@@ -98,12 +85,12 @@ class TwoInputCell(nn.Module):
 
         Its gradient at a time step is the total one: also through the later steps that the state reaches.
         """
-        with listening(self) as runs:
-            torch.autograd.grad(loss(), [node.mixture.alpha for node in self.nodes], allow_unused=True)
-        x = torch.cat([run.given.flatten(0, 1) for run in runs])
-        states, gradients = by_node([run.states for run in runs]), by_node([run.gradients for run in runs])
-        return [trace for node, s, gradient in zip(self.nodes, states, gradients, strict=True)
-                for trace in node.traces(x, s, gradient)]
+        with plain_forms():
+            calls = record_calls([self, *self.nodes], loss)
+        x = torch.cat([call.arguments[0].flatten(0, 1) for call in calls[self]])
+        return [trace for node in self.nodes
+                for trace in node.traces(x, torch.cat([call.arguments[2] for call in calls[node]]),
+                                         torch.cat([call.gradient for call in calls[node]]))]
 
     def mixtures(self) -> Iterator[Mixture]:
         """One mixture a node."""
@@ -142,11 +129,6 @@ class TwoInputCell(nn.Module):
                 _, j, chosen[j] = max(inlets)
         return tuple(tuple(name for key in node.mixture.keys if operation_name(key) == name)
                      for node, name in zip(self.nodes, chosen, strict=True))
-
-
-def _begin(node: TwoInputNode) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Pass]:
-    names = [operation.name for operation in node.operations()]
-    return partial(KernelPass, names) if set(names) <= CODES.keys() else partial(AutogradPass, node.operate())
 
 
 def fixed_cell(inputs: int, hidden: int, nodes: Sequence[Sequence[str]]) -> TwoInputCell:

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from growdarts_study.rivals import TorchRecurrent
 from growdarts.spaces.two_input.cell import TwoInputCell, fixed_cell
 from growdarts.spaces.two_input.node import TwoInputNode
-from growdarts.genotype import Genotype, require_space
+from growdarts.genotype import require_space
+from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.mixture import Mixture
 
 
@@ -115,8 +115,3 @@ def derived_forecaster(genotype: Genotype, features: int, hidden: int) -> TwoInp
     widths = [features] + [hidden] * (len(genotype.layers) - 1)
     cells = [fixed_cell(width, hidden, nodes) for width, nodes in zip(widths, genotype.layers, strict=True)]
     return TwoInputForecaster(cells, hidden, features)
-
-
-def recurrent_forecaster(kind: str, features: int, hidden: int, n_layers: int) -> Forecaster:
-    """A forecaster around torch.nn's RNN, GRU or LSTM."""
-    return Forecaster([TorchRecurrent(kind, features, hidden, n_layers)], hidden, features)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from growdarts_fast.products import differentiable
+from growdarts.forms import has_fast_form
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -48,6 +48,7 @@ def product_type(like: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else like.dtype
 
 
+@has_fast_form
 def product(x: Tensor, W: Tensor) -> Tensor:
-    """x W of the type of `x`; within `torch.autocast` it is computed in its type."""
-    return (x @ W).to(x.dtype) if torch.is_autocast_enabled("cpu") else differentiable(x, W)
+    """x W of (..., k) and (k, m), of the type of `x`; within `torch.autocast` it is computed in its type."""
+    return (x @ W).to(x.dtype)

@@ -1,0 +1,53 @@
+"""The discrete architecture of the two-input space: what is left when every mixture has decided."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from growdarts.genotype import GenotypeError, JsonForm
+from growdarts.spaces.two_input.operations import TWO_INPUT
+
+
+@dataclass(frozen=True)
+class Genotype(JsonForm):
+    """A two-input architecture: for every layer, for every node, the operations it sums.
+
+    A node usually holds one operation; a duplicated one is listed as often as it was copied.
+
+    Raises
+    ------
+    GenotypeError
+        unknown space, empty layer or node, unknown operation.
+    """
+
+    layers: tuple[tuple[tuple[str, ...], ...], ...]
+    space: str = "two_input"
+
+    def __post_init__(self) -> None:
+        if self.space != "two_input":
+            raise GenotypeError(f"space {self.space!r}: allowed is 'two_input'")
+        if not self.layers or not all(self.layers) or not all(all(layer) for layer in self.layers):
+            raise GenotypeError(f"every layer needs a node and every node an operation: {self.layers}")
+        unknown = {name for layer in self.layers for node in layer for name in node} - set(TWO_INPUT)
+        if unknown:
+            raise GenotypeError(f"unknown operations {sorted(unknown)}: allowed are {', '.join(TWO_INPUT)}")
+
+    @property
+    def n_nodes(self) -> int:
+        """Nodes of the deepest layer."""
+        return max(len(layer) for layer in self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, ready for JSON."""
+        return {"space": self.space, "layers": [[list(node) for node in layer] for layer in self.layers]}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Inverse of `to_dict`."""
+        space = data.get("space", cls.space) if isinstance(data, dict) else cls.space
+        if space != cls.space:
+            raise GenotypeError(f"a genotype of space {space!r}: expected {cls.space!r}")
+        try:
+            layers = tuple(tuple(tuple(node) for node in layer) for layer in data["layers"])
+            return cls(layers, data["space"])
+        except (KeyError, TypeError) as error:
+            raise GenotypeError(f"not a genotype: {data!r:.200} ({error})") from None

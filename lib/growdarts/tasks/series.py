@@ -1,0 +1,128 @@
+"""Returns -> windows, batches and loss of forecasting the next day of a multivariate series.
+
+Shapes: n days, F features, T window length (days), B batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from growdarts.settings import DataError
+from growdarts.training import Batch
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Inputs and targets of one part of a series.
+
+    x: ``(T, n, F)`` standardised log returns, oldest first; y: ``(n, F)`` the next day's;
+    dates: n labels of the target days (ISO date, decimal year or index).
+    """
+
+    x: Tensor
+    y: Tensor
+    dates: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """A series of F features, cut in time order.
+
+    mean, std: ``(F,)`` of the training part's returns, in raw units; floor: the best possible
+    expected mean squared error in standardised units, where it is known (``synthetic_var``);
+    hashes: file -> sha256 of the bytes used.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    train: Windows
+    validation: Windows
+    test: Windows
+    mean: Tensor
+    std: Tensor
+    floor: float | None
+    hashes: dict[str, str]
+
+
+def series_from_returns(
+    returns: np.ndarray, window: int, cuts: tuple[int, int, int], features: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None, *, name: str = "own", hashes: dict[str, str] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Series:  # fmt: skip
+    """Your own series: ``(n, F)`` returns, oldest first, cut in time order and standardised.
+
+    cuts: index of the first validation day, of the first test day, and of the day after the last test day.
+
+    Raises
+    ------
+    DataError
+        Not a matrix of finite numbers, a feature that never changes, or cuts out of order.
+    """
+    returns = np.asarray(returns, dtype=float)
+    if returns.ndim != 2 or not np.isfinite(returns).all():
+        raise DataError(f"returns of shape {returns.shape} are not possible: allowed is a finite (days, features) matrix")
+    validation, test, end = cuts
+    if not window < validation < test < end <= len(returns):
+        raise DataError(f"cuts={cuts} with window={window} are not possible for {len(returns)} days: allowed are "
+                        "window < first validation day < first test day < end <= number of days")
+    mean, std = returns[:validation].mean(axis=0), returns[:validation].std(axis=0)
+    if not std.all():
+        raise DataError(f"feature {int(np.argmin(std))} never changes in the training part: leave it out")
+    z = torch.tensor((returns - mean) / std, dtype=dtype)  # (days, F)
+    labels = labels or [str(day) for day in range(len(returns))]
+
+    def windows(first: int, last: int) -> Windows:  # target days first .. last - 1
+        past = z[first - window : last - 1].unfold(0, window, 1)  # (n, F, T), ends the day before its target
+        return Windows(past.permute(2, 0, 1).contiguous(), z[first:last].clone(), tuple(labels[first:last]))
+
+    return Series(
+        name, tuple(features or (f"z{i + 1}" for i in range(returns.shape[1]))), windows(window, validation),
+        windows(validation, test), windows(test, end), torch.tensor(mean, dtype=dtype),
+        torch.tensor(std, dtype=dtype), None, hashes or {},
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ForecastTask:
+    """Batches, loss and evaluation of one-step-ahead forecasting of `series`."""
+
+    series: Series
+    batch_size: int
+
+    def train_batches(self) -> Iterator[Batch]:
+        """The training windows in a new random order."""
+        return self._batches(self.series.train)
+
+    def search_batches(self) -> Iterator[tuple[Batch, Batch]]:
+        """Training batches, each with a validation batch for the alpha step."""
+        return zip(self.train_batches(), cycle(self._batches(self.series.validation)))
+
+    def _batches(self, windows) -> Iterator[Batch]:
+        for index in torch.randperm(len(windows.y)).split(self.batch_size):
+            yield windows.x[:, index], windows.y[index]
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Mean squared error in standardised units."""
+        x, y = batch
+        return nn.functional.mse_loss(network(x), y)
+
+    @torch.no_grad()
+    def squared_errors(self, network: nn.Module, part: str) -> Tensor:
+        """(n, F) squared errors on `part`: "train", "validation" or "test"."""
+        windows = getattr(self.series, part)
+        network.eval()
+        error = (network(windows.x) - windows.y) ** 2
+        network.train()
+        return error
+
+    def evaluate(self, network: nn.Module, part: str) -> float:
+        """Mean squared error on `part`."""
+        return self.squared_errors(network, part).mean().item()
+
+    def flops(self, network: nn.Module) -> int:
+        """Floating-point operations of one forward pass of a search space over the training windows."""
+        return len(self.series.train.y) * network.flops(self.series.train.x.shape[0])
