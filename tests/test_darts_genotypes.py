@@ -10,7 +10,8 @@ import torch
 from growdarts.spaces.darts import published
 from growdarts.tasks.carried import derived_layers
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
-from growdarts.spaces.darts.genotypes import ConvolutionalGenotype, RecurrentGenotype, genotype_from_dict
+from growdarts.spaces.darts.genotypes import ConvolutionalGenotype, RecurrentGenotype
+from growdarts.genotype import genotype_from_dict
 from growdarts.genotype import GenotypeError
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
@@ -113,7 +114,7 @@ def test_a_genotype_of_another_space_is_refused():
             RecurrentGenotype.from_tuple(wrong)
     with pytest.raises(GenotypeError, match="tuple of 4 entries.*expected recurrent, concat"):
         RecurrentGenotype.from_tuple(tuple(convolutional.to_tuple()))
-    with pytest.raises(GenotypeError, match="space 'nasbench': allowed are two_input, darts_recurrent, darts_conv"):
+    with pytest.raises(GenotypeError, match="space 'nasbench': allowed are darts_conv, darts_recurrent, two_input"):
         genotype_from_dict({"space": "nasbench"})
 
 

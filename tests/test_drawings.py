@@ -104,7 +104,7 @@ def test_grown_nodes_are_marked(grown_from, marked):
 
 def test_unknown_spaces_are_refused():
     for draw in (lambda: drawing.genotype({"space": "darts_graph"}), lambda: drawing.searched({}, "darts_graph")):
-        with pytest.raises(GenotypeError, match="'darts_graph': allowed are two_input, darts_recurrent, darts_conv"):
+        with pytest.raises(GenotypeError, match="'darts_graph': allowed are darts_conv, darts_recurrent, two_input"):
             draw()
     with pytest.raises(GenotypeError, match="gelu"):
         drawing.genotype({"space": "darts_recurrent", "recurrent": [["gelu", 0]], "concat": [1]})

@@ -1,7 +1,11 @@
 """What the discrete architectures of all spaces share: their JSON form and how many nodes and operations they have."""
 
 import json
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+
+G = TypeVar("G", bound="JsonForm")
 
 
 class GenotypeError(ValueError):
@@ -23,6 +27,33 @@ class JsonForm:
         except json.JSONDecodeError as error:
             raise GenotypeError(f"not a genotype: {text!r:.200} ({error})") from None
         return cls.from_dict(data)
+
+
+SPACES: dict[str, type[JsonForm]] = {}  # name of a space -> its genotypes
+
+
+def genotypes_of(space: str) -> Callable[[type[G]], type[G]]:
+    """Decorator of a `JsonForm`: its objects are the genotypes of `space`, by which name `genotype_from_dict` finds them."""
+
+    def register(kind: type[G]) -> type[G]:
+        SPACES[space] = kind
+        return kind
+
+    return register
+
+
+def genotype_from_dict(data: dict[str, Any]) -> JsonForm:
+    """The genotype of whichever space `data` names.
+
+    Raises
+    ------
+    GenotypeError
+        an unknown space, or no genotype of the space it names.
+    """
+    space = data.get("space") if isinstance(data, dict) else None
+    if space not in SPACES:
+        raise GenotypeError(f"space {space!r}: allowed are {', '.join(sorted(SPACES))}")
+    return SPACES[space].from_dict(data)
 
 
 def require_space(genotype: Any, space: str) -> None:

@@ -63,6 +63,13 @@ class MorphismConfig(Settings):
         return self
 
 
+class OwnSpaceConfig(Settings):
+    """Parameters of notebook `08_own_space`."""
+
+    seed: int = Field(ge=0, lt=2**31, description="seed of every random draw")
+    search_epochs: int = Field(ge=1, description="most epochs of the search")
+
+
 class ReportConfig(Settings):
     """Parameters of notebook `06_report`: whose records it reads."""
 

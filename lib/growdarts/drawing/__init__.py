@@ -6,7 +6,7 @@ from typing import Any
 
 import pygraphviz
 
-from growdarts.spaces.darts.genotypes import SPACES, genotype_from_dict
+from growdarts.genotype import SPACES, genotype_from_dict
 from growdarts.drawing.graphs import FONT, INK, arranged, derived_cells, searched_cells
 from growdarts.genotype import GenotypeError
 
@@ -22,11 +22,11 @@ def genotype(data: dict[str, Any]) -> str:
         an unknown space, or no genotype of the space it names.
     """
     genotype_from_dict(data)  # for its checks
-    if data["space"] != "two_input":
+    if not _is_chain(data["space"]):
         return arranged([("", [cell]) for cell in derived_cells(data)])
     return _svg([(f"layer {layer}" if len(data["layers"]) > 1 else "",
                   [_label(node, [(key, None) for key in _numbered(names)]) for node, names in enumerate(nodes)])
-                 for layer, nodes in reversed(list(enumerate(data["layers"], start=1)))])
+                 for layer, nodes in reversed(list(enumerate(data["layers"], start=1)))], data["space"])
 
 
 def searched(weights: dict[str, dict[str, float]], space: str, grown_from: int | None = None) -> str:
@@ -47,9 +47,9 @@ def searched(weights: dict[str, dict[str, float]], space: str, grown_from: int |
         an unknown space.
     """
     if space not in SPACES:
-        raise GenotypeError(f"space {space!r}: allowed are {', '.join(SPACES)}")
-    if space == "two_input":
-        return _svg(_titled("", weights))
+        raise GenotypeError(f"space {space!r}: allowed are {', '.join(sorted(SPACES))}")
+    if _is_chain(space):
+        return _svg(_titled("", weights), space)
     return arranged([("", searched_cells(weights, space, grown_from))])
 
 
@@ -59,13 +59,18 @@ def growth(record: dict[str, Any]) -> str:
     titles = [f"stage {number}, epoch {event['epoch']}: validation error {event['validation_after']:.4f}"
               for number, event in enumerate(stages, start=1)]
     data = record["result"]["genotype"]
-    if data["space"] == "two_input":
+    if _is_chain(data["space"]):
         return _svg([cell for title, event in reversed(list(zip(titles, stages, strict=True)))
-                     for cell in _titled(title, event["weights"])])
+                     for cell in _titled(title, event["weights"])], data["space"])
     grown_from = record["search"]["history"][0]["nodes"]
     return arranged([(title, searched_cells(event["weights"], data["space"], grown_from))
                      for title, event in zip(titles, stages, strict=True)]
                     + [("derived from the best stage", derived_cells(data))])
+
+
+def _is_chain(space: str) -> bool:
+    """Whether the cells of `space` are chains of nodes, whose genotype has `layers`, else they are graphs with edges."""
+    return "layers" in SPACES[space].__dataclass_fields__
 
 
 def by_layer(weights: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -115,8 +120,9 @@ def _label(node: int, rows: list[tuple[str, float | None]]) -> str:
             f'<TR><TD><B>s<SUB>{node + 1}</SUB></B></TD></TR>{"".join(cells)}</TABLE>>')
 
 
-def _svg(cells: list[tuple[str, list[str]]]) -> str:
-    """Two-input cells, each a title and its nodes' labels, as one drawing."""
+def _svg(cells: list[tuple[str, list[str]]], space: str) -> str:
+    """Chains, each a title and its nodes' labels, as one drawing; the nodes of two-input cells read x_t as well."""
+    recurrent = space == "two_input"
     graph = pygraphviz.AGraph(directed=True, rankdir="LR", nodesep="0.25", ranksep="0.45", bgcolor="white",
                               fontname=FONT, fontsize="12", labeljust="l")
     graph.node_attr.update(fontname=FONT, fontsize="11", shape="plain")
@@ -124,15 +130,16 @@ def _svg(cells: list[tuple[str, list[str]]]) -> str:
     ends = dict(shape="ellipse", style="filled", fillcolor="#eeeeee", color=INK, margin="0.08,0.04")
     for number, (title, labels) in enumerate(cells):
         part = graph.add_subgraph(name=f"cluster{number}", label=title, pencolor="white")
-        for name, label in (("first", "h<SUB>t-1</SUB> = s<SUB>0</SUB>"), ("x", "x<SUB>t</SUB>"),
-                            ("last", "h<SUB>t</SUB>")):
+        for name, label in ((("first", "h<SUB>t-1</SUB> = s<SUB>0</SUB>"), ("x", "x<SUB>t</SUB>"), ("last", "h<SUB>t</SUB>"))
+                            if recurrent else (("first", "x"), ("last", "y"))):
             part.add_node(f"{name} {number}", label=f"<{label}>", **ends)
         before = f"first {number}"
         for position, label in enumerate(labels):
             node = f"{position} {number}"
             part.add_node(node, label=label)
             part.add_edge(before, node, penwidth="1.6")
-            part.add_edge(f"x {number}", node, style="dashed")
+            if recurrent:
+                part.add_edge(f"x {number}", node, style="dashed")
             before = node
         part.add_edge(before, f"last {number}", penwidth="1.6")
     return graph.draw(format="svg", prog="dot").decode()

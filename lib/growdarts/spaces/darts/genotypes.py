@@ -13,8 +13,7 @@ from dataclasses import dataclass, fields
 from operator import index
 from typing import Any, Self
 
-from growdarts.genotype import GenotypeError, JsonForm
-from growdarts.spaces.two_input.genotype import Genotype
+from growdarts.genotype import GenotypeError, JsonForm, genotypes_of
 
 Edge = tuple[str, int]  # operation, predecessor
 
@@ -137,6 +136,7 @@ def _concat_problems(name: str, concat: tuple[int, ...], n_states: int) -> list[
     return []
 
 
+@genotypes_of("darts_recurrent")
 @dataclass(frozen=True)
 class RecurrentGenotype(DartsGenotype):
     """A recurrent cell: node i = 1, 2, ... applies an activation to one of the states 0 .. i-1.
@@ -168,6 +168,7 @@ class RecurrentGenotype(DartsGenotype):
         return problems + _concat_problems("concat", self.concat, self.n_nodes + 1)
 
 
+@genotypes_of("darts_conv")
 @dataclass(frozen=True)
 class ConvolutionalGenotype(DartsGenotype):
     """A normal and a reduction cell: node i = 2, 3, ... sums two operations on the states 0 .. i-1.
@@ -205,14 +206,3 @@ class ConvolutionalGenotype(DartsGenotype):
                                            CONVOLUTIONAL_OPERATIONS[1:] + PUBLISHED_OPERATIONS)
             problems += _concat_problems(f"{name}_concat", concat, 2 + len(edges) // 2)
         return problems
-
-
-SPACES = {kind.space: kind for kind in (Genotype, RecurrentGenotype, ConvolutionalGenotype)}
-
-
-def genotype_from_dict(data: dict[str, Any]) -> Genotype | RecurrentGenotype | ConvolutionalGenotype:
-    """The genotype of whichever space `data` names."""
-    space = data.get("space") if isinstance(data, dict) else None
-    if space not in SPACES:
-        raise GenotypeError(f"space {space!r}: allowed are {', '.join(SPACES)}")
-    return SPACES[space].from_dict(data)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-from growdarts.genotype import GenotypeError, JsonForm
+from growdarts.genotype import GenotypeError, JsonForm, genotypes_of
 from growdarts.spaces.two_input.operations import TWO_INPUT
 
 
+@genotypes_of("two_input")
 @dataclass(frozen=True)
 class Genotype(JsonForm):
     """A two-input architecture: for every layer, for every node, the operations it sums.
