@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env book test unit avx2 nbval outputs picture batch precision benchmark clean distclean
+.PHONY: help env book test unit avx2 nbval outputs picture batch benchmark clean distclean
 
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 TIER   ?= reduced
@@ -98,9 +98,6 @@ picture: $(ENV)  ## draw the growing cell anew from the records
 
 batch: $(ENV)  ## missing runs of a tier: make batch TIER=reduced EXPERIMENT=language CORES=2 (no experiment: all)
 	snakemake --cores $(CORES) --config tier=$(TIER) $(if $(EXPERIMENT),experiment=$(EXPERIMENT))
-
-precision: $(ENV)  ## missing searches of the study of bfloat16: make precision SEEDS="0 1 2" (no seeds: all five)
-	python -m growdarts_study.studies.precision $(if $(SEEDS),--seeds $(SEEDS))
 
 # On two threads, and on a machine with nothing else to do: the record says how busy it was.
 benchmark: export OMP_NUM_THREADS := 2

@@ -1,7 +1,7 @@
-"""Sizes of the cases, and the records that a run leaves: `steps` and `scaling`, and `tried`.
+"""Sizes of the cases, and the records that a run leaves: `steps` and `scaling`.
 
-`make benchmark` runs all; `make benchmark QUICK=1` the same code at toy sizes, whose records go to `_build`. A run of a part,
-such as `pytest benchmarks/test_tried.py`, leaves those of which it left out no case.
+`make benchmark` runs all; `make benchmark QUICK=1` the same code at toy sizes, whose records go to `_build`. A run of a part
+leaves those records of which it left out no case.
 """
 
 import os
@@ -15,11 +15,10 @@ import torch
 
 from benchmarks.sizes import BASES, FULL, QUICK, STEPS, TOY, TOY_VALUES, VALUES, Effort, Size, sweeps
 from benchmarks.timing import load_average
-from benchmarks.tried import TRIALS
 from growdarts_study import records
 from growdarts.precision import used_precision
 
-KEPT, TRIED = records.RESULTS / "benchmarks", records.ROOT / "_build" / "benchmarks"
+KEPT, TOY_RECORDS = records.RESULTS / "benchmarks", records.ROOT / "_build" / "benchmarks"
 
 
 class Measured:
@@ -27,7 +26,7 @@ class Measured:
 
     def __init__(self, quick: bool) -> None:
         self.quick, self.started, self.load = quick, time.perf_counter(), load_average()
-        self.parts: dict[str, dict[Any, dict[str, Any]]] = {"steps": {}, "growth": {}, "tried": {}, "scaling": {}}
+        self.parts: dict[str, dict[Any, dict[str, Any]]] = {"steps": {}, "growth": {}, "scaling": {}}
         self.sizes = list(TOY.values()) if quick else STEPS
         self.bases = TOY if quick else BASES
         self.sweeps = sweeps(self.bases, TOY_VALUES if quick else VALUES)
@@ -56,13 +55,11 @@ class Measured:
                 "sweeps": {space: {field: [{"value": getattr(size, field), **self.parts["scaling"][size]} for size in sizes]
                                    for field, sizes in fields.items()} for space, fields in self.sweeps.items()},
                 "bases": {space: size.as_dict() for space, size in self.bases.items()}}
-        if len(self.parts["tried"]) == TRIALS:
-            found["tried"] = {"tried": list(self.parts["tried"].values())}
         return found
 
     def write(self) -> list[Path]:
         """Those records."""
-        folder, made, written = TRIED if self.quick else KEPT, self._provenance(), []
+        folder, made, written = TOY_RECORDS if self.quick else KEPT, self._provenance(), []
         for name, parts in self.contents().items():
             written.append(folder / f"{name}.json")
             records.write(records.significant({"name": name, "provenance": made, **parts}, 5), written[-1])
@@ -87,8 +84,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     measured = metafunc.config.measured
-    if "trial" in metafunc.fixturenames:
-        metafunc.parametrize("trial", range(TRIALS))
     for name, sizes in (("size", measured.sizes), ("point", measured.points())):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, sizes, ids=[

@@ -11,12 +11,11 @@ from benchmarks.floors import derived_floor, floor
 from benchmarks.process import main
 from benchmarks.sizes import BASES, STEPS, TOY, TOY_VALUES, VALUES, sweeps
 from benchmarks.splitting import selection_seconds
-from benchmarks.tried import TRIALS, trials
 from benchmarks.steps import (lstm_step, reference_step, reference_weight_step, search_step, subject, two_input_nodes,
                               weight_step, weights_of)
 from growdarts_study import records
 from growdarts_study.report.benchmark_results import (derived_table, growth, growth_table, load, memory_table, step_figure, step_table,
-                                         steps, tried_table)
+                                         steps)
 from growdarts_study.report.benchmark_targets import TARGETS, summary, verdicts
 from growdarts.bilevel import alpha_gradient
 from growdarts.tasks.carried import two_input_layers
@@ -152,8 +151,7 @@ def hand_made(**changes):
                       "grow_node": [0.01], "batches": [ratios["batches"]] * 3,
                       "selection": {"traces": 2.0, "eigenpairs": ratios["eigenpairs"], "places": 100, "sampled": 5,
                                     "peak_mib": ratios["mib"]}})
-    tried = [{"what": "another way", "size": "H = 1", "why": "slow", "seconds": {"kept": [1, 2, 9], "tried": [3, 3, 3]}}]
-    return {"steps": cases, "growth": grown, "tried": tried, "provenance": {}}
+    return {"steps": cases, "growth": grown, "provenance": {}}
 
 
 def test_every_target_is_met_where_the_numbers_say_so():
@@ -201,18 +199,6 @@ def test_tables_and_figure_show_the_spaces_that_are_asked_for():
     assert [len(step_figure(record, spaces).axes) for spaces in (SPACES, ["two_input"])] == [3, 1]
 
 
-def test_what_was_tried_gives_the_same_and_is_shown_with_its_ratio():
-    assert len(trials(toy=True)) == TRIALS
-    losses = [trial for trial in trials(toy=True) if "rate" in trial.size]
-    for trial in losses:
-        for a, b in zip(trial.kept(), trial.tried(), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-    assert len(losses) == 6
-    for trial in (trial for trial in trials(toy=True) if trial.what.startswith("products")):
-        torch.testing.assert_close(trial.kept().clone(), trial.tried(), rtol=1e-5, atol=1e-5)
-    assert tried_table(hand_made()).loc["another way"].tolist() == ["H = 1", "2.0000", "3.0000", "1.50", "slow"]
-
-
 def test_scaling_says_what_grows_faster_than_the_operations():
     def points(seconds):
         return [{"value": n, "seconds": [s], "peak_mib": 10.0 * n, "forward_flops": 10**9 * n}
@@ -238,7 +224,7 @@ def test_a_record_that_is_missing_or_damaged_is_one_clear_error(tmp_path):
 
 
 def test_only_a_complete_run_is_written_and_can_be_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.conftest.TRIED", tmp_path)
+    monkeypatch.setattr("benchmarks.conftest.TOY_RECORDS", tmp_path)
     measured, made = Measured(quick=True), hand_made()
     for size in measured.sizes:
         for order in (1, 2):
@@ -246,16 +232,10 @@ def test_only_a_complete_run_is_written_and_can_be_read(tmp_path, monkeypatch):
             measured.add("steps", (size, order), **{k: made["steps"][0][k] for k in ("seconds", "peak_mib")})
         grown = made["growth"][0]
         measured.add("growth", size, **{k: grown[k] for k in ("seconds", "batches", "grow_node", "selection")})
-    for number, trial in enumerate(trials(toy=True)):
-        assert not measured.contents()
-        seconds = {"seconds": {"kept": [1], "tried": [1]}} if number else {"missing": "no such library here"}
-        measured.add("tried", number, what=trial.what, size=trial.size, why=trial.why, **seconds)
-    assert [file.name for file in measured.write()] == ["tried.json"]
-    assert len(tried_table(load("tried", tmp_path))) == TRIALS - 1
     for size in measured.points():
-        assert list(measured.contents()) == ["tried"]
+        assert not measured.contents()
         measured.add("scaling", size, seconds=[1.0], peak_mib=1.0, forward_flops=1)
-    assert [file.name for file in measured.write()] == ["steps.json", "scaling.json", "tried.json"]
+    assert [file.name for file in measured.write()] == ["steps.json", "scaling.json"]
     assert len(steps(load("steps", tmp_path))) == 6 and len(scaling_table(load("scaling", tmp_path))) == 3
 
 

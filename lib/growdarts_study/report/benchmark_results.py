@@ -22,7 +22,7 @@ from growdarts_study.records import RecordError
 from growdarts.settings import Settings
 
 SPACES = {"recurrent": "recurrent cell of DARTS", "two_input": "two-input cell", "convolutional": "convolutional cells"}
-PARTS = {"steps": ("steps", "growth"), "scaling": ("sweeps", "bases"), "tried": ("tried",)}
+PARTS = {"steps": ("steps", "growth"), "scaling": ("sweeps", "bases")}
 OTHER = records.RESULTS / "benchmarks" / "another_processor"  # an earlier record of the same cases
 TOKENS = 929_589  # of Penn Treebank's training part, of which an epoch's steps are counted
 Record = dict[str, Any]
@@ -162,16 +162,6 @@ def growth_table(record: Record, spaces: Sequence[str] = tuple(SPACES)) -> pd.Da
         "selecting a split, s": rows.selection.map(seconds_text),
         "operations, measured": [f"{n}, {k}" for n, k in zip(rows.places, rows.sampled, strict=True)],
         "in epochs": rows.epochs.map(lambda value: or_dash(value, ".2f")), "MiB": rows.mib.map(whole_text)})
-
-
-def tried_table(record: Record) -> pd.DataFrame:
-    """What was tried and not kept, where it could be: seconds of both in turn, medians, and why."""
-    rows = []
-    for case in (case for case in record["tried"] if "missing" not in case):
-        kept, tried = (median(case["seconds"][name]) for name in ("kept", "tried"))
-        rows.append({"tried": case["what"], "size": case["size"], "kept, s": f"{kept:.4f}", "tried, s": f"{tried:.4f}",
-                     "tried / kept": times_text(tried / kept), "why not": case["why"]})
-    return pd.DataFrame(rows).set_index("tried")
 
 
 def provenance(record: Record) -> pd.DataFrame:
