@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env book test unit avx2 nbval outputs picture batch benchmark clean distclean
+.PHONY: help env book test unit avx2 plain nbval outputs picture batch benchmark clean distclean
 
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 TIER   ?= reduced
@@ -61,7 +61,7 @@ $(STAGED): $(SITE)/%: %
 	@mkdir -p $(@D)
 	@cp $< $@
 
-test: unit avx2 nbval book  ## everything that CI runs: unit tests, notebooks, strict build, built pages
+test: unit avx2 plain nbval book  ## everything that CI runs: unit tests, notebooks, strict build, built pages
 	BOOK_HTML=$(HTML) pytest tests/test_book.py
 
 # A worker that dies ends the run, which names the test.
@@ -76,9 +76,19 @@ avx2: export ATEN_CPU_CAPABILITY := avx2
 avx2: export NUMBA_CPU_NAME := haswell
 avx2: export NUMBA_CPU_FEATURES := +sse4.2,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe
 avx2: $(ENV)  ## the tests of convolutions, precision and kernels with the instruction sets of AVX2 only
-	$(PYTEST) $(AVX2:%=tests/test_%.py)
+	@if grep -q avx512f /proc/cpuinfo; then $(PYTEST) $(AVX2:%=tests/test_%.py); \
+	  else echo "This processor has no AVX-512: the unit tests have tried it."; fi
 
 AVX2 := darts_conv fast_conv image_task language_model memory_safety mixed_scan products two_input_scan vocabulary_loss
+
+# Of the method only: what the study's own tests compute goes through the same functions.
+plain: export WITHOUT_FAST := 1
+plain: $(ENV)  ## the tests of the method without the fast package
+	$(PYTEST) $(PLAIN:%=tests/test_%.py)
+
+PLAIN := bilevel criteria_and_pruning darts_conv darts_recurrent darts_genotypes grow_operation grow_operation_conv \
+  grow_operation_recurrent language_model morphisms operation_growth own_space readme resampling search splitting \
+  tracing training two_input
 
 nbval: $(ENV)  ## run the notebooks and compare with their stored outputs
 	$(PYTEST) --nbval notebooks

@@ -1,7 +1,30 @@
-"""Shared fixtures: a small configuration and a small task."""
+"""Shared fixtures: a small configuration and a small task.
+
+With WITHOUT_FAST=1 the tests run as where neither the fast package nor numba is installed; tests of its parts are left out.
+"""
+
+import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+
+
+class NotInstalled:
+    """Finder for which some packages do not exist."""
+
+    packages = ("growdarts_fast", "numba", "llvmlite")
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.packages:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name.split(".")[0])
+
+
+if os.environ.get("WITHOUT_FAST"):
+    sys.meta_path.insert(0, NotInstalled())
+    collect_ignore = [path.name for path in Path(__file__).parent.glob("test_*.py")
+                      if "growdarts_fast" in path.read_text() or "benchmarks" in path.read_text()]
 
 from growdarts_study.config import TimeSeriesRun
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
