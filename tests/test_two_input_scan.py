@@ -89,6 +89,22 @@ def test_an_operation_may_return_what_it_is_given(sum_as_it_is):
     assert_it_is_the_plain_form(*cell_and_inputs([[sum_as_it_is, "add_tanh"], ["gate", sum_as_it_is]]))
 
 
+@pytest.fixture(params=[0, 1])
+def nothing(request):
+    """An operation like the `none` of DARTS: its output depends on nothing, whether it owns weights or not."""
+
+    @two_input(blocks=request.param)
+    def nothing_at_all(wx, us, s):
+        return torch.zeros_like(s)
+
+    yield nothing_at_all.__name__
+    del TWO_INPUT["nothing_at_all"]
+
+
+def test_an_operation_may_be_a_constant(nothing):
+    assert_it_is_the_plain_form(*cell_and_inputs([["add_tanh"], [nothing, "add_tanh"]]))
+
+
 @pytest.mark.parametrize("columns", [1, 2, 4])
 @pytest.mark.parametrize("forward, backward", [(2, 2), (3, 3), (3, 1), (1, 3)])
 def test_it_is_the_same_on_any_number_of_threads(columns, forward, backward):
