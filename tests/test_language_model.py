@@ -413,7 +413,7 @@ def test_every_cell_is_trained_with_products_in_bfloat16(cell, hidden):
     """The gradient is that of float32 but for rounding; parameters and gradients stay in float32."""
     if (cell, hidden) == ("lstm", 0.0) and used_precision("bfloat16") == "float32":
         pytest.skip("torch's LSTM does not run in bfloat16 here; the next test looks at what is computed instead")
-    torch.manual_seed(0)
+    torch.manual_seed(2)  # with some seeds the loss rounds to the same in both
     kinds = CELLS | {"lstm": lambda: LSTM(H, H), "two-input": lambda: two_input_layers(H, 1, 2, DEFAULT_TWO_INPUT)}
     network = LanguageModel(V, kinds[cell](), Dropout(hidden=hidden))
     x, y = torch.randint(V, (2, 20, B))
@@ -425,8 +425,7 @@ def test_every_cell_is_trained_with_products_in_bfloat16(cell, hidden):
         found[precision] = [loss, *torch.autograd.grad(loss, network.theta_parameters(), materialize_grads=True)]
     for a, b in zip(*found.values(), strict=True):
         assert a.dtype == b.dtype == torch.float32
-        assert (a - b).norm() < 0.1 * a.norm() + 1e-4
-    assert all(not torch.equal(a, b) for a, b in list(zip(*found.values(), strict=True))[-2:])  # embedding and bias
+        assert 0 < (a - b).norm() < 0.1 * a.norm() + 1e-4
 
 
 @pytest.mark.parametrize("hidden", [0.0, 0.3])
