@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from growdarts_study import grids
-from growdarts import settings as settings_module
+from growdarts_study import settings as settings_module
 from growdarts_study.config import (ImageConfig, ImageRun, LanguageConfig, LanguageRun, TimeSeriesConfig, TimeSeriesRun,
                               TimeSeriesSettings)
 from growdarts_study.report.figures import LABELS

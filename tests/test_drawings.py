@@ -12,7 +12,7 @@ from growdarts import drawing
 from growdarts_study.report import figures
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype, RecurrentGenotype
 from growdarts.drawing.graphs import strongest
-from growdarts.genotype import GenotypeError, genotype_nodes, genotype_operations
+from growdarts.spaces.genotype import GenotypeError, genotype_from_dict
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.spaces.darts.published import PTB_DARTS_V2, PUBLISHED
 
@@ -53,9 +53,9 @@ def test_a_derived_cell_has_every_edge_once(genotype):
         outputs = len(genotype.normal_concat) + len(genotype.reduce_concat)
     assert routes(svg) == expected and svg.count("stroke-dasharray") == outputs
     written = texts(svg)
-    assert {name: written[name] for name in genotype_operations(data)} == Counter(genotype_operations(data))
+    assert {name: written[name] for name in genotype.operations} == Counter(genotype.operations)
     assert written[str(genotype.n_nodes)] >= 1 and str(genotype.n_nodes + 2) not in written
-    assert genotype_nodes(data) == genotype.n_nodes
+    assert genotype_from_dict(data) == genotype
 
 
 def test_a_derived_two_input_cell_numbers_its_copies():
@@ -144,6 +144,6 @@ def test_operations_are_counted_in_every_space():
     two_input = Genotype(((("gate", "gate"), ("carry",)),))
     assert figures.operation_counts([two_input.to_dict(), ONE_NODE.to_dict()]) == {"gate": 1, "carry": 1, "tanh": 1}
     turned = ConvolutionalGenotype(GROWN.reduce, GROWN.reduce_concat, GROWN.normal, GROWN.normal_concat)
-    assert genotype_nodes(turned.to_dict()) == turned.n_nodes == 3  # of the deeper cell
+    assert genotype_from_dict(turned.to_dict()).n_nodes == 3  # of the deeper cell
     assert figures.operation_counts([GROWN.to_dict()]) == {
         "max_pool_3x3": 2, "avg_pool_3x3": 1, "skip_connect": 2, "sep_conv_3x3": 2, "dil_conv_5x5": 1}

@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from growdarts.forms import fast_form, refuse_second_derivative
-from growdarts.precision import product_type
+from growdarts.forms import fast_form
+from growdarts.spaces.precision import product_type
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import masked
+from growdarts_fast.derivatives import refuse_second_derivative
 from growdarts_fast.memory import empty
 from growdarts_fast.products import matmul, over_time
 from growdarts_fast.recurrent_kernels import COLUMNS, add_at, mix, mix_backward, normalise, normalise_backward
@@ -94,7 +95,7 @@ def mixed_scan(wx: Tensor, h: Tensor, h_mask: Tensor | None, U: Tensor, output_w
     wx, U : transformed inputs (T, B, 2 H) and the weight (H, 2 H) of the state before, in state 0.
     h, h_mask : the state before, (B, H), and the dropout mask of all states (B, H).
     output_weights : r (N,).
-    mixtures : w of every node, (L, 4), columns as in `mixed_kernels.COLUMNS`.
+    mixtures : w of every node, (L, 4), columns as in `growdarts_fast.recurrent_kernels.COLUMNS`.
     weights : W (H, 2 H), in the order of `nodes`.
 
     Within `torch.autocast` the products are computed in its type, everything else in that of `wx`.

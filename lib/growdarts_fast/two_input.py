@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from growdarts.forms import fast_form, refuse_second_derivative
-from growdarts.precision import product_type
+from growdarts.forms import fast_form
+from growdarts.spaces.precision import product_type
 from growdarts.spaces.two_input.cell import TwoInputCell
 from growdarts.spaces.two_input.node import TwoInputNode
+from growdarts_fast.derivatives import refuse_second_derivative
 from growdarts_fast.memory import empty
 from growdarts_fast.products import matmul, over_time
 from growdarts_fast.two_input_kernels import CODES

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from growdarts.checkpoints import replacing
-from growdarts.genotype import genotype_nodes
+from growdarts.spaces.genotype import genotype_from_dict
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "data" / "results"
@@ -65,7 +65,7 @@ def table(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
             "method": config["method"], "seed": config["seed"], "origin": config["origin"],
             "validation": result["validation_error"], "test": result["test_error"],
             "parameters": result["parameters"], "hidden": result["hidden"],
-            "nodes": None if genotype is None else genotype_nodes(genotype),
+            "nodes": None if genotype is None else genotype_from_dict(genotype).n_nodes,
             "search_seconds": cost["search_seconds"], "search_flops": cost["search_flops"],
             "train_seconds": cost["train_seconds"], "search_epochs": cost["search_epochs"]})
     return pd.DataFrame(rows)

@@ -7,7 +7,7 @@ As soon as a state is known, the operations of all edges that leave it are compu
 the last state whose gradient is not known. Such a *stage* is dealt out to as many lanes as torch has threads, each with
 sums of its own: a single kernel or product is too short to be shared.
 
-The plain form is `darts_conv.SearchCell._plain`. A gradient that nobody asks for is not computed.
+The plain form is `growdarts.spaces.darts_conv.cell.SearchCell.forward`. A gradient that nobody asks for is not computed.
 
 Shapes: pixels (C, H, W, B), batch last; N nodes, K operations of an edge.
 """
@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from growdarts.spaces.darts_conv.cell import SearchCell
 from growdarts.spaces.darts_conv.operations import (FactorizedReduce, ReLUConvBN, SeparableConv, Zero, batch_first,
                                                     batch_last)
+from growdarts_fast.derivatives import refuse_second_derivative
 from growdarts_fast.conv.norm_kernels import row_sums
 from growdarts_fast.conv.passes import Fit, Norm, Nothing, Operation, Pool, Skip, flat
 from growdarts_fast.conv.separable import Repeat, Separable
 from growdarts_fast.conv.threads import in_lanes, torch_alone
 from growdarts_fast.memory import empty, zeros
-from growdarts.forms import fast_form, refuse_second_derivative
+from growdarts.forms import fast_form
 
 
 WIDE = 128  # channels from which on torch's convolutions, channels side by side, are clearly faster than `mixed_cell`

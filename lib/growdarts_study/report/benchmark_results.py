@@ -19,7 +19,7 @@ from pydantic import Field
 from growdarts_study import records
 from growdarts_study.report.figures import COLOURS
 from growdarts_study.records import RecordError
-from growdarts.settings import Settings
+from growdarts_study.settings import StudySettings
 
 SPACES = {"recurrent": "recurrent cell of DARTS", "two_input": "two-input cell", "convolutional": "convolutional cells"}
 PARTS = {"steps": ("steps", "growth"), "scaling": ("sweeps", "bases")}
@@ -28,7 +28,7 @@ TOKENS = 929_589  # of Penn Treebank's training part, of which an epoch's steps 
 Record = dict[str, Any]
 
 
-class PerformanceConfig(Settings):
+class PerformanceConfig(StudySettings):
     """Parameters of notebook `07_performance`."""
 
     spaces: list[Literal["recurrent", "two_input", "convolutional"]] = Field(

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, PUBLISHED_OPERATIONS, RECURRENT_OPERATIONS
 from growdarts.drawing import by_layer, key_label
-from growdarts.genotype import genotype_operations
+from growdarts.spaces.genotype import genotype_from_dict
 from growdarts.mixture import operation_name
 from growdarts.spaces.two_input.operations import TWO_INPUT
 
@@ -138,7 +138,7 @@ def operation_counts(genotypes: Sequence[dict[str, Any]]) -> dict[str, int]:
     """How often each operation was chosen over all nodes or edges of `genotypes`, copies of one counted once."""
     counts = dict.fromkeys([*TWO_INPUT, *RECURRENT_OPERATIONS, *CONVOLUTIONAL_OPERATIONS, *PUBLISHED_OPERATIONS], 0)
     for genotype in genotypes:
-        for name in genotype_operations(genotype):
+        for name in genotype_from_dict(genotype).operations:
             counts[name] += 1
     return {name: count for name, count in counts.items() if count}
 

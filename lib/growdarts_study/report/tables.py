@@ -12,7 +12,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from growdarts_study.report.comparison import Difference, feature_errors, feature_tests, interval, relative_difference
 from growdarts_study.report.figures import LABELS
-from growdarts.genotype import genotype_nodes
+from growdarts.spaces.genotype import genotype_from_dict
 from growdarts_study.records import table
 from growdarts_study.report.report_figures import methods_in
 from growdarts_study.report.verdicts import listing, p_text
@@ -94,7 +94,7 @@ def _size_and_cost(record: dict[str, Any], width: str) -> dict[str, str]:
     result, cost, genotype = record["result"], record["cost"], record["result"]["genotype"]
     searched = record["search"] is not None
     return {"weights": f"{result['parameters']:,}", width: str(result["hidden"]),
-            "nodes": str(genotype_nodes(genotype)) if genotype else "-",
+            "nodes": str(genotype_from_dict(genotype).n_nodes) if genotype else "-",
             "search, TFLOP": f"{cost['search_flops'] / 1e12:.3g}" if searched else "-",
             "search, s": f"{cost['search_seconds']:.0f}" if searched else "-",
             "training, s": f"{cost['train_seconds']:.0f}", "test, s": f"{cost['test_seconds']:.2g}"}
