@@ -64,25 +64,6 @@ def test_it_is_the_loop_written_out(n_nodes, masked):
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("columns", [1, 2, 7])
-@pytest.mark.parametrize("forward, backward", [(2, 2), (3, 3), (3, 1), (1, 3)])
-@pytest.mark.parametrize("masked", [False, True])
-def test_it_is_the_same_on_any_number_of_threads(columns, forward, backward, masked):
-    cell, (x, h, weight, *masks) = cell_of(3), inputs()
-    x, h, weight = x[:, :columns].requires_grad_(), h[:columns].requires_grad_(), weight[:, :columns]
-    masks = [mask[:columns] for mask in masks] if masked else []
-    cell.eval()  # batch statistics of a single column know nothing of it
-    leaves = [x, h, *cell.parameters()]
-    found = {}
-    for threads in ((1, 1), (forward, backward)):
-        torch.set_num_threads(threads[0])
-        states = cell(x, h, *masks)
-        torch.set_num_threads(threads[1])
-        found[threads] = [states, *torch.autograd.grad((states * weight).sum(), leaves)]
-    for a, b in zip(found[forward, backward], found[1, 1], strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
-
-
 def test_gates_and_activations_may_be_saturated():
     cell, (x, h, weight, *_) = cell_of(3), inputs()
     with torch.no_grad():
