@@ -190,7 +190,7 @@ def carry_moments(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, ta
 # ---- which operation a search duplicates, and in which direction
 
 SPLIT_BATCHES = 1  # training batches that the splitting matrices are averaged over
-LANCZOS_STEPS = 60  # most products with the matrices, each as dear as about two forward passes
+LANCZOS_STEPS = 60  # most products with the matrices; each costs about two forward passes
 
 
 class Duplication(NamedTuple):

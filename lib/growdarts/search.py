@@ -176,8 +176,8 @@ class Search:
             if event["what"] and renew_statistics(self.network, self.task):
                 self.state.flops += self.task.flops(self.network)
         if event["what"] and refill:
-            with self._change("resample") as newcomers:
-                newcomers["what"] = resample(self.network, *optimizers, before=before, weight=settings.epsilon)
+            with self._change("resample") as refilled:
+                refilled["what"] = resample(self.network, *optimizers, before=before, weight=settings.epsilon)
         return bool(event["what"])
 
     def _tune(self) -> None:

@@ -134,7 +134,7 @@ def lowest_eigenpairs(matrices: SplittingMatrices, *, tolerance: float = 1e-2, m
     Parameters
     ----------
     tolerance : stop when all residuals, which bound the errors of the values, are below this fraction of them.
-    max_steps : most products, each as dear as about two passes through the operation.
+    max_steps : most products; each costs about two passes through the operation.
     """
     multiply, like = matrices.product(), matrices.pack(matrices.weights)
     U, D = like.shape

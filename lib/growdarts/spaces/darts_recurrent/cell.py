@@ -113,7 +113,7 @@ class RecurrentSearchCell(HighwayCell):
         $$ h_t = \frac1N \sum_{i \le N} s_i + w\, s_{N+1}, \qquad w = \frac{\text{noise} \cdot \epsilon}{10\,(N + 1)} . $$
 
         Without noise the function is kept exactly, for any W and alpha, in both modes. With it a state changes by
-        about $w\sqrt N$ of its size; the tenth leaves room for what the recurrence adds up over time (no factor
+        about $w\sqrt N$ of its size; the tenth allows for what the recurrence adds up over time (no factor
         would do for a chaotic cell). W and alpha start as those of any node, inherited parameters are untouched.
         w is trained like every weight: its gradient has full size from the first step, those of W and alpha grow
         with it. Without `morphism` the node has no weight of its own and joins the mean, as in a fresh cell.

@@ -15,7 +15,7 @@ from growdarts.mixture import Mixture, operation_name
 from growdarts.spaces.containers import OperationWeights
 from growdarts.spaces.two_input.operations import TWO_INPUT, TwoInputOperation
 
-KEEP_STATE = ("add_identity", "carry")  # operations that can hand s on; a new node needs one of them
+KEEP_STATE = ("add_identity", "carry")  # operations that can return s; a new node needs one of them
 
 
 class TwoInputNode(nn.Module):
@@ -136,8 +136,8 @@ class TwoInputNode(nn.Module):
 
         so the mixture is the identity for *any* alpha and no unit starts saturated. Where no gradient would
         reach an operation at zero weights (a product of two zeros, the kink of relu), its bias starts at one.
-        Noise of deviation `noise * epsilon / 10 / sqrt(I + H + 1)` then makes every weight non-zero; the 10 is
-        room for what layers, time steps and linear nodes add up. Without `add_identity`, or for an operation
+        Noise of deviation `noise * epsilon / 10 / sqrt(I + H + 1)` then makes every weight non-zero; the 10
+        allows for what layers, time steps and linear nodes add up. Without `add_identity`, or for an operation
         that is not affine there, those operations enter with a total weight of `epsilon` / 10 and `carry` or
         `add_identity` with the rest.
         """
