@@ -111,32 +111,33 @@ def events(record: dict[str, Any]) -> pd.DataFrame:
 
 
 def provenance(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """What all records have in common, and where they differ, how much."""
+    """Where records come from: what all have in common, and all values of what differs between them."""
+    records = list(records)
 
     def values(*keys: str) -> str:
         seen = set()
-        for record in records:
-            value: Any = record
+        for value in records:
             for key in keys:
                 value = value[key]
             seen.add(str(value))
         return ", ".join(sorted(seen))
 
-    records = list(records)
-    made = sorted(record["provenance"]["made"] for record in records)
+    first, made = records[0]["provenance"], sorted(record["provenance"]["made"] for record in records)
     rows = {
         "runs": str(len(records)), "made": f"{made[0]} to {made[-1]}",
-        "commit": ", ".join(c[:12] for c in values("provenance", "commit").split(", ")),
-        "library modified": values("provenance", "modified"),
-        "Python": values("provenance", "python"),
-        "packages": ", ".join(f"{name} {values('provenance', 'packages', name)}"
-                              for name in records[0]["provenance"]["packages"]),
+        "commit": ", ".join(commit[:12] for commit in values("provenance", "commit").split(", ")),
+        "library modified": values("provenance", "modified"), "Python": values("provenance", "python"),
+        "packages": ", ".join(f"{name} {values('provenance', 'packages', name)}" for name in first["packages"]),
         "processor": values("provenance", "hardware", "processor"),
         "cores, threads a run": f"{values('provenance', 'hardware', 'cores')}, "
-                                f"{values('provenance', 'hardware', 'threads')}",
-        "hours of computing": str(total_hours(records)),
-        "peak memory of a process, MiB": str(round(max(r["cost"]["peak_memory_mib"] for r in records))),
-        "data files": str(len(records[0]["provenance"]["data_sha256"])) + ", SHA-256 in every record"}
+                                f"{values('provenance', 'hardware', 'threads')}"}
+    if "cost" in records[0]:  # of runs
+        rows |= {"hours of computing": str(total_hours(records)),
+                 "peak memory of a process, MiB": str(round(max(r["cost"]["peak_memory_mib"] for r in records))),
+                 "data files": f"{len(first['data_sha256'])}, SHA-256 in every record"}
+    else:  # of benchmarks
+        rows |= {"minutes": f"{first['minutes']:.0f}", "computes in bfloat16": values("provenance", "bfloat16"),
+                 "load average of the machine": "{before:.2f} before, {after:.2f} after".format(**first["load_average"])}
     return pd.DataFrame({"": rows}).rename_axis("all runs")
 
 
