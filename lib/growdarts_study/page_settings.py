@@ -1,4 +1,4 @@
-"""Parameters of the notebooks that are not one of the three experiments: morphisms, ablations, report."""
+"""Parameters of the notebooks that are not one of the three experiments."""
 
 from typing import Any, Literal, Self
 
@@ -74,3 +74,10 @@ class ReportConfig(StudySettings):
     """Parameters of notebook `06_report`: whose records it reads."""
 
     tier: Literal["reduced", "full"] = Field(description="tier of the grid file whose records are read")
+
+
+class PerformanceConfig(StudySettings):
+    """Parameters of notebook `07_performance`."""
+
+    spaces: list[Literal["recurrent", "two_input", "convolutional"]] = Field(
+        min_length=1, description="search spaces whose steps are shown")

@@ -43,15 +43,16 @@ def write(record: dict[str, Any], file: Path) -> None:
         temporary.write_text("{\n" + lines + "\n}\n")
 
 
-def load(file: Path) -> dict[str, Any]:
-    """Read one record; raises `RecordError` if the file is not one."""
+def load(file: Path, entries: Iterable[str] = ("config", "config_hash", "provenance", "cost", "result"),
+         remedy: str = "delete it to have it made again") -> dict[str, Any]:
+    """Read one record; raises `RecordError` if the file is missing, is not one or lacks one of the `entries`."""
     try:
         record = json.loads(Path(file).read_text())
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{file} is not a record ({error}); delete it to have it made again") from None
-    missing = {"config", "config_hash", "provenance", "cost", "result"} - set(record)
+    except (FileNotFoundError, json.JSONDecodeError) as error:
+        raise RecordError(f"{file} is not a record ({error}); {remedy}") from None
+    missing = set(entries) - set(record)
     if missing:
-        raise RecordError(f"{file} lacks {', '.join(sorted(missing))}; delete it to have it made again")
+        raise RecordError(f"{file} lacks {', '.join(sorted(missing))}; {remedy}")
     return record
 
 

@@ -44,9 +44,7 @@ EU_SHA256 = "da77a16c3d8019808dd21bbfa155dafdb109acbbff5431d1c67e4e295e0b2292"
 def country_closes(country: str) -> pd.Series:
     """Cleaned daily closes of one country's index (local currency) by date, oldest first."""
     file, (column, date_format), drop = G7_BRICS[country]
-    table = pd.read_csv(
-        fetch(f"g7_brics/{file}"), skipinitialspace=True, thousands=",", encoding="utf-8-sig"
-    )
+    table = pd.read_csv(fetch(f"g7_brics/{file}"), skipinitialspace=True, thousands=",", encoding="utf-8-sig")
     days = pd.to_datetime(table["Date"], format=date_format)
     closes = pd.Series(table[column].to_numpy(float), index=days, name=country).sort_index()
     if drop == CARRIED_FORWARD:
@@ -68,30 +66,21 @@ def load_closes(name: str) -> tuple[pd.DataFrame, dict[str, str]]:
     path = DATA / "embedded" / EU_FILE
     found = sha256(path)
     if found != EU_SHA256:
-        raise DataError(
-            f"{path} has sha256 {found}, expected {EU_SHA256}; restore it with git checkout"
-        )
+        raise DataError(f"{path} has sha256 {found}, expected {EU_SHA256}; restore it with git checkout")
     return pd.read_csv(path, dtype={"time": str}, index_col="time"), {f"embedded/{EU_FILE}": found}
 
 
 # ---- a series whose best possible error is known -----------------------------------------------
 
 VAR_MATRIX = np.array(  # z_t = VAR_MATRIX z_{t-1} + VAR_FACTOR e_t, spectral radius 0.798
-    [
-        [0.55, 0.33, 0.0, 0.0],
-        [-0.22, 0.55, 0.33, 0.0],
-        [0.0, 0.22, 0.44, -0.33],
-        [0.33, 0.0, 0.22, 0.55],
-    ]
-)
+    [[0.55, 0.33, 0.0, 0.0], [-0.22, 0.55, 0.33, 0.0], [0.0, 0.22, 0.44, -0.33], [0.33, 0.0, 0.22, 0.55]])
 VAR_FACTOR = 0.01 * np.array(  # lower Cholesky factor of the innovations' covariance
-    [[1.0, 0.0, 0.0, 0.0], [0.5, 0.8, 0.0, 0.0], [0.3, 0.2, 0.9, 0.0], [0.2, 0.1, 0.3, 0.7]]
-)
+    [[1.0, 0.0, 0.0, 0.0], [0.5, 0.8, 0.0, 0.0], [0.3, 0.2, 0.9, 0.0], [0.2, 0.1, 0.3, 0.7]])
 VAR_SEED, VAR_DAYS, VAR_BURN_IN = 2021, 1500, 200
 
 
 def synthetic_var() -> np.ndarray:
-    """The ``(1500, 4)`` array of a stationary Gaussian VAR(1), the same on every machine."""
+    """The `(1500, 4)` array of a stationary Gaussian VAR(1), the same on every machine."""
     # RandomState's stream is frozen by numpy's policy, a Generator's is not. Products are written
     # as sums and the result is rounded, so that no linear algebra kernel can move a bit of it.
     random, n_features = np.random.RandomState(VAR_SEED), len(VAR_MATRIX)
@@ -105,17 +94,11 @@ def synthetic_var() -> np.ndarray:
 
 # ---- windows -----------------------------------------------------------------------------------
 
+SERIES = ("synthetic_var", "eu_stock_markets", "g7_brics")  # names that `load_series` knows
 MIN_TRAIN = 250  # training windows below which an origin is refused: a little over a year
 
 
-def series_names() -> tuple[str, ...]:
-    """Names that ``load_series`` knows."""
-    return ("synthetic_var", "eu_stock_markets", "g7_brics")
-
-
-def split_days(
-    name: str, labels: list[str], window: int, origin: int | None
-) -> tuple[int, int, int]:
+def split_days(name: str, labels: list[str], window: int, origin: int | None) -> tuple[int, int, int]:
     """Index of the first validation day, the first test day and the day after the last test day.
 
     Without an origin the days are cut 60/20/20 %, whatever the window, so that models with
@@ -125,14 +108,10 @@ def split_days(
         n = len(labels)
         longest = n * 6 // 10 - 1
         if not 1 <= window <= longest:
-            raise DataError(
-                f"window={window} is not possible for {name}: allowed are 1 to {longest} days"
-            )
+            raise DataError(f"window={window} is not possible for {name}: allowed are 1 to {longest} days")
         return n * 6 // 10, n * 8 // 10, n
     if name == "synthetic_var":
-        raise DataError(
-            f"origin={origin!r} is not available for {name}, it has no years: allowed is None"
-        )
+        raise DataError(f"origin={origin!r} is not available for {name}, it has no years: allowed is None")
     years = np.array([int(label[:4]) for label in labels])  # ISO dates and decimal years alike
 
     def cut(year):
@@ -142,18 +121,13 @@ def split_days(
     allowed = [year for year in candidates if cut(year)[0] - window >= MIN_TRAIN]
     if origin not in allowed:
         years_text = ", ".join(map(str, allowed)) or "no year"
-        raise DataError(
-            f"origin={origin!r} is not available for {name} with window={window}: "
-            f"allowed are {years_text} and None "
-            f"(an origin needs {MIN_TRAIN} training windows before the year before it)"
-        )
+        raise DataError(f"origin={origin!r} is not available for {name} with window={window}: allowed are {years_text} and "
+                        f"None (an origin needs {MIN_TRAIN} training windows before the year before it)")
     return cut(origin)
 
 
-def load_series(
-    name: str, window: int, origin: int | None = None, *, dtype: torch.dtype = torch.float32
-) -> Series:
-    """Windows of ``window`` days of a series' returns and the day that follows each.
+def load_series(name: str, window: int, origin: int | None = None, *, dtype: torch.dtype = torch.float32) -> Series:
+    """Windows of `window` days of a series' returns and the day that follows each.
 
     A window belongs to the part of its *target* day: its inputs may reach back into an earlier
     part (that is the past), never forward. Mean and standard deviation come from the returns
@@ -161,7 +135,7 @@ def load_series(
 
     Parameters
     ----------
-    name : one of ``series_names()``
+    name : one of `SERIES`
     window : T, number of days in a window
     origin : None for 60/20/20 % of the days in time order; else the calendar year to test on, with
         the year before for validation and everything before that for training
@@ -171,12 +145,10 @@ def load_series(
     DataError
         Unknown name, impossible window or origin, or files that are damaged or out of reach.
     """
-    if name not in series_names():
-        raise DataError(f"series {name!r} is unknown: allowed are {', '.join(series_names())}")
+    if name not in SERIES:
+        raise DataError(f"series {name!r} is unknown: allowed are {', '.join(SERIES)}")
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise DataError(
-            f"window={window!r} is not possible: allowed are whole numbers of days from 1"
-        )
+        raise DataError(f"window={window!r} is not possible: allowed are whole numbers of days from 1")
     if name == "synthetic_var":
         returns = synthetic_var()
         labels = [str(i) for i in range(len(returns))]
@@ -195,5 +167,3 @@ def load_series(
         return series
     std = returns[: cuts[0]].std(axis=0)
     return replace(series, floor=float(((VAR_FACTOR**2).sum(axis=1) / std**2).mean()))
-
-

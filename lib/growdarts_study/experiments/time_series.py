@@ -1,4 +1,4 @@
-"""A time-series run from configuration to record; every method goes through here, with one upper limit of epochs."""
+"""A time-series run from configuration to record, with one upper limit of epochs for every method; and the rivals."""
 
 import time
 from collections.abc import Callable
@@ -6,20 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from growdarts_study import records
-from growdarts_study.rivals import RECURRENT, HistoricalMean, VectorAutoregression
 from growdarts_study.config import TimeSeriesRun
 from growdarts_study.experiments import phases
 from growdarts.spaces.two_input.genotype import Genotype
-from growdarts.spaces.two_input.network import derived_forecaster, two_input_forecaster
-from growdarts_study.rivals import recurrent_forecaster
+from growdarts.spaces.two_input.network import Forecaster, derived_forecaster, two_input_forecaster
 from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts_study.data.series import load_series
 from growdarts.training import Fit, fit
 from growdarts.tasks.series import ForecastTask
 
+RECURRENT = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 FORECAST_DAYS, FORECAST_FEATURES = 60, 2  # the first ones, whose forecasts a record keeps for a figure
 
 
@@ -101,3 +100,53 @@ def _train(config: TimeSeriesRun, task: ForecastTask, genotype: Genotype | None,
         if best is None or fits[str(hidden)].validation_error < fits[str(best[0])].validation_error:
             best = (hidden, network)
     return best[1], best[0], fits
+
+
+class HistoricalMean(nn.Module):
+    """Forecasts the mean of the training targets whatever the window holds."""
+
+    def __init__(self, y: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", y.mean(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, B, F) -> (B, F)."""
+        return self.mean.expand(x.shape[1], -1)
+
+
+class VectorAutoregression(nn.Module):
+    """VAR(1): y_{t+1} = A y_t + c, fitted by ordinary least squares on the training windows.
+
+    Parameters
+    ----------
+    x : (T, n, F) training windows, of which the last day is used.
+    y : (n, F) targets.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        super().__init__()
+        design = torch.cat([x[-1], torch.ones_like(x[-1, :, :1])], dim=1).double()  # (n, F + 1)
+        solution = torch.linalg.lstsq(design, y.double()).solution  # (F + 1, F)
+        self.register_buffer("A", solution[:-1].t().to(x.dtype))
+        self.register_buffer("c", solution[-1].to(x.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, B, F) -> (B, F)."""
+        return x[-1] @ self.A.t() + self.c
+
+
+class TorchRecurrent(nn.Module):
+    """torch.nn's RNN, GRU or LSTM as a cell: (T, B, I) -> (T, B, H)."""
+
+    def __init__(self, kind: str, inputs: int, hidden: int, n_layers: int) -> None:
+        super().__init__()
+        self.layer = RECURRENT[kind](inputs, hidden, n_layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """States of the last layer."""
+        return self.layer(x)[0]
+
+
+def recurrent_forecaster(kind: str, features: int, hidden: int, n_layers: int) -> Forecaster:
+    """A forecaster around torch.nn's RNN, GRU or LSTM."""
+    return Forecaster([TorchRecurrent(kind, features, hidden, n_layers)], hidden, features)
