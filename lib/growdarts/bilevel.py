@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,17 +38,22 @@ def gradient(network: nn.Module, loss: Callable[[Any, Any], Tensor], batch: Any,
 
 @dataclass(frozen=True)
 class VirtualStep:
-    r"""The step of SGD that the second order looks ahead by [DARTS Eq. 7]:
+    r"""The step of the weights that the second order differentiates through [DARTS Eq. 7]: the one the optimiser is about to
+    make.
 
-    $$ \theta' = \theta - \xi\, (\mu m + c\, g + \lambda \theta), \qquad c = \min(1, \text{clip} / \lVert g \rVert) $$
+    $$ \theta' = \theta - \xi\, s \odot (\mu m + \kappa\, h), \qquad h = c\, g + \lambda \theta, \qquad
+       c = \min(1, \text{clip} / \lVert g \rVert) $$
 
-    with g the gradient of the training loss and m the optimiser's momentum. It is the step that SGD is about to make.
+    with g the gradient of the training loss. SGD has $s = \kappa = 1$ and its momentum m. Adam has the mean m of its gradients,
+    $\mu = \beta_1 / (1 - \beta_1^t)$, $\kappa = (1 - \beta_1) / (1 - \beta_1^t)$ and, with the mean v of their squares,
+    $1 / s = \sqrt{(\beta_2 v + (1 - \beta_2) h^2) / (1 - \beta_2^t)} + \epsilon$.
 
     Parameters
     ----------
-    xi, weight_decay, momentum : step, L2 factor and $\mu$.
+    xi, weight_decay, momentum : step, L2 factor and $\mu$, of Adam $\beta_1$.
     clip : largest norm of g; None for no clipping.
     buffers : m, one tensor for every weight, in the order of `theta_parameters`; None for zeros.
+    adam : what only Adam has; None for SGD.
     """
 
     xi: float
@@ -56,16 +61,25 @@ class VirtualStep:
     momentum: float = 0.0
     clip: float | None = None
     buffers: Sequence[Tensor] | None = None
+    adam: "AdamState | None" = None
 
     @classmethod
     def of(cls, optimizer: Optimizer, theta: Sequence[nn.Parameter], clip: float | None) -> Self:
-        """The next step of an optimiser of one group; Adam's moments are no momentum and are left out."""
+        """The next step of an optimiser of one group."""
         (group,) = optimizer.param_groups
+
+        def kept(name: str) -> list[Tensor]:
+            found = [optimizer.state[p].get(name) if p in optimizer.state else None for p in theta]
+            return [torch.zeros_like(p) if value is None else value for p, value in zip(theta, found, strict=True)]
+
+        if isinstance(optimizer, torch.optim.Adam):
+            beta1, beta2 = group["betas"]
+            steps = [1 + int(optimizer.state[p]["step"]) if p in optimizer.state else 1 for p in theta]
+            return cls(group["lr"], group["weight_decay"], beta1, clip, kept("exp_avg"),
+                       AdamState(beta2, group["eps"], steps, kept("exp_avg_sq")))
         if not (momentum := group.get("momentum", 0.0)):
             return cls(group["lr"], group["weight_decay"], clip=clip)
-        buffers = [optimizer.state[p].get("momentum_buffer") if p in optimizer.state else None for p in theta]
-        return cls(group["lr"], group["weight_decay"], momentum, clip,
-                   [torch.zeros_like(p) if m is None else m for p, m in zip(theta, buffers, strict=True)])
+        return cls(group["lr"], group["weight_decay"], momentum, clip, kept("momentum_buffer"))
 
     def coefficient(self, gradient: Sequence[Tensor]) -> float | Tensor:
         """c, of the norm over all tensors, as `torch.nn.utils.clip_grad_norm_` has it."""
@@ -79,10 +93,40 @@ class VirtualStep:
             change = c * g  # in place from here on: an embedding is large
             if self.weight_decay:
                 change += self.weight_decay * p
-            if self.buffers is not None:
+            if self.adam is not None:
+                mu, kappa, scale = self.adam.factors(i, self.momentum, change)
+                change = change.mul_(kappa).add_(self.buffers[i], alpha=mu).mul_(scale)
+            elif self.buffers is not None:
                 change += self.momentum * self.buffers[i]
             moved.append(torch.sub(p, change.mul_(self.xi), out=change))
         return moved
+
+    @torch.no_grad()
+    def response(self, theta: Sequence[Tensor], gradient: Sequence[Tensor], vector: Sequence[Tensor]) -> list[Tensor]:
+        """`vector` times the derivative of -theta' by g, divided by xi c; m, s and c count as constants."""
+        if self.adam is None:
+            return list(vector)
+        c, found = self.coefficient(gradient), []
+        for i, (p, g, v) in enumerate(zip(theta, gradient, vector, strict=True)):
+            _, kappa, scale = self.adam.factors(i, self.momentum, c * g + self.weight_decay * p)
+            found.append(v * scale * kappa)
+        return found
+
+
+class AdamState(NamedTuple):
+    r"""$\beta_2$, $\epsilon$, the number t of the step to come and the mean v of the squared gradients of every weight."""
+
+    beta2: float
+    eps: float
+    steps: Sequence[int]
+    squares: Sequence[Tensor]
+
+    def factors(self, i: int, beta1: float, h: Tensor) -> tuple[float, float, Tensor]:
+        r"""$\mu$, $\kappa$ and s of weight i."""
+        t = self.steps[i]
+        square = self.beta2 * self.squares[i] + (1 - self.beta2) * h.square()
+        scale = 1 / ((square / (1 - self.beta2**t)).sqrt() + self.eps)
+        return beta1 / (1 - beta1**t), (1 - beta1) / (1 - beta1**t), scale
 
 
 def alpha_gradient(network: SearchSpace, loss: Loss, train_batch: Any, validation_batch: Any, *,
@@ -102,30 +146,23 @@ def alpha_gradient(network: SearchSpace, loss: Loss, train_batch: Any, validatio
 
 def second_order(network: SearchSpace, loss: Loss, train_batch: Any, validation_batch: Any,
                  step: VirtualStep, radius: float) -> list[Tensor]:
-    r"""$\nabla_\alpha L_{val}(\theta', \alpha) - \xi c\, \nabla^2_{\alpha,\theta} L_{train}\, \nabla_{\theta'} L_{val}$
-    with $\theta'$ and c of `VirtualStep` [DARTS Eq. 7].
+    r"""$\nabla_\alpha L_{val}(\theta', \alpha) - \xi c\, \nabla^2_{\alpha,\theta} L_{train}\, (s \kappa \odot \nabla_{\theta'} L_{val})$
+    with $\theta'$, c, s and $\kappa$ of `VirtualStep` [DARTS Eq. 7].
 
-    m and c count as constants: like the original's, the derivative knows that a clipped gradient moves theta less, not
+    m, s and c count as constants: like the original's, the derivative knows that a clipped gradient moves theta less, not
     that the factor depends on alpha. No pass leaves a trace in weights or in batch norms' running statistics.
     """
-    direct, implicit = direct_and_implicit(network, loss, train_batch, validation_batch, step, radius)
-    return [d - i for d, i in zip(direct, implicit, strict=True)]
-
-
-def direct_and_implicit(network: SearchSpace, loss: Loss, train_batch: Any, validation_batch: Any,
-                        step: VirtualStep, radius: float) -> tuple[list[Tensor], list[Tensor]]:
-    """The two terms of `second_order`, the second to be subtracted from the first."""
     theta, alpha = network.theta_parameters(), network.alpha_parameters()
     with _restored(network) as saved:
         _, inner = gradient(network, loss, train_batch, theta)
         factor = step.xi * step.coefficient(inner)
         _assign(theta, step.after(saved, inner))
-        del inner  # each is as large as theta
         _, grads = gradient(network, loss, validation_batch, alpha + theta)
+        vector = step.response(saved, inner, grads[len(alpha):])
+        del inner  # each is as large as theta
     del saved
-    direct, theta_grad = grads[:len(alpha)], grads[len(alpha):]
-    product = hessian_vector_product(network, loss, train_batch, theta_grad, radius)
-    return direct, [factor * h for h in product]
+    product = hessian_vector_product(network, loss, train_batch, vector, radius)
+    return [direct - factor * implicit for direct, implicit in zip(grads[:len(alpha)], product, strict=True)]
 
 
 def hessian_vector_product(network: SearchSpace, loss: Loss, batch: Any, vector: Sequence[Tensor],
