@@ -1,5 +1,6 @@
 """The recurrent cells of DARTS against the original's arrays, loops written by hand, and their own past."""
 
+import contextlib
 import copy
 import math
 from pathlib import Path
@@ -121,22 +122,23 @@ def hand_loop(cell, x, x_mask, h_mask, training):
     """The search cell, time step by time step, node by node, edge by edge, operation by operation."""
     W0, norm, h, outputs = cell.W0.tolist(), HandNorm(H, training), [[0.0] * H] * B, []
     masks, both = h_mask.tolist(), torch.cat([x_mask, h_mask], dim=1).tolist()
+    norms = [norm if node.output_weight is None else HandNorm(H, training) for node in cell.nodes]
     for x_t in x.tolist():
         states = [norm([highway(x_t[b] + h[b], both[b], W0, "tanh") for b in range(B)])]
-        for node in cell.nodes:
+        for node, its_norm in zip(cell.nodes, norms, strict=True):
             batch = [[0.0] * H for _ in range(B)]
             for j, edge in enumerate(node.edges):
                 for name, weight in zip(edge.keys, softmax(edge.alpha.tolist()), strict=True):
                     for b in range(B if name != "none" else 0):
                         out = highway(states[j][b], masks[b], node.W.tolist(), name)
                         batch[b] = [total + weight * o for total, o in zip(batch[b], out, strict=True)]
-            states.append(norm(batch))
+            states.append(its_norm(batch))
         share = [1 / sum(node.output_weight is None for node in cell.nodes) if node.output_weight is None
                  else node.output_weight.item() for node in cell.nodes]
         h = [[sum(w * s[b][unit] for w, s in zip(share, states[1:], strict=True)) for unit in range(H)]
              for b in range(B)]
         outputs.append(h)
-    return torch.tensor(outputs, dtype=torch.float64), norm
+    return torch.tensor(outputs, dtype=torch.float64), [norm, *norms]
 
 
 def example(n_nodes=3):
@@ -159,10 +161,11 @@ def test_search_cell_matches_hand_loop(training, change):
         cell.grow_node(morphism=True, epsilon=1.0, noise=1.0)
         cell.grow_node(morphism=False, epsilon=1.0, noise=1.0)
     out = cell(x, None, x_mask, h_mask)
-    expected, norm = hand_loop(cell, x, x_mask, h_mask, training)
+    expected, norms = hand_loop(cell, x, x_mask, h_mask, training)
     close(out, expected, 1e-12)
-    close(cell.bn.running_mean, torch.tensor(norm.mean, dtype=torch.float64), 1e-12)
-    close(cell.bn.running_var, torch.tensor(norm.var, dtype=torch.float64), 1e-12)
+    for bn, norm in zip([cell.bn, *(node.bn or cell.bn for node in cell.nodes)], norms, strict=True):
+        close(bn.running_mean, torch.tensor(norm.mean, dtype=torch.float64), 1e-12)
+        close(bn.running_var, torch.tensor(norm.var, dtype=torch.float64), 1e-12)
 
 
 def test_fixed_cell_with_masks_matches_hand_loop():
@@ -270,6 +273,27 @@ def test_a_state_dict_that_does_not_fit_is_explained_and_changes_nothing():
 
 
 # Growing ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("n_nodes", [1, 4])
+@pytest.mark.parametrize("form", [contextlib.nullcontext, plain_forms])
+def test_a_grown_state_leaves_the_statistics_of_the_others_alone(n_nodes, form):
+    """In eval mode too, over ten windows of training mode; the control is the cell that did not grow."""
+    epsilon, windows = 1e-3, [torch.randn(9, 6, I, dtype=torch.float64) for _ in range(20)]
+    cell = RecurrentSearchCell(I, H, n_nodes).double()
+    for p in cell.theta_parameters():
+        nn.init.normal_(p, std=0.4)
+    with form():
+        for x in windows[:10]:
+            cell(x)
+        control = copy.deepcopy(cell)
+        cell.grow_node(morphism=True, epsilon=epsilon, noise=0.1)
+        for x in windows[10:]:
+            grown, other = cell.eval()(x), control.eval()(x)
+            assert (grown - other).norm() <= epsilon * other.norm()
+            cell.train()(x), control.train()(x)
+    for name in ("running_mean", "running_var"):
+        close(getattr(cell.bn, name), getattr(control.bn, name), epsilon)
+    assert not torch.equal(cell.nodes[-1].bn.running_var, torch.ones(H))
 
 class RecurrentForecaster(Forecaster):
     """One search cell and a head: the search space is the cell, the head is one more weight."""

@@ -9,7 +9,7 @@ from growdarts.tasks.carried import two_input_layers
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.tasks.language import LanguageModel
-from growdarts.mixture import Mixture, operation_name
+from growdarts.mixture import Mixture
 from growdarts.spaces.two_input.network import two_input_forecaster
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
 from growdarts.pruning import held_operations, prune, resample
@@ -79,11 +79,12 @@ def test_bad_newcomers_are_one_clear_error_each():
 @pytest.mark.parametrize("space", SPACES)
 def test_a_refilled_slot_changes_the_function_by_its_weight_and_nothing_else(space):
     network, theta, alpha, x = trained(space)
-    held = held_operations(network)
-    with torch.no_grad():
-        for mixture in network.mixtures():
-            mixture.alpha[-1] = -9.0
-    dropped = prune(network, theta, alpha, prune_below=0.02, keep_all_above=1.0)
+    for position in (0, -1):  # the first of every mixture at an earlier stage, now the last
+        held = held_operations(network)
+        with torch.no_grad():
+            for mixture in network.mixtures():
+                mixture.alpha[position] = -9.0
+        dropped = prune(network, theta, alpha, prune_below=0.02, keep_all_above=1.0)
     assert len(dropped) >= len(held)
     network.eval()  # train mode moves the running statistics
     values = {name: tensor.clone() for name, tensor in network.state_dict().items() if "alpha" not in name}
@@ -91,8 +92,7 @@ def test_a_refilled_slot_changes_the_function_by_its_weight_and_nothing_else(spa
     moments = [copy.deepcopy(alpha.state[p]) for p in network.alpha_parameters()]
     thetas, before = list(network.theta_parameters()), output(network, x)
     added = resample(network, theta, alpha, before=held, weight=1e-4)
-    # every candidate had been held, so only those just dropped can come: each slot once, the mixtures are full again
-    assert sorted(added) == sorted(dropped)
+    assert sorted(added) == sorted(f"{name.split(': ')[0]}: {network.operations[0]}" for name in dropped)
     assert (output(network, x) - before).norm() < 1e-2 * before.norm()
     for tensor_name, tensor in values.items():
         assert torch.equal(network.state_dict()[tensor_name], tensor)
@@ -123,7 +123,7 @@ def test_a_refilled_slot_changes_the_function_by_its_weight_and_nothing_else(spa
     assert torch.equal(output(again.eval(), x), output(network.eval(), x))
 
 
-def test_the_dropped_operation_comes_back_only_if_nothing_else_is_left():
+def test_the_dropped_operation_does_not_come_back_at_once():
     chosen = set()
     for _ in range(40):
         network = two_input_forecaster(3, 4, 1, 1, DEFAULT_TWO_INPUT)
@@ -138,7 +138,7 @@ def test_the_dropped_operation_comes_back_only_if_nothing_else_is_left():
     assert chosen == set(DEFAULT_TWO_INPUT[5:])
 
 
-def test_the_slot_of_a_copy_is_refilled_unless_every_candidate_is_held():
+def test_where_no_other_candidate_is_left_nothing_comes_in():
     network = two_input_forecaster(3, 4, 1, 1, DEFAULT_TWO_INPUT)
     (mixture,) = network.mixtures()
     theta, alpha = (torch.optim.Adam(p) for p in (network.theta_parameters(), network.alpha_parameters()))
@@ -147,5 +147,5 @@ def test_the_slot_of_a_copy_is_refilled_unless_every_candidate_is_held():
     network.keep_operations(mixture, list(range(n)))
     assert resample(network, theta, alpha, before=held, weight=1e-3) == []
     network.keep_operations(mixture, [i for i, key in enumerate(mixture.keys) if key != "carry"])
-    assert resample(network, theta, alpha, before=held, weight=1e-3) == ["layer 1, node 1: carry"]
-    assert sorted(map(operation_name, mixture.keys)) == sorted(DEFAULT_TWO_INPUT)
+    assert resample(network, theta, alpha, before=held, weight=1e-3) == []
+    assert sorted(mixture.keys) == sorted(set(DEFAULT_TWO_INPUT) - {"carry"})

@@ -42,18 +42,17 @@ def resample(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: 
              before: Mapping[str, Sequence[str]], weight: float) -> list[str]:
     """Refill every slot that was taken `before`, see `held_operations`, and is free after a pruning.
 
-    Each by an operation drawn uniformly from the network's candidates that the mixture does not hold: one that it did
-    not hold before either, if there is such a one. It has fresh weights and enters with `weight`, in the mixture and,
-    about, as a change of the function; the others keep their ratios and moments. Where the mixture holds all
-    candidates, nothing is refilled. Returns what was added, as `"mixture: key"`.
+    Each by an operation drawn uniformly from the network's candidates that the mixture neither holds nor held before: a
+    pruned operation does not come back at once. It has fresh weights and enters with `weight`, in the mixture and,
+    about, as a change of the function; the others keep their ratios and moments. Where there is no such candidate,
+    nothing comes in. Returns what was added, as `"mixture: key"`.
     """
     added = []
     for name, mixture in named_mixtures(network).items():
         former = set(map(operation_name, before[name]))
         for _ in set(before[name]) - set(mixture.keys):
-            free = [candidate for candidate in network.operations
-                    if candidate not in map(operation_name, mixture.keys)]
-            choice = [candidate for candidate in free if candidate not in former] or free
+            choice = [candidate for candidate in network.operations
+                      if candidate not in former.union(map(operation_name, mixture.keys))]
             if not choice:
                 break
             chosen = choice[int(torch.randint(len(choice), ()))]

@@ -34,7 +34,7 @@ from growdarts_fast.recurrent_kernels import COLUMNS, add_at, mix, mix_backward,
 
 @dataclass(frozen=True)
 class Norm:
-    """The batch norm of all states: `mean` and `variance` (H,) are given in eval mode, None in train mode."""
+    """The batch norms of all states: `mean` and `variance` (N + 1, H) are given in eval mode, None in train mode."""
 
     eps: float
     mean: Tensor | None = None
@@ -63,10 +63,14 @@ def states(cell: RecurrentSearchCell, x: Tensor, h: Tensor, x_mask: Tensor | Non
     plain = sum(node.output_weight is None for node in cell.nodes)
     output_weights = torch.stack([U.new_tensor(1 / plain) if node.output_weight is None else node.output_weight
                                   for node in cell.nodes])
-    norm = Norm(cell.bn.eps) if cell.training else Norm(cell.bn.eps, cell.bn.running_mean, cell.bn.running_var)
+    norms = [cell.bn, *(node.bn or cell.bn for node in cell.nodes)]
+    norm = Norm(cell.bn.eps) if cell.training else Norm(cell.bn.eps, *(
+        torch.stack([getattr(bn, name) for bn in norms]) for name in ("running_mean", "running_var")))
     found, means, variances = mixed_scan(wx, h, h_mask, U, output_weights, mixtures, weights, nodes, norm)
     if cell.training:
-        _count(cell.bn, means.flatten(0, 1), variances.flatten(0, 1) * len(h) / (len(h) - 1))
+        for bn in dict.fromkeys(norms):
+            its = [state for state, other in enumerate(norms) if other is bn]
+            _count(bn, means[:, its].flatten(0, 1), variances[:, its].flatten(0, 1) * len(h) / (len(h) - 1))
     return found
 
 

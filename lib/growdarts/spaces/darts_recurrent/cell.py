@@ -25,7 +25,8 @@ class RecurrentSearchCell(HighwayCell):
     $$ s_i = \mathrm{BN}\Big(\sum_{j<i} \sum_{o \neq none} \mathrm{softmax}(\alpha^{(i,j)})_o\, o(s_j)\Big),
        \qquad h_t = \frac1N \sum_{i=1}^N s_i $$
 
-    [DARTS Eq. 2], with one batch norm without affine parameters for all states and time steps. The edges, rows of
+    [DARTS Eq. 2], with one batch norm without affine parameters for all states and time steps; nodes grown by morphism have
+    their own. The edges, rows of
     the original's alpha, are ordered by node, then by predecessor.
 
     All operations of a node compute with one W. To be duplicated, an operation leaves it: on its edge it and its copy
@@ -90,7 +91,7 @@ class RecurrentSearchCell(HighwayCell):
         states = [self.bn(s)]
         for node, live, *operations in prepared:
             sources = torch.stack([states[j] for j in live])  # (live, B, H)
-            states.append(self.bn(node(sources, h_mask, *operations)))
+            states.append((node.bn or self.bn)(node(sources, h_mask, *operations)))
         plain = [s for s, node in zip(states[1:], self.nodes, strict=True) if node.output_weight is None]
         h = torch.stack(plain).mean(dim=0)
         for s, node in zip(states[1:], self.nodes, strict=True):
@@ -116,8 +117,9 @@ class RecurrentSearchCell(HighwayCell):
         about $w\sqrt N$ of its size; the tenth allows for what the recurrence adds up over time (no factor
         would do for a chaotic cell). W and alpha start as those of any node, inherited parameters are untouched.
         w is trained like every weight: its gradient has full size from the first step, those of W and alpha grow
-        with it. Without `morphism` the node has no weight of its own and joins the mean, as in a fresh cell.
-        The running statistics are untouched at the moment of growth; later batches count the new state in.
+        with it. Its batch norm is its own: the shared running statistics would count it in from the next window on, and
+        so change all other states in eval mode. Without `morphism` the node has neither and joins the mean, as in a fresh
+        cell.
         """
         like = self.nodes[0].W
         node = RecurrentNode(self.hidden, [self.operations] * (len(self.nodes) + 1), morphism).to(like)

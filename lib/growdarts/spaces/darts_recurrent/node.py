@@ -35,7 +35,8 @@ class RecurrentNode(nn.Module):
     Parameters
     ----------
     edges : for every predecessor the keys of its operations.
-    weighted : whether the node enters the output by a weight of its own (a node grown by morphism).
+    weighted : whether the node enters the output by a weight of its own and has a batch norm of its own (a node grown by
+        morphism).
     private : for every predecessor the keys of operations with a W of their own; default none.
     """
 
@@ -54,6 +55,7 @@ class RecurrentNode(nn.Module):
         self.private = nn.ModuleList(nn.ParameterDict({key: uniform(hidden, 2 * hidden) for key in own})
                                      for own in private)
         self.output_weight = nn.Parameter(torch.zeros(())) if weighted else None
+        self.bn = nn.BatchNorm1d(hidden, affine=False) if weighted else None
 
     def live(self) -> list[int]:
         """Predecessors whose edge holds more than `none`; a node without any computes zero times state 0."""
