@@ -243,8 +243,8 @@ def test_a_killed_search_goes_on_bit_for_bit(settings, tmp_path, monkeypatch, or
     for stop in stops:
         path, counter = tmp_path / f"{stop}.pt", itertools.count(1)
 
-        def saves(self, state, counter=counter, stop=stop):
-            save(self, state)
+        def saves(self, *arguments, counter=counter, stop=stop):
+            save(self, *arguments)
             if next(counter) == stop:
                 raise KeyboardInterrupt
 

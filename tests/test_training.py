@@ -251,8 +251,8 @@ def killed_after(stop, monkeypatch, action):
     """Run `action` until it has stored `stop` checkpoints."""
     save, counter = Checkpoint.save, itertools.count(1)
 
-    def saves(self, state):
-        save(self, state)
+    def saves(self, *arguments):
+        save(self, *arguments)
         if next(counter) == stop:
             raise KeyboardInterrupt
 

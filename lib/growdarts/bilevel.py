@@ -17,18 +17,29 @@ Loss = Callable[[SearchSpace, Any], Tensor]
 
 def gradient(network: nn.Module, loss: Callable[[Any, Any], Tensor], batch: Any,
              parameters: Sequence[nn.Parameter]) -> tuple[float, list[Tensor]]:
-    """Value of loss(network, batch) and its gradient by `parameters`; zero where it does not depend on one.
+    """Value of loss(network, batch) and its gradient by `parameters`; zero where it does not depend on one of them.
 
     All other parameters are constants meanwhile. autograd would not return their gradients either, but a backward pass that
     is written by hand can only tell by `requires_grad` which ones it need not compute.
+
+    Raises
+    ------
+    RuntimeError, ValueError
+        gradients are switched off, or the loss depends on none of the parameters: training would change nothing.
     """
+    if not torch.is_grad_enabled():
+        raise RuntimeError("gradients are switched off, so nothing would be learned: search and train outside of "
+                           "torch.no_grad() and torch.inference_mode()")
     chosen = set(map(id, parameters))
     frozen = [p for p in network.parameters() if p.requires_grad and id(p) not in chosen]
     for parameter in frozen:
         parameter.requires_grad_(False)
     try:
         value = loss(network, batch)
-        if not value.requires_grad:  # it depends on no parameter: every mixture is down to one operation
+        if not value.requires_grad:
+            if any(p.numel() > 1 for p in parameters):  # else every mixture is down to one operation
+                raise ValueError(f"the loss depends on none of the {len(parameters)} parameters that are to be trained: "
+                                 "they belong to another network, or nothing uses them")
             return value.item(), [torch.zeros_like(p) for p in parameters]
         return value.item(), list(torch.autograd.grad(value, parameters, materialize_grads=True))
     finally:

@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, read without unpickling code."""
 
 import contextlib
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -30,32 +31,51 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def fingerprint(task: Any) -> str:
+    """Hash of a task's data, from its `tensors()`, if it has that method; else empty."""
+    digest = hashlib.sha256()
+    for tensor in task.tensors() if hasattr(task, "tensors") else ():
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest() if hasattr(task, "tensors") else ""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Where one phase of a run keeps its state; `path` None keeps nothing.
 
-    `owner` is the hash of the configuration: a state of another one is refused.
+    `owner` is the hash of the configuration: a state of another one is refused, as is one of another kind of work
+    ("search", "training") or of other data (`fingerprint`).
     """
 
-    path: Path | None
+    path: Path | str | None
     owner: str
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Store tensors and plain values, with torch's random state, atomically."""
-        if self.path is not None:
-            with replacing(self.path) as temporary:
-                torch.save({"owner": self.owner, "random": torch.get_rng_state(), **state}, temporary)
+    def save(self, kind: str, data: str, state: dict[str, Any]) -> None:
+        """Store tensors and plain values, with torch's random state, whole or not at all."""
+        if self.path is None:
+            return
+        try:
+            with replacing(Path(self.path)) as temporary:
+                torch.save({"owner": self.owner, "kind": kind, "data": data, "random": torch.get_rng_state(), **state},
+                           temporary)
+        except (OSError, RuntimeError) as error:  # torch's writer has errors of its own for a full disk
+            raise CheckpointError(f"{self.path} cannot be written ({type(error).__name__}): is there space, and may this "
+                                  "user write there? What was there before is untouched") from error
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self, kind: str, data: str) -> dict[str, Any] | None:
         """The stored state, or None if there is none; sets torch's random state to the stored one."""
-        if self.path is None or not self.path.exists():
+        if self.path is None or not Path(self.path).exists():
             return None
         try:
             state = torch.load(self.path, weights_only=True)
+            found = {name: state[name] for name in ("owner", "kind", "data")}
+            torch.set_rng_state(state["random"])
         except Exception as error:
-            raise CheckpointError(f"{self.path} cannot be read ({error}); delete it to start again") from error
-        if state.get("owner") != self.owner:
-            raise CheckpointError(f"{self.path} was written by configuration {state.get('owner')}, "
-                                  f"not by {self.owner}; delete it to start again")
-        torch.set_rng_state(state["random"])
+            raise CheckpointError(f"{self.path} is no checkpoint that can be read ({type(error).__name__}); delete it to "
+                                  "start again") from error
+        for name, wanted in (("owner", self.owner), ("kind", kind), ("data", data)):
+            if found[name] != wanted:
+                raise CheckpointError(f"{self.path} was written by another run: its {name} is {found[name]!r}, expected "
+                                      f"{wanted!r}; delete it to start again")
         return state

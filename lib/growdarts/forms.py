@@ -3,7 +3,7 @@
 A few functions decide how long a search takes. In this package each is a plain one, which reads like its equation and can
 be differentiated as often as one likes, marked by `has_fast_form`. A package beside it may register a faster form of the
 same signature for a kind of device, with `fast_form`. It is used unless it returns `NotImplemented`, by which it declines
-arguments that it cannot take, or `plain_forms` asks for the plain one.
+arguments that it cannot take, `plain_forms` asks for the plain one, or hooks or a tracer look at the operations.
 
 The contract of a fast form: the values and first derivatives of the plain one up to rounding, the same side effects on
 buffers, no random draws, and an error for a second derivative.
@@ -17,7 +17,7 @@ from functools import cache, wraps
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,7 +34,7 @@ def has_fast_form(plain: F) -> F:
 
     @wraps(plain)
     def chosen(*args: Any, **kwargs: Any) -> Any:
-        if not _plain.get() and _fast_package():
+        if not _plain.get() and _fast_package() and not _watched(args):
             device = next(arg for arg in args if isinstance(arg, Tensor)).device.type
             fast = _forms.get((plain, device))
             if fast is not None and (result := fast(*args, **kwargs)) is not NotImplemented:
@@ -43,6 +43,13 @@ def has_fast_form(plain: F) -> F:
 
     chosen.plain = plain
     return chosen
+
+
+def _watched(args: tuple[Any, ...]) -> bool:
+    """Whether somebody looks at the operations themselves: torch's tracers, or hooks on a module that is called."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting() or any(
+        module._forward_hooks or module._forward_pre_hooks
+        for arg in args[:1] if isinstance(arg, nn.Module) for module in arg.modules())
 
 
 def fast_form(of: Callable[..., Any], device: str) -> Callable[[F], F]:

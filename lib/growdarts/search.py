@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from growdarts.bilevel import VirtualStep, alpha_gradient
 from growdarts.space import SearchSpace
-from growdarts.checkpoints import Checkpoint
+from growdarts.checkpoints import Checkpoint, fingerprint
 from growdarts.settings import SearchSettings
 from growdarts.criteria import gained_since, growing_helps, stage_is_over
 from growdarts.history import Progress, SearchResult, change, mixture_weights
@@ -51,7 +51,7 @@ class Search:
                  progress: bool = False) -> None:
         self.network, self.task, self.settings = network, task, settings
         self.morphism, self.checkpoint, self.show = morphism, checkpoint, progress
-        self.state = Progress()
+        self.state, self.data = Progress(), fingerprint(task) if checkpoint.path else ""
         if settings.grow_operations != "off":
             refuse_weightless(network, settings.grow_operations)
         self._new_optimizers()
@@ -102,7 +102,7 @@ class Search:
                 state.flops += PASSES[settings.order] * self.task.flops(self.network)
                 state.seconds += time.perf_counter() - started
                 state.history.append(self._row(loss, error))
-                self.checkpoint.save({"progress": asdict(state), "now": self._snapshot()})
+                self.checkpoint.save("search", self.data, {"progress": asdict(state), "now": self._snapshot()})
                 bar.update()
                 bar.set_postfix(validation=f"{error:.4f}", nodes=self.network.n_nodes())
         self._restore(state.stage_best)
@@ -237,7 +237,7 @@ class Search:
         self.alpha_optimizer.load_state_dict(copy.deepcopy(snapshot["alpha_optimizer"]))
 
     def _resume(self) -> None:
-        stored = self.checkpoint.load()
+        stored = self.checkpoint.load("search", self.data)
         if stored is not None:
             random = torch.get_rng_state()
             self.state = Progress(**stored["progress"])

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,12 +14,15 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from growdarts.checkpoints import Checkpoint
+from growdarts.checkpoints import Checkpoint, fingerprint
 from growdarts.settings import SearchSettings
 from growdarts.criteria import averaging_starts, stage_is_over
 from growdarts.bilevel import gradient
 
 Batch = tuple[Tensor, Tensor]  # windows (T, B, F), targets (B, F)
+
+if hasattr(os, "register_at_fork"):  # a forked child has none of OpenMP's threads, and would wait for them for ever
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 NON_MONOTONE = 5  # epochs whose validation errors nt_asgd disregards, as in AWD-LSTM
 
@@ -33,7 +37,10 @@ class DivergenceError(RuntimeError):
 
 
 class Task(Protocol):
-    """What search and training need to know of data and loss; batches are (inputs, targets, ...)."""
+    """What search and training need to know of data and loss; batches are (inputs, targets, ...).
+
+    A task may also have `tensors()`, all its data: then a checkpoint is refused where the data are others.
+    """
 
     def train_batches(self) -> Iterator[Any]:
         """The training data in a new random order."""
@@ -134,15 +141,18 @@ def fit(network: nn.Module, parameters: list[nn.Parameter], task: Task, settings
     DivergenceError
         the loss is not finite.
     ValueError
-        "nt_asgd" without a validation part.
+        "nt_asgd" without a validation part, or parameters of another network.
     """
     if settings.optimizer == "nt_asgd" and not validate:
         raise ValueError("optimizer = 'nt_asgd' without a validation part: allowed are 'adam' and 'sgd'")
-    optimizer = theta_optimizer(parameters, settings)
+    own = set(map(id, network.parameters()))
+    if strangers := sum(id(parameter) not in own for parameter in parameters):
+        raise ValueError(f"{strangers} of {len(parameters)} parameters do not belong to the network: allowed are its own")
+    optimizer, data = theta_optimizer(parameters, settings), fingerprint(task) if checkpoint.path else ""
     errors: list[float] = []
     averaged: AveragedModel | None = None
     best, epoch, spent = copy.deepcopy(network.state_dict()), 0, 0.0
-    if (state := checkpoint.load()) is not None:
+    if (state := checkpoint.load("training", data)) is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         if state["averaged"] is not None:
@@ -171,7 +181,7 @@ def fit(network: nn.Module, parameters: list[nn.Parameter], task: Task, settings
             epoch += 1
             bar.update()
             bar.set_postfix({"validation": f"{error:.4f}"} if validate else {"loss": f"{loss:.4f}"})
-            checkpoint.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(),
+            checkpoint.save("training", data, {"network": network.state_dict(), "optimizer": optimizer.state_dict(),
                              "averaged": None if averaged is None else averaged.state_dict(),
                              "errors": errors, "best": best, "epoch": epoch,
                              "seconds": spent + time.perf_counter() - started})

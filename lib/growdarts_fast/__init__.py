@@ -4,5 +4,8 @@
 `growdarts` finds the package by itself.
 """
 
-from growdarts_fast import loss, products, recurrent, two_input  # noqa: F401
-from growdarts_fast.conv import cell  # noqa: F401
+from numba import config
+
+if not config.DISABLE_JIT:  # the kernels are too slow as plain Python
+    from growdarts_fast import loss, products, recurrent, two_input  # noqa: F401
+    from growdarts_fast.conv import cell  # noqa: F401

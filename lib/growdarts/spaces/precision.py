@@ -43,6 +43,12 @@ def products_in(asked: Precision) -> AbstractContextManager:
     return torch.autocast("cpu", torch.bfloat16, enabled=used_precision(asked) == "bfloat16")
 
 
+def require_float(x: Tensor) -> None:
+    """Raises TypeError unless x is of a type that cells compute in; within `torch.autocast` others may come in."""
+    if x.dtype not in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"inputs of type {x.dtype}: allowed are torch.float32 and torch.float64")
+
+
 def product_type(like: Tensor) -> torch.dtype:
     """Type in which a function that looks after its precision itself computes products of tensors such as `like`."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else like.dtype

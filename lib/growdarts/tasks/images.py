@@ -83,6 +83,11 @@ class ImageTask:
         if self.measure not in ("error", "loss"):
             raise ValueError(f"measure = {self.measure!r}: allowed are 'error' and 'loss'")
 
+    def tensors(self) -> Iterator[Tensor]:
+        """All data, which a checkpoint belongs to."""
+        for part in (self.data.train, self.data.validation, self.data.test):
+            yield from (part.x, part.y)
+
     def train_batches(self) -> Iterator[Batch]:
         """The training images in a new random order, changed at random."""
         return self._pass(self.data.train)

@@ -187,6 +187,10 @@ class LanguageTask:
     eval_batch_size: int = 10
     precision: Precision = "float32"
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All data, which a checkpoint belongs to."""
+        return self.text.train, self.text.validation, self.text.test
+
     def train_batches(self) -> Iterator[Window]:
         """The training text once, in order; every window starts from the state that the one before ended in."""
         return self._windows("train", regularised=True)

@@ -51,36 +51,52 @@ class Series:
 def series_from_returns(
     returns: np.ndarray, window: int, cuts: tuple[int, int, int], features: Sequence[str] | None = None,
     labels: Sequence[str] | None = None, *, name: str = "own", hashes: dict[str, str] | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Series:  # fmt: skip
     """Your own series: ``(n, F)`` returns, oldest first, cut in time order and standardised.
 
     cuts: index of the first validation day, of the first test day, and of the day after the last test day.
 
+    features, labels: names of the features and of the days; numbers by default. dtype: None for torch's default.
+
     Raises
     ------
     DataError
-        Not a matrix of finite numbers, a feature that never changes, or cuts out of order.
+        Not a matrix of finite numbers, a feature that does not vary, cuts out of order, another number of names.
     """
-    returns = np.asarray(returns, dtype=float)
+    returns, dtype = np.asarray(returns, dtype=float), dtype or torch.get_default_dtype()
     if returns.ndim != 2 or not np.isfinite(returns).all():
         raise DataError(f"returns of shape {returns.shape} are not possible: allowed is a finite (days, features) matrix")
+    whole = [window, *cuts]
+    if len(whole) != 4 or not all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in whole):
+        raise DataError(f"window={window!r}, cuts={cuts!r}: allowed are whole numbers, three of them in cuts")
     validation, test, end = cuts
-    if not window < validation < test < end <= len(returns):
+    if not 1 <= window < validation < test < end <= len(returns):
         raise DataError(f"cuts={cuts} with window={window} are not possible for {len(returns)} days: allowed are "
-                        "window < first validation day < first test day < end <= number of days")
-    mean, std = returns[:validation].mean(axis=0), returns[:validation].std(axis=0)
-    if not std.all():
-        raise DataError(f"feature {int(np.argmin(std))} never changes in the training part: leave it out")
+                        "1 <= window < first validation day < first test day < end <= number of days")
+    features = [f"z{i + 1}" for i in range(returns.shape[1])] if features is None else [str(name) for name in features]
+    labels = [str(day) for day in range(len(returns))] if labels is None else [str(label) for label in labels]
+    for what, names, n in (("features", features, returns.shape[1]), ("labels", labels, len(returns))):
+        if len(names) != n:
+            raise DataError(f"{len(names)} {what} for returns of shape {returns.shape}: allowed are {n}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, std = returns[:validation].mean(axis=0), returns[:validation].std(axis=0)
+    largest, limits = np.abs(returns[:validation]).max(axis=0, initial=0), torch.finfo(dtype)
+    for name, deviation, size in zip(features, std, largest, strict=True):
+        if not deviation > 1e-12 * size:
+            raise DataError(f"feature {name!r} does not vary in the training part (deviation {deviation:.3g}, largest value "
+                            f"{size:.3g}): leave it out, or scale it if it is that small")
+        if not limits.tiny < deviation < limits.max:
+            raise DataError(f"feature {name!r} has deviation {deviation:.3g} in the training part: allowed is "
+                            f"{limits.tiny:.3g} to {limits.max:.3g}, so scale it")
     z = torch.tensor((returns - mean) / std, dtype=dtype)  # (days, F)
-    labels = labels or [str(day) for day in range(len(returns))]
 
     def windows(first: int, last: int) -> Windows:  # target days first .. last - 1
         past = z[first - window : last - 1].unfold(0, window, 1)  # (n, F, T), ends the day before its target
         return Windows(past.permute(2, 0, 1).contiguous(), z[first:last].clone(), tuple(labels[first:last]))
 
     return Series(
-        name, tuple(features or (f"z{i + 1}" for i in range(returns.shape[1]))), windows(window, validation),
+        name, tuple(features), windows(window, validation),
         windows(validation, test), windows(test, end), torch.tensor(mean, dtype=dtype),
         torch.tensor(std, dtype=dtype), None, hashes or {},
     )  # fmt: skip
@@ -92,6 +108,11 @@ class ForecastTask:
 
     series: Series
     batch_size: int
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All data, which a checkpoint belongs to."""
+        for part in (self.series.train, self.series.validation, self.series.test):
+            yield from (part.x, part.y)
 
     def train_batches(self) -> Iterator[Batch]:
         """The training windows in a new random order."""

@@ -28,12 +28,31 @@ CONVOLUTIONAL: dict[str, ConvolutionalOperation] = {}
 
 
 def convolutional(add_norm: bool = False) -> Callable[[Build], Build]:
-    """Register the decorated function as an operation; `add_norm` if it ends without a batch norm."""
+    """Register the decorated function as an operation; `add_norm` if it ends without a batch norm.
+
+    Raises
+    ------
+    ValueError
+        the name is taken or no identifier; or the module, tried on a few pixels, fails or returns another shape.
+    """
 
     def register(function: Build) -> Build:
         name = function.__name__
+        if not name.isidentifier():
+            raise ValueError(f"operation {name!r}: allowed are the names that a function can have")
         if name in CONVOLUTIONAL:
             raise ValueError(f"operation {name!r} is registered twice")
+        for stride in (1, 2):
+            expected = (2, 4, 8 // stride, 8 // stride)
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    shape = tuple(function(4, stride, False)(torch.rand(2, 4, 8, 8)).shape)
+            except Exception as error:
+                raise ValueError(f"operation {name!r} fails with 4 channels and stride {stride}: "
+                                 f"{type(error).__name__}: {error}") from error
+            if shape != expected:
+                raise ValueError(f"operation {name!r} with stride {stride} returns shape {shape} for images of shape "
+                                 f"(2, 4, 8, 8): allowed is {expected}")
         CONVOLUTIONAL[name] = ConvolutionalOperation(name, function, add_norm)
         return function
 

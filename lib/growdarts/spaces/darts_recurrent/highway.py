@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from growdarts.spaces.darts.genotypes import RecurrentGenotype
 from growdarts.spaces.genotype import require_space
-from growdarts.spaces.precision import product
+from growdarts.spaces.precision import product, require_float
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda u: u}
 INIT_RANGE = 0.04  # DARTS' uniform start of all weights
@@ -54,6 +54,7 @@ class HighwayCell(nn.Module):
         `x_mask` (B, I) and `h_mask` (B, H) are variational dropout masks: the same at every time step,
         `h_mask` the same for h and all nodes. They are applied as given, whatever the mode.
         """
+        require_float(x)
         return self.states(x, x.new_zeros(x.shape[1], self.hidden) if h is None else h, x_mask, h_mask)
 
     def states(self, x: Tensor, h: Tensor, x_mask: Tensor | None, h_mask: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from growdarts.tracing import OperationTrace, record_calls
 from growdarts.spaces.two_input.node import TwoInputNode
 from growdarts.mixture import Mixture, operation_name
 from growdarts.forms import has_fast_form, plain_forms
-from growdarts.spaces.precision import product_type
+from growdarts.spaces.precision import product_type, require_float
 from growdarts.spaces.two_input.operations import TWO_INPUT
 
 
@@ -41,6 +41,7 @@ class TwoInputCell(nn.Module):
 
         Within `torch.autocast` the products with x and h are computed in its type.
         """
+        require_float(x)
         return self.states(x, x.new_zeros(x.shape[1], self.hidden) if h is None else h)
 
     @has_fast_form

@@ -15,8 +15,6 @@ from growdarts.mixture import Mixture, operation_name
 from growdarts.spaces.containers import OperationWeights
 from growdarts.spaces.two_input.operations import TWO_INPUT, TwoInputOperation
 
-KEEP_STATE = ("add_identity", "carry")  # operations that can return s; a new node needs one of them
-
 
 class TwoInputNode(nn.Module):
     r"""One node: $\bar o_j(x_t, s) = \sum_o \mathrm{softmax}(\alpha_j)_o \; o(x_t, s)$ [JG Eq. 3].
@@ -136,39 +134,39 @@ class TwoInputNode(nn.Module):
 
         so the mixture is the identity for *any* alpha and no unit starts saturated. Where no gradient would
         reach an operation at zero weights (a product of two zeros, the kink of relu), its bias starts at one.
-        Noise of deviation `noise * epsilon / 10 / sqrt(I + H + 1)` then makes every weight non-zero; the 10
-        allows for what layers, time steps and linear nodes add up. Without `add_identity`, or for an operation
-        that is not affine there, those operations enter with a total weight of `epsilon` / 10 and `carry` or
-        `add_identity` with the rest.
+        Noise of deviation `noise * epsilon / 10 / sqrt(I + H + 1)` then makes every weight non-zero. The change of the output
+        depends on how long the cell holds a state: over 250 steps, in cells of all sets of the default operations with shares
+        of up to 0.99, it was at most 15 `noise` * `epsilon`, and below `noise` * `epsilon` in five of six cells. An operation that is not
+        affine there enters with a weight of `epsilon` / 10, of all such ones together, and changes the state by that share
+        at every time step.
+
+        Raises
+        ------
+        ValueError
+            the node has no `add_identity`: then nothing could take up the rest over long windows.
         """
         operations, mixture = self.operations(), self.mixture
+        if "add_identity" not in mixture.keys:
+            raise ValueError(f"a node of {mixture.keys} cannot be grown by morphism: it needs add_identity")
         bias = [_start_bias(operation) for operation in operations]
         affine = [_affine_at_zero(operation, start) for operation, start in zip(operations, bias, strict=True)]
-        keeper = next((i for name in KEEP_STATE for i, o in enumerate(operations) if o.name == name), None)
-        if keeper is None:
-            raise ValueError(f"a node of {mixture.keys} cannot be grown by morphism: it needs one of "
-                             f"{', '.join(KEEP_STATE)}")
+        rest = mixture.keys.index("add_identity")
         for parameter in self.theta_parameters():
             parameter.zero_()
         for key, start in zip(mixture.keys, bias, strict=True):
             if key in self.b:
                 self.b[key].fill_(start)
-        exact = operations[keeper].name == "add_identity"
-        small = [i for i, fit in enumerate(affine) if i != keeper and (fit is None or not exact)]
+        small = [i for i, fit in enumerate(affine) if fit is None]
         if small:
             others = torch.tensor([i for i in range(len(operations)) if i not in small])
             # softmax weights: `small` share epsilon / 10, the others keep their ratios
             level = torch.logsumexp(mixture.alpha[others], 0) + torch.tensor(epsilon / 10).logit()
             mixture.alpha[torch.tensor(small)] = level.to(mixture.alpha.dtype) - torch.tensor(
                 float(len(small))).log().to(mixture.alpha.dtype)
-        if exact:
-            weights = mixture.weights()
-            kept = [(w, fit) for i, (w, fit) in enumerate(zip(weights, affine, strict=True))
-                    if i != keeper and i not in small]
-            key = mixture.keys[keeper]
-            slope = (1 - sum(w * k for w, (k, _) in kept)) / weights[keeper]
-            self.U[key].copy_(slope * torch.eye(self.hidden).to(slope))
-            self.b[key].fill_(-sum(w * c for w, (_, c) in kept) / weights[keeper])
+        weights = mixture.weights()
+        kept = [(w, fit) for i, (w, fit) in enumerate(zip(weights, affine, strict=True)) if i != rest and i not in small]
+        self.U["add_identity"].copy_((1 - sum(w * k for w, (k, _) in kept)) / weights[rest] * torch.eye(self.hidden).to(weights))
+        self.b["add_identity"].fill_(-sum(w * c for w, (_, c) in kept) / weights[rest])
         deviation = noise * epsilon / 10 / (self.inputs + self.hidden + 1) ** 0.5
         for parameter in self.theta_parameters():
             parameter.add_(deviation * torch.randn_like(parameter))

@@ -43,29 +43,51 @@ def two_input(blocks: int) -> Callable:
     Raises
     ------
     ValueError
-        the name is taken, or the function mixes units.
+        the name is taken or no identifier; `blocks` is no whole number from 0; or the function, tried on a few numbers, fails,
+        returns another shape, changes its arguments, is random, or mixes units.
     """
 
     def register(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable:
         name = function.__name__
+        if not name.isidentifier():
+            raise ValueError(f"operation {name!r}: allowed are the names that a function can have")
         if name in TWO_INPUT:
             raise ValueError(f"operation {name!r} is registered twice")
-        if _mixes_units(function, blocks):
-            raise ValueError(f"operation {name!r} mixes units: allowed are functions whose entry h depends on unit h only")
+        if type(blocks) is not int or blocks < 0:
+            raise ValueError(f"blocks = {blocks!r} of operation {name!r}: allowed are whole numbers from 0")
+        if problem := _problem(function, blocks):
+            raise ValueError(f"operation {name!r} {problem}")
         TWO_INPUT[name] = TwoInputOperation(name, blocks, function)
         return function
 
     return register
 
 
-def _mixes_units(function: Callable[[Tensor, Tensor, Tensor], Tensor], blocks: int) -> bool:
-    """Whether unit 0 of the output changes with unit 1 of the arguments, at some numbers."""
+def _problem(function: Callable[[Tensor, Tensor, Tensor], Tensor], blocks: int) -> str | None:
+    """What is wrong with a function, by its outputs for some numbers (5 samples, 2 units)."""
     generator = torch.Generator().manual_seed(0)
     arguments = [torch.rand(5, rows, 2, generator=generator) for rows in (blocks, blocks, 1)]
-    before = function(*(value.flatten(1) for value in arguments))
-    for value in arguments:
+
+    def output() -> Tensor:
+        return function(*(value.flatten(1) for value in given))
+
+    try:
+        given = [value.clone() for value in arguments]
+        first, second = output(), output()
+        shape = tuple(first.shape)
+    except Exception as error:
+        return f"fails for wx and us of shape (5, {2 * blocks}) and s of shape (5, 2): {type(error).__name__}: {error}"
+    if shape != (5, 2):
+        return f"returns shape {shape} for s of shape (5, 2): allowed is the shape of s"
+    if not all(map(torch.equal, given, arguments)):
+        return "changes its arguments in place: allowed are functions that leave them as they are"
+    if not torch.equal(first, second):
+        return "is random: allowed are functions that return the same for the same arguments"
+    for value in given:
         value[..., 1] += 1
-    return not torch.equal(function(*(value.flatten(1) for value in arguments))[:, 0], before[:, 0])
+    if not torch.equal(output()[:, 0], first[:, 0]):  # unit 0 must not change with unit 1 of the arguments
+        return "mixes units: allowed are functions whose entry h depends on unit h only"
+    return None
 
 
 @two_input(blocks=1)
