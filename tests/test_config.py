@@ -75,7 +75,9 @@ def test_hash_changes_with_every_field(settings):
         assert TimeSeriesRun.of(settings | {name: new}).hash() != config.hash(), name
 
 
-def test_hash_changes_with_the_version_of_the_results(config, monkeypatch):
+@pytest.mark.parametrize("change", [{"order": 2}, {"resample": True}])
+def test_hash_changes_with_the_version_of_the_results(settings, change, monkeypatch):
+    config = TimeSeriesRun.of(settings | change)
     before = config.hash()
     monkeypatch.setattr(settings_module, "RESULTS_VERSION", settings_module.RESULTS_VERSION + 1)
     assert config.hash() != before

@@ -11,7 +11,15 @@ from growdarts.settings import Settings
 # Part of every configuration's hash: raised whenever a change of the code changes what a run computes, so that
 # records and checkpoints made before are not taken for those of the new code. Another order of the same sums, which
 # moves the last digits, is no such change: the commit in a record tells which code rounded.
-RESULTS_VERSION = 2
+# 3: the virtual step under Adam, resampling, statistics of grown recurrent states.
+RESULTS_VERSION = 3
+
+
+def _results_version(values: dict[str, Any]) -> int:
+    """Of a configuration: version 3 computes as version 2 did what is none of the above, whose records keep their names."""
+    adam = values.get("order") == 2 and values.get("optimizer", "adam") == "adam"
+    grown = values.get("space") == "darts_recurrent" and values.get("method") == "grow"
+    return RESULTS_VERSION if adam or grown or values.get("resample", False) else 2
 
 
 class StudySettings(Settings):
@@ -45,7 +53,7 @@ class StudySettings(Settings):
         """
         later = {name for name, field in type(self).model_fields.items()
                  if not field.is_required() and getattr(self, name) == field.default}
-        text = json.dumps({**self.model_dump(exclude=later), "results_version": RESULTS_VERSION}, sort_keys=True)
+        text = json.dumps({**self.model_dump(exclude=later), "results_version": _results_version(self.model_dump())}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
