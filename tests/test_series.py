@@ -260,7 +260,7 @@ def test_default_split_does_not_depend_on_the_window():
 def test_types_and_names():
     assert series_names() == ("synthetic_var", "eu_stock_markets", "g7_brics")
     loaded = load_series("eu_stock_markets", 5)
-    assert loaded.floor is None and loaded.features == ("DAX", "SMI", "CAC", "FTSE")
+    assert loaded.floor is None and loaded.features == loaded.targets == ("DAX", "SMI", "CAC", "FTSE")
     for tensor in [
         loaded.mean,
         loaded.std,
@@ -392,3 +392,22 @@ def test_own_returns():
         (returns, (30, 40, 51), "for 50 days"), (returns, (3, 40, 50), "window=3")]:  # fmt: skip
         with pytest.raises(DataError, match=message):
             series_from_returns(bad, 3, cuts)
+
+
+def test_own_targets_and_horizon():
+    """Inputs that are not forecast, and targets further ahead, against their definition."""
+    returns = np.random.default_rng(0).normal(size=(60, 3))
+    z = torch.tensor((returns - returns[:30].mean(0)) / returns[:30].std(0))
+    own = series_from_returns(returns, 4, (30, 40, 55), ["a", "b", "c"], dtype=torch.float64, targets=[2, 0], horizon=3)
+    assert own.features == ("a", "b", "c") and own.targets == ("c", "a")
+    assert [len(part.y) for part in parts(own)] == [24, 10, 15]
+    for part in parts(own):
+        for n, day in enumerate(map(int, part.dates)):
+            assert torch.allclose(part.y[n], z[day, [2, 0]]) and torch.allclose(part.x[:, n], z[day - 6 : day - 2])
+    for bad, message in [
+        (dict(targets=[]), r"targets=\[\] are not possible: allowed are different features from 0 to 2"),
+        (dict(targets=[0, 0]), r"targets=\[0, 0\]"), (dict(targets=[3]), r"targets=\[3\]"),
+        (dict(horizon=0), "horizon=0"), (dict(horizon=1.5), "horizon=1.5"), (dict(features=["a"]), "3 names"),
+        (dict(horizon=27), r"allowed are window \+ 26 < first validation day")]:  # fmt: skip
+        with pytest.raises(DataError, match=message):
+            series_from_returns(returns, 4, (30, 40, 55), **bad)

@@ -16,7 +16,7 @@ class HistoricalMean(nn.Module):
         self.register_buffer("mean", y.mean(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(T, B, F) -> (B, F)."""
+        """(T, B, F) -> (B, F_out)."""
         return self.mean.expand(x.shape[1], -1)
 
 
@@ -26,18 +26,18 @@ class VectorAutoregression(nn.Module):
     Parameters
     ----------
     x : (T, n, F) training windows, of which the last day is used.
-    y : (n, F) targets.
+    y : (n, F_out) targets.
     """
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         super().__init__()
         design = torch.cat([x[-1], torch.ones_like(x[-1, :, :1])], dim=1).double()  # (n, F + 1)
-        solution = torch.linalg.lstsq(design, y.double()).solution  # (F + 1, F)
+        solution = torch.linalg.lstsq(design, y.double()).solution  # (F + 1, F_out)
         self.register_buffer("A", solution[:-1].t().to(x.dtype))
         self.register_buffer("c", solution[-1].to(x.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(T, B, F) -> (B, F)."""
+        """(T, B, F) -> (B, F_out)."""
         return x[-1] @ self.A.t() + self.c
 
 
@@ -53,6 +53,7 @@ class TorchRecurrent(nn.Module):
         return self.layer(x)[0]
 
 
-def recurrent_forecaster(kind: str, features: int, hidden: int, n_layers: int) -> Forecaster:
-    """A forecaster around torch.nn's RNN, GRU or LSTM."""
-    return Forecaster([TorchRecurrent(kind, features, hidden, n_layers)], hidden, features)
+def recurrent_forecaster(kind: str, features: int, hidden: int, n_layers: int,
+                         outputs: int | None = None) -> Forecaster:
+    """A forecaster around torch.nn's RNN, GRU or LSTM; `outputs` are as many as features if None."""
+    return Forecaster([TorchRecurrent(kind, features, hidden, n_layers)], hidden, outputs or features)

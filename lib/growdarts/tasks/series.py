@@ -1,6 +1,6 @@
 """Returns -> windows, batches and loss of forecasting the next day of a multivariate series.
 
-Shapes: n days, F features, T window length (days), B batch.
+Shapes: n days, F features, F_out of them forecast (all, if nothing else is said), T window length (days), B batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from growdarts.training import Batch
 class Windows:
     """Inputs and targets of one part of a series.
 
-    x: ``(T, n, F)`` standardised log returns, oldest first; y: ``(n, F)`` the next day's;
+    x: ``(T, n, F)`` standardised log returns, oldest first; y: ``(n, F_out)`` the next day's;
     dates: n labels of the target days (ISO date, decimal year or index).
     """
 
@@ -32,13 +32,14 @@ class Windows:
 class Series:
     """A series of F features, cut in time order.
 
-    mean, std: ``(F,)`` of the training part's returns, in raw units; floor: the best possible
-    expected mean squared error in standardised units, where it is known (``synthetic_var``);
-    hashes: file -> sha256 of the bytes used.
+    targets: names of the F_out features that are forecast; mean, std: ``(F,)`` of the training part's
+    returns, in raw units; floor: the best possible expected mean squared error in standardised units,
+    where it is known (generated series); hashes: file -> sha256 of the bytes used.
     """
 
     name: str
     features: tuple[str, ...]
+    targets: tuple[str, ...]
     train: Windows
     validation: Windows
     test: Windows
@@ -51,24 +52,37 @@ class Series:
 def series_from_returns(
     returns: np.ndarray, window: int, cuts: tuple[int, int, int], features: Sequence[str] | None = None,
     labels: Sequence[str] | None = None, *, name: str = "own", hashes: dict[str, str] | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float32, targets: Sequence[int] | None = None, horizon: int = 1,
 ) -> Series:  # fmt: skip
     """Your own series: ``(n, F)`` returns, oldest first, cut in time order and standardised.
 
-    cuts: index of the first validation day, of the first test day, and of the day after the last test day.
+    cuts: index of the first validation day, of the first test day, and of the day after the last test day;
+    targets: which features are forecast, the others are inputs only (None: all); horizon: days from the last
+    day of a window to its target.
 
     Raises
     ------
     DataError
-        Not a matrix of finite numbers, a feature that never changes, or cuts out of order.
+        Not a matrix of finite numbers, a feature that never changes, cuts out of order, impossible targets or horizon.
     """
     returns = np.asarray(returns, dtype=float)
     if returns.ndim != 2 or not np.isfinite(returns).all():
         raise DataError(f"returns of shape {returns.shape} are not possible: allowed is a finite (days, features) matrix")
+    n_features = returns.shape[1]
+    names = tuple(features or (f"z{i + 1}" for i in range(n_features)))
+    if len(names) != n_features:
+        raise DataError(f"features={names} are not possible: allowed are {n_features} names, one a column")
+    index = list(range(n_features) if targets is None else targets)
+    if not index or len(set(index)) < len(index) or not set(index) <= set(range(n_features)):
+        raise DataError(f"targets={index} are not possible: allowed are different features from 0 to {n_features - 1}")
+    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
+        raise DataError(f"horizon={horizon!r} is not possible: allowed are whole numbers of days from 1")
+    reach = window + horizon - 1  # days before its target at which a window begins
     validation, test, end = cuts
-    if not window < validation < test < end <= len(returns):
+    if not reach < validation < test < end <= len(returns):
         raise DataError(f"cuts={cuts} with window={window} are not possible for {len(returns)} days: allowed are "
-                        "window < first validation day < first test day < end <= number of days")
+                        f"window{f' + {horizon - 1}' if horizon > 1 else ''} < first validation day < first test day "
+                        "< end <= number of days")
     mean, std = returns[:validation].mean(axis=0), returns[:validation].std(axis=0)
     if not std.all():
         raise DataError(f"feature {int(np.argmin(std))} never changes in the training part: leave it out")
@@ -76,11 +90,11 @@ def series_from_returns(
     labels = labels or [str(day) for day in range(len(returns))]
 
     def windows(first: int, last: int) -> Windows:  # target days first .. last - 1
-        past = z[first - window : last - 1].unfold(0, window, 1)  # (n, F, T), ends the day before its target
-        return Windows(past.permute(2, 0, 1).contiguous(), z[first:last].clone(), tuple(labels[first:last]))
+        past = z[first - reach : last - horizon].unfold(0, window, 1)  # (n, F, T), ends a horizon before its target
+        return Windows(past.permute(2, 0, 1).contiguous(), z[first:last, index].contiguous(), tuple(labels[first:last]))
 
     return Series(
-        name, tuple(features or (f"z{i + 1}" for i in range(returns.shape[1]))), windows(window, validation),
+        name, names, tuple(names[i] for i in index), windows(reach, validation),
         windows(validation, test), windows(test, end), torch.tensor(mean, dtype=dtype),
         torch.tensor(std, dtype=dtype), None, hashes or {},
     )  # fmt: skip
@@ -112,7 +126,7 @@ class ForecastTask:
 
     @torch.no_grad()
     def squared_errors(self, network: nn.Module, part: str) -> Tensor:
-        """(n, F) squared errors on `part`: "train", "validation" or "test"."""
+        """(n, F_out) squared errors on `part`: "train", "validation" or "test"."""
         windows = getattr(self.series, part)
         network.eval()
         error = (network(windows.x) - windows.y) ** 2

@@ -33,24 +33,24 @@ def run(config: TimeSeriesRun, *, checkpoints: Path | None = None, progress: boo
     torch.set_num_threads(1)  # matrices this small only wait for each other's threads
     series = load_series(config.dataset, config.window, config.origin)
     task = ForecastTask(series, config.batch_size)
-    features = len(series.features)
+    features, outputs = len(series.features), len(series.targets)
     with torch.random.fork_rng(devices=[]):
         phases.seed(config, "search")
         searched = phases.search(config, lambda nodes: two_input_forecaster(
-            features, config.hidden, config.n_layers, nodes, config.operations), task, checkpoints, progress)
+            features, config.hidden, config.n_layers, nodes, config.operations, outputs), task, checkpoints, progress)
         genotype = searched.result.genotype if searched else None
         if config.method == "random":
             genotype = random_genotype(config)
         network, hidden, fits = _train(config, task, genotype, checkpoints, progress)
     started = time.perf_counter()
-    errors = task.squared_errors(network, "test")  # (n, F)
+    errors = task.squared_errors(network, "test")  # (n, F_out)
     with torch.no_grad():
         forecast = network(series.test.x[:, :FORECAST_DAYS])[:, :FORECAST_FEATURES]
     fitted = network.theta_parameters() if fits else network.buffers()  # of mean and VAR(1), solved for
     parameters = sum(value.numel() for value in fitted)
     return phases.record(config, series.hashes, searched, fits, time.perf_counter() - started, {
         "test_error": errors.mean().item(), "validation_error": task.evaluate(network, "validation"),
-        "floor": series.floor, "features": list(series.features),
+        "floor": series.floor, "features": list(series.targets),
         "feature_errors": errors.mean(0).tolist(), "parameters": parameters,
         "hidden": hidden, "genotype": genotype.to_dict() if genotype else None,
         "days": [series.test.dates[0], series.test.dates[-1], len(series.test.dates)],
@@ -79,16 +79,17 @@ def random_genotype(config: TimeSeriesRun) -> Genotype:
 def _train(config: TimeSeriesRun, task: ForecastTask, genotype: Genotype | None, checkpoints: Path | None,
            progress: bool) -> tuple[nn.Module, int | None, dict[str, Fit]]:
     """The fitted network, its size, and the fits of all sizes."""
-    series, features = task.series, len(task.series.features)
+    series, features, outputs = task.series, len(task.series.features), len(task.series.targets)
     if config.method == "mean":
         return HistoricalMean(series.train.y), None, {}
     if config.method == "var1":
         return VectorAutoregression(series.train.x, series.train.y), None, {}
     build: Callable[[int], nn.Module]
     if config.method in RECURRENT:
-        build = lambda hidden: recurrent_forecaster(config.method, features, hidden, config.n_layers)  # noqa: E731
+        build = lambda hidden: recurrent_forecaster(  # noqa: E731
+            config.method, features, hidden, config.n_layers, outputs)
     else:
-        build = lambda hidden: derived_forecaster(genotype, features, hidden)  # noqa: E731
+        build = lambda hidden: derived_forecaster(genotype, features, hidden, outputs)  # noqa: E731
     nodes = f" N={genotype.n_nodes}" if genotype else ""
     fits: dict[str, Fit] = {}
     best = None
