@@ -9,7 +9,8 @@ from scipy.linalg import solve_discrete_lyapunov
 from growdarts_study.data import series
 from growdarts_study.data.files import DATA, cache_folder
 from growdarts.settings import DataError
-from growdarts_study.data.series import G7_BRICS, VAR_FACTOR, VAR_MATRIX, load_closes, load_series, series_names
+from growdarts_study.data.processes import PROCESSES, VAR_FACTOR, VAR_MATRIX
+from growdarts_study.data.series import G7_BRICS, load_closes, load_series, series_names
 from growdarts.tasks.series import series_from_returns
 
 PARTS = ("train", "validation", "test")
@@ -258,7 +259,7 @@ def test_default_split_does_not_depend_on_the_window():
 
 
 def test_types_and_names():
-    assert series_names() == ("synthetic_var", "eu_stock_markets", "g7_brics")
+    assert series_names() == ("synthetic_var", "eu_stock_markets", "g7_brics", *PROCESSES)
     loaded = load_series("eu_stock_markets", 5)
     assert loaded.floor is None and loaded.features == loaded.targets == ("DAX", "SMI", "CAC", "FTSE")
     for tensor in [

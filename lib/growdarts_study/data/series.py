@@ -1,16 +1,17 @@
-"""Name of a series -> daily closes -> log returns -> standardised windows, split in time order.
+"""Name of a series -> values, a row a day -> standardised windows, split in time order.
 
-Shapes: T days in a window, n windows, F features (indices of stock exchanges).
+Shapes: T days in a window, n windows, F features (indices of stock exchanges, and others).
 """
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
 
 from growdarts_study.data.files import DATA, fetch, sha256
+from growdarts_study.data.processes import PROCESSES, linear_var
 from growdarts.settings import DataError
 from growdarts.tasks.series import Series, series_from_returns
 
@@ -74,33 +75,44 @@ def load_closes(name: str) -> tuple[pd.DataFrame, dict[str, str]]:
     return pd.read_csv(path, dtype={"time": str}, index_col="time"), {f"embedded/{EU_FILE}": found}
 
 
-# ---- a series whose best possible error is known -----------------------------------------------
+# ---- generated series --------------------------------------------------------------------------
 
-VAR_MATRIX = np.array(  # z_t = VAR_MATRIX z_{t-1} + VAR_FACTOR e_t, spectral radius 0.798
-    [
-        [0.55, 0.33, 0.0, 0.0],
-        [-0.22, 0.55, 0.33, 0.0],
-        [0.0, 0.22, 0.44, -0.33],
-        [0.33, 0.0, 0.22, 0.55],
-    ]
-)
-VAR_FACTOR = 0.01 * np.array(  # lower Cholesky factor of the innovations' covariance
-    [[1.0, 0.0, 0.0, 0.0], [0.5, 0.8, 0.0, 0.0], [0.3, 0.2, 0.9, 0.0], [0.2, 0.1, 0.3, 0.7]]
-)
 VAR_SEED, VAR_DAYS, VAR_BURN_IN = 2021, 1500, 200
 
 
 def synthetic_var() -> np.ndarray:
-    """The ``(1500, 4)`` array of a stationary Gaussian VAR(1), the same on every machine."""
-    # RandomState's stream is frozen by numpy's policy, a Generator's is not. Products are written
-    # as sums and the result is rounded, so that no linear algebra kernel can move a bit of it.
-    random, n_features = np.random.RandomState(VAR_SEED), len(VAR_MATRIX)
-    noise = random.standard_normal((VAR_BURN_IN + VAR_DAYS, n_features))
-    state, states = np.zeros(n_features), []
-    for e in noise:
-        state = (VAR_MATRIX * state).sum(axis=1) + (VAR_FACTOR * e).sum(axis=1)
-        states.append(state)
-    return np.round(states[VAR_BURN_IN:], 10)
+    """The ``(1500, 4)`` array of a stationary Gaussian VAR(1), the same on every machine.
+
+    The process is `linear_var`'s; this shorter draw is what the smoke tier and the tests run on.
+    """
+    random = np.random.RandomState(VAR_SEED)  # its stream is frozen by numpy's policy, a Generator's is not
+    return np.round(linear_var(random, VAR_BURN_IN + VAR_DAYS)[VAR_BURN_IN:], 10)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """values: ``(n, F)``; labels: n; hashes: file -> sha256; floors: of the targets, squared raw units, where known."""
+
+    values: np.ndarray
+    labels: list[str]
+    features: tuple[str, ...]
+    hashes: dict[str, str]
+    floors: tuple[float, ...] | None = None
+    horizon: int = 1
+
+
+def _source(name: str) -> Source:
+    if name == "synthetic_var" or name in PROCESSES:
+        process = PROCESSES.get(name, PROCESSES["linear_var"])
+        values = process.generate() if name in PROCESSES else synthetic_var()
+        hashes = {name: hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()}
+        labels = [str(i) for i in range(len(values))]
+        return Source(values, labels, process.features, hashes, process.floors, process.horizon)
+    closes, hashes = load_closes(name)
+    # The return of a day is from the common day before it. One memory layout, whatever
+    # the frame's: the order of a sum moves its last bit.
+    returns = np.ascontiguousarray(np.diff(np.log(closes.to_numpy()), axis=0))
+    return Source(returns, list(closes.index[1:]), tuple(closes.columns), hashes)
 
 
 # ---- windows -----------------------------------------------------------------------------------
@@ -110,7 +122,7 @@ MIN_TRAIN = 250  # training windows below which an origin is refused: a little o
 
 def series_names() -> tuple[str, ...]:
     """Names that ``load_series`` knows."""
-    return ("synthetic_var", "eu_stock_markets", "g7_brics")
+    return ("synthetic_var", "eu_stock_markets", "g7_brics", *PROCESSES)
 
 
 def split_days(
@@ -129,7 +141,7 @@ def split_days(
                 f"window={window} is not possible for {name}: allowed are 1 to {longest} days"
             )
         return n * 6 // 10, n * 8 // 10, n
-    if name == "synthetic_var":
+    if labels[0] == "0":  # numbers
         raise DataError(
             f"origin={origin!r} is not available for {name}, it has no years: allowed is None"
         )
@@ -153,7 +165,7 @@ def split_days(
 def load_series(
     name: str, window: int, origin: int | None = None, *, dtype: torch.dtype = torch.float32
 ) -> Series:
-    """Windows of ``window`` days of a series' returns and the day that follows each.
+    """Windows of ``window`` days of a series and the day that follows each (`mackey_glass`: the sixth after it).
 
     A window belongs to the part of its *target* day: its inputs may reach back into an earlier
     part (that is the past), never forward. Mean and standard deviation come from the returns
@@ -177,23 +189,12 @@ def load_series(
         raise DataError(
             f"window={window!r} is not possible: allowed are whole numbers of days from 1"
         )
-    if name == "synthetic_var":
-        returns = synthetic_var()
-        labels = [str(i) for i in range(len(returns))]
-        features = tuple(f"z{i + 1}" for i in range(returns.shape[1]))
-        hashes = {name: hashlib.sha256(returns.astype("<f8").tobytes()).hexdigest()}
-    else:
-        closes, hashes = load_closes(name)
-        # The return of a day is from the common day before it. One memory layout, whatever
-        # the frame's: the order of a sum moves its last bit.
-        returns = np.ascontiguousarray(np.diff(np.log(closes.to_numpy()), axis=0))
-        labels, features = list(closes.index[1:]), tuple(closes.columns)
-
-    cuts = split_days(name, labels, window, origin)
-    series = series_from_returns(returns, window, cuts, features, labels, name=name, hashes=hashes, dtype=dtype)
-    if name != "synthetic_var":
+    source = _source(name)
+    cuts = split_days(name, source.labels, window, origin)
+    targets = range(len(source.floors or source.features))  # the first features; inputs of a process come behind them
+    series = series_from_returns(source.values, window, cuts, source.features, source.labels, name=name,
+                                 hashes=source.hashes, dtype=dtype, targets=targets, horizon=source.horizon)
+    if source.floors is None:
         return series
-    std = returns[: cuts[0]].std(axis=0)
-    return replace(series, floor=float(((VAR_FACTOR**2).sum(axis=1) / std**2).mean()))
-
-
+    std = source.values[: cuts[0], : len(targets)].std(axis=0)
+    return replace(series, floor=float((source.floors / std**2).mean()))
