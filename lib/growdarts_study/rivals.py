@@ -1,8 +1,9 @@
-"""Rivals of the found cells: the historical mean, VAR(1) by least squares, torch.nn's recurrent layers."""
+"""Rivals of the found cells: the historical mean, VAR(1) and HAR by least squares, torch.nn's recurrent layers."""
 
 import torch
 from torch import Tensor, nn
 
+from growdarts.settings import DataError
 from growdarts.spaces.two_input.network import Forecaster
 
 RECURRENT = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
@@ -39,6 +40,38 @@ class VectorAutoregression(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(T, B, F) -> (B, F_out)."""
         return x[-1] @ self.A.t() + self.c
+
+
+class HeterogeneousAutoregression(nn.Module):
+    """HAR: each feature from its own last day, week (mean of 5 days) and month (22), by least squares [Corsi 2009].
+
+    Parameters
+    ----------
+    x : (T, n, F) training windows of 22 days or more.
+    y : (n, F) targets.
+
+    Raises
+    ------
+    DataError
+        Windows shorter than a month, or targets that are not the features.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        super().__init__()
+        if len(x) < 22 or x.shape[2] != y.shape[1]:
+            raise DataError(f"HAR is not possible for windows of {len(x)} days, {x.shape[2]} features and {y.shape[1]} "
+                            "targets: allowed are 22 days or more, and every feature a target")
+        solution = torch.linalg.lstsq(self.regressors(x).double(), y.t()[..., None].double()).solution
+        self.register_buffer("coefficients", solution.to(x.dtype))  # (F, 4, 1): day, week, month, constant
+
+    @staticmethod
+    def regressors(x: Tensor) -> Tensor:
+        """(T, n, F) -> (F, n, 4)."""
+        return torch.stack([x[-1], x[-5:].mean(0), x[-22:].mean(0), torch.ones_like(x[-1])], dim=-1).transpose(0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, B, F) -> (B, F)."""
+        return (self.regressors(x) @ self.coefficients)[..., 0].t()
 
 
 class TorchRecurrent(nn.Module):

@@ -42,30 +42,50 @@ EU_FILE = "eu_stock_markets.csv"
 EU_SHA256 = "da77a16c3d8019808dd21bbfa155dafdb109acbbff5431d1c67e4e295e0b2292"
 
 
-def country_closes(country: str) -> pd.Series:
-    """Cleaned daily closes of one country's index (local currency) by date, oldest first."""
+def country_table(country: str) -> pd.DataFrame:
+    """Cleaned rows of one country's file (local currency) by date, oldest first, its close as "Close"."""
     file, (column, date_format), drop = G7_BRICS[country]
     table = pd.read_csv(
         fetch(f"g7_brics/{file}"), skipinitialspace=True, thousands=",", encoding="utf-8-sig"
-    )
-    days = pd.to_datetime(table["Date"], format=date_format)
-    closes = pd.Series(table[column].to_numpy(float), index=days, name=country).sort_index()
+    ).rename(columns={column: "Close"})
+    table = table.set_index(pd.to_datetime(table["Date"], format=date_format)).sort_index()
     if drop == CARRIED_FORWARD:
-        closes = closes[closes != closes.shift()]
+        table = table[table["Close"] != table["Close"].shift()]
     elif drop:
-        closes = closes.drop(pd.Timestamp(drop))
-    return closes[FIRST_DAY:LAST_DAY]
+        table = table.drop(pd.Timestamp(drop))
+    return table[FIRST_DAY:LAST_DAY]
+
+
+def country_closes(country: str) -> pd.Series:
+    """Cleaned daily closes of one country's index by date."""
+    return country_table(country)["Close"].astype(float).rename(country)
+
+
+def country_log_ranges(country: str) -> pd.Series:
+    """log(log(high / low)) of one country's index by date, the log range of Alizadeh, Brandt & Diebold (2002).
+
+    A day whose high is its low has no range recorded (544 days of Italy, all but one before March 2012; 206 of South
+    Africa, 125 of which are holidays carried forward). A low below half the high is in other units (3 days of Italy).
+    """
+    table = country_table(country)
+    high, low = table["High"].astype(float), table["Low"].astype(float)
+    good = (low < high) & (high < 2 * low)
+    return np.log(np.log(high[good] / low[good])).rename(country)
+
+
+def common_days(columns: list[pd.Series]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Weekdays on which every country has a value, labelled by their dates; sha256 of the twelve files."""
+    table = pd.concat(columns, axis=1, join="inner").sort_index()
+    table = table[table.index.day_of_week < 5]
+    table.index = table.index.strftime("%Y-%m-%d")
+    files = [f"g7_brics/{file}" for file, _, _ in G7_BRICS.values()]
+    return table, {file: sha256(fetch(file)) for file in files}
 
 
 def load_closes(name: str) -> tuple[pd.DataFrame, dict[str, str]]:
     """Closes, a row a common day labelled by its date, and the sha256 of each file read."""
     if name == "g7_brics":
-        countries = [country_closes(country) for country in G7_BRICS]
-        closes = pd.concat(countries, axis=1, join="inner").sort_index()
-        closes = closes[closes.index.day_of_week < 5]
-        closes.index = closes.index.strftime("%Y-%m-%d")
-        files = [f"g7_brics/{file}" for file, _, _ in G7_BRICS.values()]
-        return closes, {file: sha256(fetch(file)) for file in files}
+        return common_days([country_closes(country) for country in G7_BRICS])
     path = DATA / "embedded" / EU_FILE
     found = sha256(path)
     if found != EU_SHA256:
@@ -75,7 +95,7 @@ def load_closes(name: str) -> tuple[pd.DataFrame, dict[str, str]]:
     return pd.read_csv(path, dtype={"time": str}, index_col="time"), {f"embedded/{EU_FILE}": found}
 
 
-# ---- generated series --------------------------------------------------------------------------
+# ---- other series ------------------------------------------------------------------------------
 
 VAR_SEED, VAR_DAYS, VAR_BURN_IN = 2021, 1500, 200
 
@@ -87,6 +107,14 @@ def synthetic_var() -> np.ndarray:
     """
     random = np.random.RandomState(VAR_SEED)  # its stream is frozen by numpy's policy, a Generator's is not
     return np.round(linear_var(random, VAR_BURN_IN + VAR_DAYS)[VAR_BURN_IN:], 10)
+
+
+def log_range() -> tuple[pd.DataFrame, dict[str, str]]:
+    """Log ranges of all twelve indices on their common days, the first of which is in October 2011."""
+    return common_days([country_log_ranges(country) for country in G7_BRICS])
+
+
+TABLES = {"log_range": log_range}
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +130,9 @@ class Source:
 
 
 def _source(name: str) -> Source:
+    if name in TABLES:
+        table, hashes = TABLES[name]()
+        return Source(np.ascontiguousarray(table.to_numpy()), list(table.index), tuple(table.columns), hashes)
     if name == "synthetic_var" or name in PROCESSES:
         process = PROCESSES.get(name, PROCESSES["linear_var"])
         values = process.generate() if name in PROCESSES else synthetic_var()
@@ -122,7 +153,7 @@ MIN_TRAIN = 250  # training windows below which an origin is refused: a little o
 
 def series_names() -> tuple[str, ...]:
     """Names that ``load_series`` knows."""
-    return ("synthetic_var", "eu_stock_markets", "g7_brics", *PROCESSES)
+    return ("synthetic_var", "eu_stock_markets", "g7_brics", *TABLES, *PROCESSES)
 
 
 def split_days(
