@@ -16,7 +16,7 @@ import torch
 from benchmarks.sizes import BASES, FULL, QUICK, STEPS, TOY, TOY_VALUES, VALUES, Effort, Size, sweeps
 from benchmarks.timing import load_average
 from growdarts_study import records
-from growdarts.precision import used_precision
+from growdarts.spaces.precision import used_precision
 
 KEPT, TOY_RECORDS = records.RESULTS / "benchmarks", records.ROOT / "_build" / "benchmarks"
 

@@ -17,6 +17,7 @@ from reference_two_input import language_loss as two_input_loss
 from torch import Tensor, nn
 
 from benchmarks.sizes import Size
+from growdarts.spaces.darts.original import export_alphas, original_tensors
 from growdarts.bilevel import VirtualStep, alpha_gradient
 from growdarts.space import SearchSpace
 from growdarts.tasks.carried import LSTM, derived_layers, two_input_layers
@@ -30,7 +31,7 @@ from growdarts.tasks.images import ImageData, Images
 from growdarts.tasks.language import LanguageModel, LanguageTask, Memory, Window
 from growdarts.mixture import operation_name
 from growdarts.growth import operation_owner
-from growdarts.precision import Precision
+from growdarts.spaces.precision import Precision
 from growdarts.tasks.text import Text
 from growdarts.training import Task, theta_step
 
@@ -81,8 +82,8 @@ def _language(size: Size) -> Subject:
     h = torch.zeros(B, H)
     if size.space == "recurrent":
         columns = [RECURRENT_OPERATIONS.index(name) for name in size.candidates()]
-        alpha = [nn.Parameter(cell.alpha_matrix().detach()[:, columns])]
-        loss = partial(recurrent_loss, cell.original_tensors(), network.embedding, network.bias, alpha[0],
+        alpha = [nn.Parameter(export_alphas(cell)[0].detach()[:, columns])]
+        loss = partial(recurrent_loss, original_tensors(cell), network.embedding, network.bias, alpha[0],
                        size.candidates(), h=h)
     else:
         nodes = two_input_nodes(network)
@@ -94,7 +95,7 @@ def _language(size: Size) -> Subject:
         if size.space == "recurrent":
             cell = RecurrentCell(H, H, genotype)
             model = LanguageModel(V, cell)
-            loss = partial(fixed_recurrent_loss, cell.original_tensors(), model.embedding, model.bias, genotype.recurrent,
+            loss = partial(fixed_recurrent_loss, original_tensors(cell), model.embedding, model.bias, genotype.recurrent,
                            genotype.concat, h=h)
         else:
             model = LanguageModel(V, derived_layers(genotype, H))

@@ -1,4 +1,6 @@
-"""One training step, as tests take them to get away from the start."""
+"""What several tests do: a training step to get away from the start, splitting matrices written out."""
+
+import torch
 
 
 def step(loss, *optimizers):
@@ -8,3 +10,10 @@ def step(loss, *optimizers):
     loss.backward()
     for optimizer in optimizers:
         optimizer.step()
+
+
+def dense(matrices):
+    """All splitting matrices of an operation, (U, D, D)."""
+    multiply, D = matrices.product(), matrices.pack(matrices.weights).shape[1]
+    basis = torch.eye(D).to(next(iter(matrices.weights.values())))
+    return torch.stack([multiply(e.expand(matrices.units, -1)) for e in basis], dim=-1)

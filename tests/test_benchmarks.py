@@ -14,15 +14,13 @@ from benchmarks.splitting import selection_seconds
 from benchmarks.steps import (lstm_step, reference_step, reference_weight_step, search_step, subject, two_input_nodes,
                               weight_step, weights_of)
 from growdarts_study import records
-from growdarts_study.report.benchmark_results import (derived_table, growth, growth_table, load, memory_table, step_figure, step_table,
-                                         steps)
-from growdarts_study.report.benchmark_targets import TARGETS, summary, verdicts
+from growdarts_study.report.performance import (DERIVED, GROWTH, MEMORY, SCALING, STEPS as STEP_COLUMNS, TARGETS, growth, load,
+                                                scaling, scaling_figure, step_figure, steps, table, targets)
 from growdarts.bilevel import alpha_gradient
 from growdarts.tasks.carried import two_input_layers
 from growdarts.bilevel import gradient
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
 from growdarts_study.records import RecordError
-from growdarts_study.report.scaling_results import faster_than_operations, figure, scaling_table
 
 SPACES = list(TOY)
 
@@ -159,57 +157,53 @@ def test_every_target_is_met_where_the_numbers_say_so():
     found = steps(record)
     assert found.speedup.round(6).eq(10).all() and found.floors.round(6).eq(1.25).all() and found.share.eq(0.25).all()
     assert growth(record).selection.eq(2 + 20).all()
-    assert set(verdicts(record).verdict) == {"met"}
-    assert summary(record) == f"{len(TARGETS)} of {len(TARGETS)} targets are met."
+    assert list(targets(record).met) == ["yes"] * len(TARGETS)
 
 
 @pytest.mark.parametrize("changes, missed", [
     ({"float32": 1.25}, 6),  # four speeds, "every step" and the floor
     ({"floor": 0.04}, 1), ({"share": 0.6}, 1), ({"bfloat16": 0.5}, 1), ({"eigenpairs": 1000.0}, 1),
     ({"mib": 3000.0}, 1), ({"batches": 0.1}, 1), ({"derived": 0.25}, 1)])
-def test_a_missed_target_is_named(changes, missed):
-    record = hand_made(**changes)
-    found = verdicts(record)
-    names = list(found[found.verdict == "missed"].index)
-    assert len(names) == missed
-    assert f"{len(TARGETS) - missed} of {len(TARGETS)} targets are met." in summary(record)
-    assert all(name in summary(record).split("Missed: ")[1] for name in names)
+def test_a_missed_target_is_told(changes, missed):
+    met = list(targets(hand_made(**changes)).met)
+    assert met.count("no") == missed and met.count("yes") == len(TARGETS) - missed
 
 
 def test_the_worst_case_decides():
     record = hand_made()
     (slow,) = [c for c in record["steps"] if c["order"] == 2 and c["size"]["width"] == 16]
     slow["seconds"]["float32"] = [7.0, 7.0, 0.1]
-    row = verdicts(record).loc["convolutional cells, both orders, C = 8 and 16: times as fast as the reference"]
-    assert row.verdict == "missed" and row.measured == "1.57"
-    assert row["where"].endswith("C = 16, 8 cells, B = 16, order 2")
+    row = targets(record).loc["convolutional, C >= 8: speed-up"]
+    assert row.met == "no" and row.value == "1.57" and row.bound == ">= 2"
+    assert row["where"] == "convolutional cells, C = 16, 8 cells, B = 16, order 2"
 
 
 def test_what_was_not_measured_is_neither_met_nor_missed():
     record = hand_made(bfloat16=None)
-    assert list(verdicts(record).verdict).count("not measured") == 1
-    assert "Not measured: recurrent cell, first order, H = 300, B = 64, in bfloat16" in summary(record)
-    assert "-" in set(step_table(record)["bfloat16, s"])
+    found = targets(record)
+    assert list(found.index[found.met == "-"]) == ["recurrent, order 1, H = 300, B = 64, bfloat16: speed-up"]
+    assert set(table(steps(record), STEP_COLUMNS)["bfloat16, s"]) == {"-"}
 
 
 def test_tables_and_figure_show_the_spaces_that_are_asked_for():
     record = hand_made()
-    for table in (step_table, memory_table, derived_table, growth_table):
-        assert len(table(record)) > len(table(record, ["recurrent"])) > 0
+    for rows, columns in ((steps(record), STEP_COLUMNS), (steps(record), MEMORY), (growth(record), DERIVED), (growth(record), GROWTH)):
+        assert len(table(rows, columns)) == len(rows)
+        assert set(table(rows, columns, ["recurrent"]).index) == {"recurrent cell of DARTS"}
+    assert list(table(growth(record), GROWTH).iloc[0])[1:] == ["0.2%", "0.01", "22", "100", "5", "0.05", "900"]
     assert [len(step_figure(record, spaces).axes) for spaces in (SPACES, ["two_input"])] == [3, 1]
 
 
-def test_scaling_says_what_grows_faster_than_the_operations():
+def test_scaling_is_told_as_factors_from_the_first_point_to_the_last():
     def points(seconds):
         return [{"value": n, "seconds": [s], "peak_mib": 10.0 * n, "forward_flops": 10**9 * n}
                 for n, s in zip((1, 2, 4), seconds, strict=True)]
 
     record = {"sweeps": {"recurrent": {"nodes": points((1, 2, 4)), "width": points((1, 3, 9))}}}
-    assert faster_than_operations(record) == (
-        "The seconds of a step grow faster than its floating-point operations with hidden units (recurrent cell of "
-        "DARTS) and its memory grows nowhere faster than its operations.")
-    assert list(scaling_table(record)["seconds"]) == ["4.00", "9.00"]
-    assert len(figure(record).axes) == 2
+    shown = table(scaling(record), SCALING)
+    assert list(shown["size"]) == ["nodes, 1 to 4", "hidden units, 1 to 4"]
+    assert list(shown.iloc[1])[1:] == ["4", "4.00", "9.00", "4.00", "20", "9", "40"]
+    assert len(scaling_figure(record).axes) == 2
 
 
 def test_a_record_that_is_missing_or_damaged_is_one_clear_error(tmp_path):
@@ -236,7 +230,7 @@ def test_only_a_complete_run_is_written_and_can_be_read(tmp_path, monkeypatch):
         assert not measured.contents()
         measured.add("scaling", size, seconds=[1.0], peak_mib=1.0, forward_flops=1)
     assert [file.name for file in measured.write()] == ["steps.json", "scaling.json"]
-    assert len(steps(load("steps", tmp_path))) == 6 and len(scaling_table(load("scaling", tmp_path))) == 3
+    assert len(steps(load("steps", tmp_path))) == 6 and len(scaling(load("scaling", tmp_path))) == 3
 
 
 def test_no_record_of_toy_size_is_kept():

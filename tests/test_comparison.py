@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from growdarts_study.report.comparison import (Difference, Interval, compare_all, diebold_mariano, errors, feature_skill, feature_tests,
-                                  interval, relative_difference)
+                                               interval, pair_of, relative_difference, seed_means)
 
 
 def test_interval_is_that_of_scipy():
@@ -15,7 +15,8 @@ def test_interval_is_that_of_scipy():
     found = interval(values)
     assert (found.mean, found.low, found.high, found.n) == pytest.approx((3.375, low, high, 4))
     assert found.sign() == 0 and interval([1.0, 1.1, 1.2]).sign() == 1 and interval([-1.0, -1.1]).sign() == -1
-    assert interval([2.0]).sign() == 0 and str(interval([2.0])) == "+2.00"
+    assert interval([2.0]).sign() == 0 and interval([2.0]).ends() == "-"
+    assert Interval(0.0, -1.234, 5.0, 2).ends() == "-1.23 to +5.00" and Interval(1.0, 0.5, 2.0, 2).ends(".1f") == "0.5 to 2.0"
 
 
 def test_diebold_mariano_is_the_formula_written_out():
@@ -86,6 +87,11 @@ def test_compare_all_and_skill(made_up):
     assert tests["A"][0] < 0 and tests["A"][1] < 0.001 and tests["B"] == (0.0, 1.0)
     skill = feature_skill(records, "good")
     assert skill.loc[2020, "A"] == pytest.approx(100 * (1 - 1.81 / 2)) and skill.loc[2021, "B"] == pytest.approx(0)
+
+
+def test_a_seed_is_averaged_over_its_years():
+    assert seed_means([(3, 1.0), (1, 5.0), (3, 2.0)]) == [1.5, 5.0]
+    assert pair_of({"config": {"seed": 3, "origin": 2019}}) == (3, 2019) and pair_of({"config": {"seed": 3}}) == (3, None)
 
 
 @pytest.mark.parametrize("origins, seeds, p, decided", [

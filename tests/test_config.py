@@ -8,15 +8,15 @@ import pytest
 import yaml
 
 from growdarts_study import grids
-from growdarts import settings as settings_module
+from growdarts_study import settings as settings_module
 from growdarts_study.config import (ImageConfig, ImageRun, LanguageConfig, LanguageRun, TimeSeriesConfig, TimeSeriesRun,
                               TimeSeriesSettings)
 from growdarts_study.report.figures import LABELS
-from growdarts_study.data.images import image_names
+from growdarts_study.data.images import IMAGE_SETS
 from growdarts_study.page_settings import AblationConfig, MorphismConfig, ReportConfig
-from growdarts_study.data.series import series_names
+from growdarts_study.data.series import SERIES
 from growdarts.settings import ConfigError
-from growdarts_study.data.text import text_names
+from growdarts_study.data.text import TEXTS
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
@@ -202,9 +202,9 @@ def test_the_data_sets_of_a_configuration_are_those_that_load():
     def choices(config, field):
         return get_args(config.model_fields[field].annotation)
 
-    assert choices(TimeSeriesRun, "dataset") == series_names()
-    assert choices(LanguageRun, "dataset") == text_names()
-    assert choices(ImageRun, "dataset") == image_names()
+    assert choices(TimeSeriesRun, "dataset") == SERIES
+    assert choices(LanguageRun, "dataset") == TEXTS
+    assert choices(ImageRun, "dataset") == IMAGE_SETS
 
 
 def test_every_method_has_a_name_in_the_figures():

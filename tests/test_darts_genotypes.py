@@ -11,8 +11,8 @@ from growdarts.spaces.darts import published
 from growdarts.tasks.carried import derived_layers
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype, RecurrentGenotype
-from growdarts.genotype import genotype_from_dict
-from growdarts.genotype import GenotypeError
+from growdarts.spaces.genotype import genotype_from_dict
+from growdarts.spaces.genotype import GenotypeError
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
 from growdarts.spaces.two_input.network import derived_forecaster

@@ -15,8 +15,8 @@ from growdarts.spaces.darts_recurrent.highway import INIT_RANGE, RecurrentCell
 from growdarts.checkpoints import Checkpoint
 from growdarts_study.config import TimeSeriesRun
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS, RecurrentGenotype
-from growdarts.genotype import GenotypeError
-from growdarts.spaces.darts.interop import StateDictError
+from growdarts.spaces.genotype import GenotypeError
+from growdarts.spaces.darts.original import StateDictError, export_alphas, export_original, load_alphas, load_original
 from growdarts.growth import grow_node
 from growdarts.spaces.two_input.network import Forecaster
 from growdarts.forms import plain_forms
@@ -43,10 +43,9 @@ def close(actual, expected, atol=1e-9):
 def golden_search_cell():
     golden = tensors("darts_rnn_search.npz")
     cell = RecurrentSearchCell(6, 6, 8).double()
-    cell.load_original_state_dict(
-        {"_W0": golden["W0"], **{f"_Ws.{i}": W for i, W in enumerate(golden["Ws"])},
+    load_original(cell, {"_W0": golden["W0"], **{f"_Ws.{i}": W for i, W in enumerate(golden["Ws"])},
          "bn.running_mean": torch.zeros(6), "bn.running_var": torch.ones(6)})
-    cell.load_alpha(golden["alpha"])
+    load_alphas(cell, golden["alpha"])
     return cell, golden
 
 
@@ -77,8 +76,7 @@ def test_derived_genotype_is_the_original():
 def test_fixed_cell_is_the_original(name):
     golden = tensors("darts_rnn_eval.npz")
     cell = RecurrentCell(6, 6, getattr(published, f"PTB_{name}")).double().eval()
-    cell.load_original_state_dict(
-        {"_W0": golden[f"{name}/W0"], **{f"_Ws.{i}": W for i, W in enumerate(golden[f"{name}/Ws"])}})
+    load_original(cell, {"_W0": golden[f"{name}/W0"], **{f"_Ws.{i}": W for i, W in enumerate(golden[f"{name}/Ws"])}})
     close(cell(golden[f"{name}/x"], golden[f"{name}/h0"]), golden[f"{name}/out"])
 
 
@@ -213,7 +211,7 @@ def test_fresh_weights_are_in_the_originals_range():
     cell = RecurrentSearchCell(30, 40, 3)
     assert [tuple(p.shape) for p in cell.theta_parameters()] == [(70, 80)] + [(40, 80)] * 3
     assert all(0.95 * INIT_RANGE < p.abs().max() <= INIT_RANGE for p in cell.theta_parameters())
-    assert cell.alpha_matrix().shape == (6, 5) and cell.alpha_matrix().abs().max() < 0.01
+    assert export_alphas(cell)[0].shape == (6, 5) and export_alphas(cell)[0].abs().max() < 0.01
 
 
 def test_flops_are_those_of_the_products():
@@ -242,33 +240,33 @@ def test_a_single_column_is_refused_in_train_mode_only():
 def test_state_dicts_are_exchanged_with_the_original():
     cell, x, _, _ = example()
     cell(x)
-    state = cell.export_original_state_dict()
+    state = export_original(cell)
     assert list(state) == ["_W0", "_Ws.0", "_Ws.1", "_Ws.2", "bn.running_mean", "bn.running_var",
                            "bn.num_batches_tracked"]
     other = RecurrentSearchCell(I, H, 3).double()
-    other.load_original_state_dict(state)
-    other.load_alpha(cell.alpha_matrix())
+    load_original(other, state)
+    load_alphas(other, export_alphas(cell)[0])
     close(other.eval()(x), cell.eval()(x), 0)
     state["_W0"].zero_()  # a copy
     assert cell.W0.abs().min() > 0
     fixed = RecurrentCell(I, H, published.PTB_DARTS_V1)
-    assert list(fixed.export_original_state_dict()) == ["_W0"] + [f"_Ws.{i}" for i in range(8)]
+    assert list(export_original(fixed)) == ["_W0"] + [f"_Ws.{i}" for i in range(8)]
 
 
 def test_a_state_dict_that_does_not_fit_is_explained_and_changes_nothing():
     cell, _, _, _ = example()
-    state = {name: torch.zeros_like(tensor) for name, tensor in cell.export_original_state_dict().items()}
+    state = {name: torch.zeros_like(tensor) for name, tensor in export_original(cell).items()}
     state |= {"_Ws.3": state.pop("_Ws.1"), "_W0": torch.zeros(3, 4)}
     before = copy.deepcopy(cell.state_dict())
     with pytest.raises(StateDictError, match=r"missing \['_Ws.1'\], left over \['_Ws.3'\], "
                                              r"wrong shapes \[_W0 \(3, 4\) instead of \(7, 4\)\]"):
-        cell.load_original_state_dict(state)
+        load_original(cell, state)
     assert all(torch.equal(value, before[name]) for name, value in cell.state_dict().items())
-    with pytest.raises(StateDictError, match=r"alpha \(6, 4\) instead of \(6, 5\)"):
-        cell.load_alpha(torch.zeros(6, 4))
+    with pytest.raises(StateDictError, match=r"alpha of shapes \[\(6, 4\)\]: expected \[\(6, 5\)\]"):
+        load_alphas(cell, torch.zeros(6, 4))
     cell.grow_node(morphism=True, epsilon=0.1, noise=0.1)
     with pytest.raises(StateDictError, match=r"nodes \[4\] have output weights"):
-        cell.export_original_state_dict()
+        export_original(cell)
 
 
 # Growing ------------------------------------------------------------------------------------------------------
@@ -437,8 +435,8 @@ def test_a_search_cell_with_one_edge_a_node_is_the_fixed_cell_but_for_batch_norm
     keep(cell, "relu", "none", "tanh", "identity", "none", "none")
     fixed = RecurrentCell(I, H, cell.genotype()).double()
     assert fixed.genotype().recurrent == (("relu", 0), ("tanh", 1), ("identity", 0))
-    state = cell.export_original_state_dict()
-    fixed.load_original_state_dict({name: value for name, value in state.items() if not name.startswith("bn")})
+    state = export_original(cell)
+    load_original(fixed, {name: value for name, value in state.items() if not name.startswith("bn")})
     cell.bn = nn.Identity()
     with plain_forms():
         close(cell(x), fixed(x), 1e-14)
@@ -448,7 +446,7 @@ def test_a_search_cell_with_one_edge_a_node_is_the_fixed_cell_but_for_batch_norm
 def test_deriving_leaves_out_none_and_takes_the_first_of_equals():
     cell = RecurrentSearchCell(I, H, 2)
     rows = torch.tensor([[9.0, 0, 1, 0, 0], [0, 0, 0, 2, 2], [0, 2, 0, 0, 2]])
-    cell.load_alpha(rows)
+    load_alphas(cell, rows)
     assert cell.genotype() == RecurrentGenotype([("relu", 0), ("sigmoid", 0)], [1, 2])
 
 

@@ -5,16 +5,14 @@ from collections import Counter
 from html import unescape
 from xml.etree import ElementTree
 
-import matplotlib.pyplot as plt
 import pytest
 
 from growdarts import drawing
-from growdarts_study.report import figures
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype, RecurrentGenotype
 from growdarts.drawing.graphs import strongest
-from growdarts.genotype import GenotypeError, genotype_nodes, genotype_operations
+from growdarts.spaces.genotype import GenotypeError, genotype_from_dict
 from growdarts.spaces.two_input.genotype import Genotype
-from growdarts.spaces.darts.published import PTB_DARTS_V2, PUBLISHED
+from growdarts.spaces.darts.published import PUBLISHED
 
 ONE_NODE = RecurrentGenotype((("tanh", 0),), (1,))
 GROWN = ConvolutionalGenotype(
@@ -53,9 +51,9 @@ def test_a_derived_cell_has_every_edge_once(genotype):
         outputs = len(genotype.normal_concat) + len(genotype.reduce_concat)
     assert routes(svg) == expected and svg.count("stroke-dasharray") == outputs
     written = texts(svg)
-    assert {name: written[name] for name in genotype_operations(data)} == Counter(genotype_operations(data))
+    assert {name: written[name] for name in genotype.operations} == Counter(genotype.operations)
     assert written[str(genotype.n_nodes)] >= 1 and str(genotype.n_nodes + 2) not in written
-    assert genotype_nodes(data) == genotype.n_nodes
+    assert genotype_from_dict(data) == genotype
 
 
 def test_a_derived_two_input_cell_numbers_its_copies():
@@ -128,22 +126,11 @@ def test_growth_of_a_cell_of_edges_has_every_stage_and_what_was_derived():
     assert not re.search(r' id="', svg)  # nothing stands twice in a page with several drawings
 
 
-def test_weights_of_edges_are_those_the_architecture_is_derived_from():
-    made = record(RECURRENT, PTB_DARTS_V2)
-    ax, = figures.mixture_weights(made).axes
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["none", "tanh", "tanh (2)", "relu"]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["1 <- 0", "2 <- 0", "2 <- 1"]
-    assert [text.get_text() for text in ax.texts if text.get_text()] == [
-        ".50", ".20", ".30", ".10", ".25", ".25", ".40", "1.00"]
-    made["search"]["events"].append({"kind": "prune", "what": [], "weights": {"edge 1 <- 0": {"tanh": 1.0}}})
-    assert len(figures.mixture_weights(made).axes[0].get_yticklabels()) == 1
-    plt.close("all")
-
-
 def test_operations_are_counted_in_every_space():
     two_input = Genotype(((("gate", "gate"), ("carry",)),))
-    assert figures.operation_counts([two_input.to_dict(), ONE_NODE.to_dict()]) == {"gate": 1, "carry": 1, "tanh": 1}
+    assert two_input.operations == ["gate", "carry"]
+    assert ONE_NODE.operations == ["tanh"]
     turned = ConvolutionalGenotype(GROWN.reduce, GROWN.reduce_concat, GROWN.normal, GROWN.normal_concat)
-    assert genotype_nodes(turned.to_dict()) == turned.n_nodes == 3  # of the deeper cell
-    assert figures.operation_counts([GROWN.to_dict()]) == {
+    assert genotype_from_dict(turned.to_dict()).n_nodes == 3  # of the deeper cell
+    assert Counter(genotype_from_dict(GROWN.to_dict()).operations) == {
         "max_pool_3x3": 2, "avg_pool_3x3": 1, "skip_connect": 2, "sep_conv_3x3": 2, "dil_conv_5x5": 1}

@@ -91,7 +91,7 @@ def test_an_ablation_pairs_runs_by_seed():
     assert end.error.mean == pytest.approx(sum(expected) / 2)
     shown = ablations.table([base, end])
     assert shown["test error, %"].iloc[0] == "-" and shown["test error, %"].iloc[1] == f"{end.error.mean:+.2f}"
-    assert f"{end.error.mean:+.2f} %" in ablations.sentence([base, end], "prune", "end")
+    assert shown["interval over seeds"].iloc[1] == end.error.ends()
 
 
 # What a run hands on ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from growdarts.spaces.darts_conv.operations import CONVOLUTIONAL, convolutional
 from growdarts_fast.conv.norm_kernels import linear, normalise
-from growdarts_fast.conv.threads import in_lanes, torch_alone
+from growdarts_fast.conv.threads import at_once, torch_alone
 from growdarts.bilevel import gradient
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.forms import plain_forms
@@ -125,18 +125,18 @@ def test_an_error_of_an_operation_is_raised(threads, monkeypatch):
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
-def test_an_error_in_any_lane_is_raised_when_all_have_ended(failing):
+def test_an_error_on_any_thread_is_raised_when_all_have_ended(failing):
     ended = []
 
-    def lane(k):
+    def call(k):
         if k == failing:
-            raise ArithmeticError(f"lane {k}")
+            raise ArithmeticError(f"call {k}")
         time.sleep(0.05)
         ended.append(k)
 
     before = torch.get_num_threads()
-    with pytest.raises(ArithmeticError, match=f"lane {failing}"), torch_alone():
-        in_lanes([partial(lane, k) for k in range(3)])
+    with pytest.raises(ArithmeticError, match=f"call {failing}"), torch_alone():
+        at_once([partial(call, k) for k in range(3)])
     assert sorted(ended + [failing]) == [0, 1, 2]
     assert torch.get_num_threads() == before
 

@@ -13,14 +13,14 @@ from growdarts.tasks.carried import two_input_layers
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import ACTIVATIONS
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
-from growdarts.spaces.darts.interop import StateDictError
+from growdarts.spaces.darts.original import StateDictError, export_alphas, export_original, load_alphas
 from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, Memory, Window
 from growdarts.mixture import operation_name
 from growdarts.growth import growable_operations, grow_operation, growth_step, operation_owner
 from growdarts.forms import plain_forms
 from growdarts.pruning import prune
 from growdarts.splitting import lowest_eigenpairs, possible_splits, select_operation, splitting_matrices
-from stepping import step
+from stepping import dense, step
 
 T, B, I, H = 3, 5, 3, 2
 WITH_WEIGHTS = ["tanh", "relu", "sigmoid", "identity"]
@@ -224,15 +224,15 @@ def test_the_originals_form_knows_no_copies():
     cell, theta, alpha, _ = trained()
     grow_operation(cell, theta, alpha, mixture=1, key="tanh", step=0.1)
     with pytest.raises(StateDictError, match="edge 2 <- 0.*tanh#2"):
-        cell.export_original_state_dict()
-    for call in (cell.alpha_matrix, lambda: cell.load_alpha(torch.zeros(3, 5))):
+        export_original(cell)
+    for call in (lambda: export_alphas(cell), lambda: load_alphas(cell, torch.zeros(3, 5))):
         with pytest.raises(StateDictError, match="copies: .*edge 2 <- 0.*tanh#2"):
             call()
     cell.keep_operations(list(cell.mixtures())[1], [0, 2, 5])
     rows = torch.arange(15.0).view(3, 5).double()
-    cell.load_alpha(rows)
-    assert torch.equal(cell.alpha_matrix()[[0, 2]], rows[[0, 2]])
-    assert cell.alpha_matrix()[1].tolist() == [5, 6, 7, float("-inf"), float("-inf")]  # tanh#2 is the tanh
+    load_alphas(cell, rows)
+    assert torch.equal(export_alphas(cell)[0][[0, 2]], rows[[0, 2]])
+    assert export_alphas(cell)[0][1].tolist() == [5, 6, 7, float("-inf"), float("-inf")]  # tanh#2 is the tanh
 
 
 def test_none_is_refused():
@@ -272,7 +272,7 @@ def loss_after_splitting(network, batch, loss, matrices):
 @plain_forms()
 def check_blocks(network, batch, loss, matrices):
     value, zero = loss_after_splitting(network, batch, loss, matrices)
-    expected = torch.block_diag(*matrices.dense())
+    expected = torch.block_diag(*dense(matrices))
     torch.testing.assert_close(jacobian(value, zero), zero, rtol=0, atol=1e-13)
     torch.testing.assert_close(hessian(value, zero), expected, rtol=1e-9, atol=1e-12)
     return expected.abs().max().item()
@@ -293,7 +293,7 @@ def test_matrices_are_the_blocks_of_the_hessian_by_delta(train, masks):
 def test_lowest_eigenpairs_match_lapack():
     cell, batch = problem(hidden=4)
     for matrices in splitting_matrices(cell, loss, [batch]):
-        pairs, values = lowest_eigenpairs(matrices, tolerance=1e-12), torch.linalg.eigvalsh(matrices.dense())
+        pairs, values = lowest_eigenpairs(matrices, tolerance=1e-12), torch.linalg.eigvalsh(dense(matrices))
         torch.testing.assert_close(pairs.values, values[:, 0], rtol=1e-8, atol=1e-12)
 
 

@@ -1,16 +1,13 @@
-"""Image data sets: decoding pixel by pixel, frozen balanced splits, the official archive, clear errors."""
+"""Image data sets: decoding pixel by pixel, frozen balanced splits, clear errors."""
 
 import functools
-import hashlib
-import io
-import tarfile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from growdarts_study.data import cifar10
+from growdarts_study.data import images
 from growdarts.tasks.augmentation import CIFAR10_MEAN, CIFAR10_STD
 from growdarts_study.data.files import cache_folder
 from growdarts.settings import DataError
@@ -99,11 +96,9 @@ def test_impossible_arrays_and_splits(change, message):
         images_from_arrays(**dict(train=arrays(), test=arrays(), classes="abcd") | change)
 
 
-def test_unknown_names_and_an_archive_of_the_wrong_set():
+def test_unknown_names():
     with pytest.raises(DataError, match="'mnist' are unknown: allowed are digits, cifar10"):
         load_images("mnist")
-    with pytest.raises(DataError, match="not possible for digits"):
-        load_images("digits", archive="x.tar.gz")
 
 
 # CIFAR-10: a made-up copy -------------------------------------------------------------------------------------
@@ -117,9 +112,9 @@ def copy(tmp_path, monkeypatch):
         rows = x[4 * k:4 * k + 4].transpose(0, 2, 3, 1).reshape(4, 1024, 3)
         Image.fromarray(rows).save(tmp_path / f"cifar10_batch_{k}.png")
     (tmp_path / "cifar10_labels.js").write_text(f"var labels={y.tolist()};\n")
-    monkeypatch.setattr(cifar10, "FILES", 3)
-    monkeypatch.setattr(cifar10, "PER_FILE", 4)
-    monkeypatch.setattr(cifar10, "fetch", lambda file: tmp_path / file.removeprefix("cifar10/"))
+    monkeypatch.setattr(images, "FILES", 3)
+    monkeypatch.setattr(images, "PER_FILE", 4)
+    monkeypatch.setattr(images, "fetch", lambda file: tmp_path / file.removeprefix("cifar10/"))
     return tmp_path, x, y
 
 
@@ -129,6 +124,7 @@ def test_png_copy_is_decoded_in_order(copy):
     assert torch.equal(torch.cat([data.train.x, data.validation.x, data.test.x]), torch.tensor(x))
     assert torch.cat([data.train.y, data.validation.y, data.test.y]).tolist() == y.tolist()
     assert len(data.train.y) == 4 and "1,000 test images" in data.source
+    assert data.hashes == images_from_arrays((x[:8], y[:8]), (x[8:], y[8:]), images.CIFAR10).hashes
 
 
 def test_only_the_files_that_are_needed_are_read(copy):
@@ -162,69 +158,6 @@ def test_pictures_of_another_form(copy):
     file.write_bytes(whole[:len(whole) // 2])
     with pytest.raises(DataError, match="cannot be decoded"):
         load_images("cifar10")
-
-
-# CIFAR-10: a made-up archive ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def archive(tmp_path, monkeypatch):
-    """Writes an archive in the official form with 3 images a file, and tells the reader its hash."""
-    x, y = arrays(18, classes=10, size=32)
-
-    def write(change=lambda files: None):
-        files = {f"{name}.bin": b"".join(bytes([y[i]]) + x[i].tobytes() for i in range(3 * k, 3 * k + 3))
-                 for k, name in enumerate([*(f"data_batch_{b}" for b in range(1, 6)), "test_batch"])}
-        files["batches.meta.txt"] = b"airplane\n"
-        change(files)
-        path = tmp_path / "cifar-10-binary.tar.gz"
-        with tarfile.open(path, "w:gz") as tar:
-            for name, data in files.items():
-                entry = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-                entry.size = len(data)
-                tar.addfile(entry, io.BytesIO(data))
-        monkeypatch.setattr(cifar10, "ARCHIVE_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
-        return path
-
-    monkeypatch.setattr(cifar10, "ARCHIVE_IMAGES", 3)
-    return write, x, y
-
-
-def test_archive_is_read_in_order_and_named(archive):
-    write, x, y = archive
-    data = load_images("cifar10", archive=write(), train_portion=0.8)
-    assert torch.equal(torch.cat([data.train.x, data.validation.x]), torch.tensor(x[:15]))
-    assert torch.equal(data.test.x, torch.tensor(x[15:])) and data.test.y.tolist() == y[15:].tolist()
-    assert len(data.train.y) == 12 and data.source == "official binary archive, 10,000 test images"
-
-
-def test_archive_and_copy_of_the_same_images_have_the_same_hash(archive, copy):
-    png, binary = load_images("cifar10"), load_images("cifar10", archive=archive[0](), n_images=8)
-    assert torch.equal(png.train.x, torch.tensor(copy[1][:4]))
-    same = images_from_arrays((copy[1][:8], copy[2][:8]), (copy[1][8:], copy[2][8:]), cifar10.CLASSES)
-    assert png.hashes == same.hashes and png.hashes != binary.hashes
-
-
-@pytest.mark.parametrize("change, message", [
-    (lambda files: files.pop("data_batch_3.bin"), "has no file cifar-10-batches-bin/data_batch_3.bin"),
-    (lambda files: files.update({"test_batch.bin": files["test_batch.bin"][:-1]}), "has 9218 bytes, expected 9219"),
-    (lambda files: files.update({"data_batch_1.bin": b"\x0a" + files["data_batch_1.bin"][1:]}),
-     "image 0 has label 10")])
-def test_archives_of_another_content(archive, change, message):
-    with pytest.raises(DataError, match=message):
-        load_images("cifar10", archive=archive[0](change))
-
-
-def test_damaged_and_missing_archives(archive, tmp_path, monkeypatch):
-    path = archive[0]()
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match="has sha256 .*, expected .*download it again from https"):
-        load_images("cifar10", archive=path)
-    monkeypatch.setattr(cifar10, "ARCHIVE_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
-    with pytest.raises(DataError, match="cannot be read"):
-        load_images("cifar10", archive=path)
-    with pytest.raises(DataError, match="cannot be read .*check that it exists"):
-        load_images("cifar10", archive=tmp_path / "nothing.tar.gz")
 
 
 # CIFAR-10: the real files -------------------------------------------------------------------------------------

@@ -15,11 +15,11 @@ from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts.checkpoints import Checkpoint
 from growdarts_study.config import TimeSeriesRun
-from growdarts.spaces.darts.interop import StateDictError
+from growdarts.spaces.darts.original import StateDictError, export_original, load_original, original_tensors
 from growdarts.tasks.language import (Dropout, LanguageModel, LanguageTask, Masks, Memory, Window,
                                       detached, perplexity)
 from growdarts.forms import plain_forms
-from growdarts.precision import products_in, used_precision
+from growdarts.spaces.precision import products_in, used_precision
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
 from growdarts_study.records import without_timing
 from growdarts.search import Search
@@ -299,26 +299,26 @@ def test_evaluation_does_not_depend_on_windows_or_mode(small, cell):
 
 def test_original_names():
     network, other = model("fixed"), model("fixed")
-    state = {name: tensor.detach().clone() for name, tensor in network.original_tensors().items()}
+    state = {name: tensor.detach().clone() for name, tensor in original_tensors(network).items()}
     assert list(state)[:5] == ["encoder.weight", "decoder.weight", "decoder.bias", "rnns.0._W0", "rnns.0._Ws.0"]
-    other.load_original_state_dict(state)
+    load_original(other, state)
     x = window().x
     assert torch.equal(other(x).logits, network(x).logits)
-    assert other.export_original_state_dict().keys() == state.keys()
+    assert export_original(other).keys() == state.keys()
     del state["decoder.bias"]
     with pytest.raises(StateDictError, match=r"missing \['decoder.bias'\]"):
-        other.load_original_state_dict(state)
+        load_original(other, state)
     before = other.embedding.clone()
     with pytest.raises(StateDictError, match="encoder.weight and decoder.weight differ"):
-        other.load_original_state_dict(network.export_original_state_dict() | {"decoder.weight": torch.ones(V, H)})
+        load_original(other, export_original(network) | {"decoder.weight": torch.ones(V, H)})
     assert torch.equal(other.embedding, before)
 
 
 def test_state_dicts_of_an_old_torch_do_not_count_batches():
     network = model("search")
-    state = network.export_original_state_dict()
+    state = export_original(network)
     del state["rnns.0.bn.num_batches_tracked"]
-    model("search").load_original_state_dict(state)
+    load_original(model("search"), state)
 
 
 # Training and search --------------------------------------------------------------------------------------------
@@ -430,7 +430,7 @@ def test_every_cell_is_trained_with_products_in_bfloat16(cell, hidden):
 
 @pytest.mark.parametrize("hidden", [0.0, 0.3])
 def test_where_bfloat16_cannot_be_had_the_parameter_changes_nothing(hidden, monkeypatch):
-    monkeypatch.setattr("growdarts.precision._has_bfloat16", lambda: False)
+    monkeypatch.setattr("growdarts.spaces.precision._has_bfloat16", lambda: False)
     torch.manual_seed(0)
     network = LanguageModel(V, LSTM(H, H), Dropout(hidden=hidden))
     x, y = torch.randint(V, (2, 20, B))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from growdarts import Checkpoint, Search, SearchSettings, drawing
-from growdarts.genotype import SPACES, GenotypeError, genotype_from_dict
+from growdarts.spaces.genotype import SPACES, GenotypeError, genotype_from_dict
 from growdarts.growth import grow_node
 from growdarts.splitting import splitting_matrices
 

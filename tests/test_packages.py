@@ -1,8 +1,10 @@
 """The packages depend on each other in one direction only: study -> method, fast -> method, never back."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -38,7 +40,7 @@ IMPORTS = {name: imported(path) for name, path in MODULES.items()}
 
 
 def test_the_imports_are_read():
-    assert "growdarts.forms" in IMPORTS["growdarts.precision"] and len(ENGINE) > 10
+    assert "growdarts.forms" in IMPORTS["growdarts.spaces.precision"] and len(ENGINE) > 10
 
 
 @pytest.mark.parametrize("package", ALLOWED)
@@ -46,6 +48,19 @@ def test_no_package_imports_one_above_it(package):
     wrong = {(name, other) for name, others in IMPORTS.items() if name.split(".")[0] == package
              for other in others if other.split(".")[0] not in ALLOWED[package]}
     assert wrong <= {(LOOKS_FOR_THE_FAST_PACKAGE, "growdarts_fast")}
+
+
+def test_the_method_needs_what_its_installation_brings():
+    """The base dependencies of pyproject.toml; only drawings need one of the extras."""
+    project = tomllib.loads((LIB.parent / "pyproject.toml").read_text())["project"]
+    base = {re.match(r"[\w-]+", dependency)[0] for dependency in project["dependencies"]}
+    for name, path in MODULES.items():
+        if name.split(".")[0] == "growdarts":
+            roots = {root.split(".")[0] for node in ast.walk(ast.parse(path.read_text())) for root in (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import) else
+                [node.module] if isinstance(node, ast.ImportFrom) else [])}
+            extra = {"pygraphviz"} if name.startswith("growdarts.drawing") else set()
+            assert roots <= base | extra | {"growdarts", "growdarts_fast"} | sys.stdlib_module_names, name
 
 
 def test_no_modules_import_each_other_in_a_circle():

@@ -1,6 +1,7 @@
 """The paper map cannot rot: functions, tags and tests exist, and every tag in the library has a row."""
 
 import importlib
+import os
 import re
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def resolve(name):
         except ModuleNotFoundError:
             continue
         for part in parts[length:]:
-            found = getattr(found, part)
+            known = hasattr(found, part) or part not in getattr(found, "__annotations__", ())
+            found = getattr(found, part) if known else found.__annotations__[part]  # a field without a default
         return found
     raise AssertionError(f"no module behind {name}")
 
@@ -39,6 +41,23 @@ def test_row(source, what, function, test, shown):
     page = re.search(r"{doc}`.+<(.+)>`", shown).group(1)
     assert list((ROOT / "book").glob(f"{page}.*")) or list((ROOT / "book" / page).parent.resolve().glob(
         f"{Path(page).name}.*"))
+
+
+def test_every_name_of_the_library_in_text_exists():
+    """In docstrings, comments, pages and notebooks; with the package's name in front."""
+    files = [*(ROOT / "lib").rglob("*.py"), *(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb"),
+             ROOT / "README.md", *(ROOT / "tests").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    named = {(name, file.name) for file in files for name in re.findall(r"`(growdarts[\w.]+)", file.read_text())}
+    assert len(named) > 50
+    unknown = []
+    for name, file in sorted(named):
+        if name.startswith("growdarts_fast") and os.environ.get("WITHOUT_FAST"):
+            continue
+        try:
+            resolve(name)
+        except (AssertionError, AttributeError):
+            unknown.append(f"{file}: {name}")
+    assert not unknown
 
 
 def test_every_tag_of_the_library_has_a_row():

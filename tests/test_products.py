@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from growdarts_fast import products
-from growdarts.precision import product
+from growdarts.spaces.precision import product
 from growdarts_fast.products import LEAST, add_product, matmul
 
 SHAPES = {"states": (192, 128, 256), "back": (192, 256, 128), "decoder": (64, 40, 1000), "weights": (128, 4096, 64)}

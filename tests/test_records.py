@@ -8,7 +8,7 @@ import yaml
 from growdarts import checkpoints
 from growdarts_study import experiments, grids, records
 from growdarts_study.config import TimeSeriesConfig, TimeSeriesRun, TimeSeriesSettings
-from growdarts.genotype import GenotypeError
+from growdarts.spaces.genotype import GenotypeError
 from growdarts.spaces.two_input.genotype import Genotype
 
 

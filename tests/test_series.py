@@ -14,8 +14,8 @@ from growdarts_study.data import files
 from growdarts_study.data.files import DATA, PACKAGED, cache_folder
 from growdarts.settings import DataError
 from growdarts_study.data.processes import PROCESSES, VAR_FACTOR, VAR_MATRIX
-from growdarts_study.data.series import G7_BRICS, load_closes, load_series, series_names
-from growdarts_study.rivals import HeterogeneousAutoregression
+from growdarts_study.data.series import G7_BRICS, SERIES, load_closes, load_series
+from growdarts_study.experiments.time_series import HeterogeneousAutoregression
 from growdarts.tasks.series import series_from_returns
 
 PARTS = ("train", "validation", "test")
@@ -342,7 +342,7 @@ def test_default_split_does_not_depend_on_the_window():
 
 
 def test_types_and_names():
-    assert series_names() == ("synthetic_var", "eu_stock_markets", "g7_brics", "log_range", *PACKAGED, *PROCESSES)
+    assert SERIES == ("synthetic_var", "eu_stock_markets", "g7_brics", "log_range", *PACKAGED, *PROCESSES)
     loaded = load_series("eu_stock_markets", 5)
     assert loaded.floor is None and loaded.features == loaded.targets == ("DAX", "SMI", "CAC", "FTSE")
     for tensor in [

@@ -20,6 +20,7 @@ from growdarts.splitting import (SplittingMatrices, lowest_eigenpairs, possible_
 
 T, B, F, H = 3, 5, 2, 2
 CURVED = ["add_tanh", "add_sigmoid", "hadamard", "gate", "gated_update"]
+from stepping import dense
 
 
 def loss(network, batch):
@@ -96,7 +97,7 @@ def test_matrices_match_brute_force(T, n_layers, n_nodes):
     """Sum over samples, time steps and units of dL/do times the Hessian of o, each by autograd alone."""
     network, batch = problem(n_layers=n_layers, n_nodes=n_nodes, T=T)
     expected = brute_force(network, batch)
-    found = {m.operation: m.dense() for m in splitting_matrices(network, loss, [batch])}
+    found = {m.operation: dense(m) for m in splitting_matrices(network, loss, [batch])}
     assert list(found) == list(expected) and len(found) == 7 * n_layers * n_nodes
     for operation, S in found.items():
         torch.testing.assert_close(S, expected[operation], rtol=1e-9, atol=1e-13)
@@ -132,7 +133,7 @@ def test_they_are_the_blocks_of_the_hessian_by_delta(key):
             with plain_forms():
                 gradient, curvature = torch.func.grad(value)(zero), hessian(value, zero)
             torch.testing.assert_close(gradient, zero, rtol=0, atol=1e-14)
-            torch.testing.assert_close(curvature, torch.block_diag(*matrices.dense()), rtol=1e-9, atol=1e-13)
+            torch.testing.assert_close(curvature, torch.block_diag(*dense(matrices)), rtol=1e-9, atol=1e-13)
 
 
 def test_pack_and_unpack_are_inverse_and_follow_the_units():
@@ -151,7 +152,7 @@ def test_batches_are_averaged():
     _, second = problem(T=5)
     both, one, two = (splitting_matrices(network, loss, b) for b in ([first, second], [first], [second]))
     for S, S1, S2 in zip(both, one, two, strict=True):
-        torch.testing.assert_close(S.dense(), (S1.dense() + S2.dense()) / 2)
+        torch.testing.assert_close(dense(S), (dense(S1) + dense(S2)) / 2)
 
 
 def symmetric(kind, U=6, D=24):
@@ -175,7 +176,7 @@ def as_matrices(A):
 @pytest.mark.parametrize("kind", ["indefinite", "positive", "zero", "one", "few", "tiny", "mixed"])
 def test_lowest_eigenpairs_match_lapack(kind):
     A = symmetric(kind)
-    torch.testing.assert_close(as_matrices(A).dense(), A)
+    torch.testing.assert_close(dense(as_matrices(A)), A)
     pairs = lowest_eigenpairs(as_matrices(A), tolerance=1e-12)
     values, vectors = torch.linalg.eigh(A)
     size = A.abs().amax().item()
@@ -210,7 +211,7 @@ def test_eigenpairs_of_a_wide_cell_take_few_products():
         assert len(products) <= 40
         if matrices.operation[1] in ("add_tanh", "gate"):
             matrices.product = make
-            exact = torch.linalg.eigvalsh(matrices.dense()[:10].double())
+            exact = torch.linalg.eigvalsh(dense(matrices)[:10].double())
             rounding = 1e-4 * exact.abs().amax(dim=1)  # of float32
             assert ((pairs.values[:10] - exact[:, 0]).abs() <= 0.01 * exact[:, 0].abs() + rounding).all()
     assert torch.equal(torch.get_rng_state(), random)  # a search goes on as without the question
@@ -298,7 +299,7 @@ def test_a_users_operation_needs_no_derivatives():
             zero = torch.zeros_like(matrices.pack(matrices.weights)).flatten()
             with plain_forms():
                 curvature = hessian(value, zero)
-            torch.testing.assert_close(curvature, torch.block_diag(*matrices.dense()), rtol=1e-9, atol=1e-13)
+            torch.testing.assert_close(curvature, torch.block_diag(*dense(matrices)), rtol=1e-9, atol=1e-13)
     finally:
         del TWO_INPUT["sine"]
 
@@ -336,7 +337,7 @@ def test_other_spaces_fit_the_same_form(function, z, weight, units, unit_dim):
         return value(weight.detach() - part, weight.detach() + part)
 
     torch.testing.assert_close(hessian(by_delta, torch.zeros(units * D, dtype=z.dtype)),
-                               torch.block_diag(*matrices.dense()), rtol=1e-9, atol=1e-13)
+                               torch.block_diag(*dense(matrices)), rtol=1e-9, atol=1e-13)
 
 
 def test_recorded_gradients_are_total_and_hooks_are_gone():

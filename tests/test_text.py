@@ -9,7 +9,7 @@ import torch
 from growdarts_study.data import text
 from growdarts_study.data.files import cache_folder
 from growdarts.settings import DataError
-from growdarts_study.data.text import EOS, GRAMMAR_TOKENS, RULES, UNKNOWN, WORDS, encode, entropy_rate, grammar_matrix, load_text, sample_chain, text_names
+from growdarts_study.data.text import EOS, GRAMMAR_TOKENS, RULES, UNKNOWN, WORDS, encode, entropy_rate, grammar_matrix, load_text, sample_chain, TEXTS
 from growdarts.tasks.text import batchify, windows
 
 # sha256 of the grammar text's bytes (little-endian int64)
@@ -85,7 +85,7 @@ def test_missing_and_unreadable_files(tmp_path):
     for name, folder in (("grammar", tmp_path), ("folder", None)):
         with pytest.raises(DataError, match="a folder goes with the text 'folder', and only there"):
             load_text(name, folder)
-    assert text_names() == ("grammar", "penn_treebank", "folder")
+    assert TEXTS == ("grammar", "penn_treebank", "folder")
 
 
 # Batches --------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from growdarts.spaces.two_input.cell import TwoInputCell
+from growdarts_fast import two_input as two_input_scan
 from growdarts.forms import plain_forms
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
 
@@ -35,19 +36,8 @@ def assert_it_is_the_plain_form(cell, x, h, weight=1.0):
     return gradients
 
 
-WAYS = {"by kernels": None, "by autograd, all time steps at once": 2**19, "by autograd, a few": 300}
-
-
-def leave_to_autograd(monkeypatch, entries):
-    monkeypatch.setattr("growdarts_fast.two_input.CODES", {})
-    monkeypatch.setattr("growdarts_fast.two_input_passes.ENTRIES", entries)
-
-
 @pytest.mark.parametrize("nodes", NODES.values(), ids=NODES)
-@pytest.mark.parametrize("entries", WAYS.values(), ids=WAYS)
-def test_it_is_the_plain_form(nodes, entries, monkeypatch):
-    if entries:
-        leave_to_autograd(monkeypatch, entries)
+def test_it_is_the_plain_form(nodes):
     cell, x, h = cell_and_inputs(nodes)
     gradients = assert_it_is_the_plain_form(cell, x, h, torch.randn(T, B, H, dtype=torch.float64))
     assert any(gradient.any() for gradient in gradients[2:]) or len(gradients) == 3
@@ -60,63 +50,37 @@ def test_every_operation_alone_and_beside_others(name):
         assert_it_is_the_plain_form(*cell_and_inputs([keys, keys]))
 
 
-@pytest.fixture
-def softplus_times_state():
-    @two_input(blocks=2)
-    def softplus_times_state(wx, us, s):
-        a, b = (wx + us).chunk(2, dim=-1)
-        return torch.nn.functional.softplus(a) * s + b
-
-    yield softplus_times_state.__name__
-    del TWO_INPUT["softplus_times_state"]
+FUNCTIONS = {"softplus_times_state": lambda wx, us, s: torch.nn.functional.softplus(wx + us) * s,
+             "what_it_is_given": lambda wx, us, s: us, "a_constant": lambda wx, us, s: torch.zeros_like(s)}
 
 
-def test_an_operation_without_a_kernel_is_left_to_autograd(softplus_times_state):
-    assert_it_is_the_plain_form(*cell_and_inputs([[softplus_times_state, "add_tanh"], ["gate", "add_identity"]]))
+@pytest.fixture(params=FUNCTIONS)
+def own(request):
+    function = FUNCTIONS[request.param]
+    function.__name__ = request.param
+    two_input(blocks=1)(function)
+    yield request.param
+    del TWO_INPUT[request.param]
 
 
-@pytest.fixture
-def sum_as_it_is():
-    @two_input(blocks=1)
-    def sum_as_it_is(wx, us, s):
-        return us
-
-    yield sum_as_it_is.__name__
-    del TWO_INPUT["sum_as_it_is"]
-
-
-def test_an_operation_may_return_what_it_is_given(sum_as_it_is):
-    assert_it_is_the_plain_form(*cell_and_inputs([[sum_as_it_is, "add_tanh"], ["gate", sum_as_it_is]]))
-
-
-@pytest.fixture(params=[0, 1])
-def nothing(request):
-    """An operation like the `none` of DARTS: its output depends on nothing, whether it owns weights or not."""
-
-    @two_input(blocks=request.param)
-    def nothing_at_all(wx, us, s):
-        return torch.zeros_like(s)
-
-    yield nothing_at_all.__name__
-    del TWO_INPUT["nothing_at_all"]
-
-
-def test_an_operation_may_be_a_constant(nothing):
-    assert_it_is_the_plain_form(*cell_and_inputs([["add_tanh"], [nothing, "add_tanh"]]))
-
-
-@pytest.mark.parametrize("columns", [1, 2, 4])
-@pytest.mark.parametrize("forward, backward", [(2, 2), (3, 3), (3, 1), (1, 3)])
-def test_it_is_the_same_on_any_number_of_threads(columns, forward, backward):
-    cell, x, h = cell_and_inputs(NODES["copies"] + NODES["default"])
-    found = {}
-    for threads in ((1, 1), (forward, backward)):
-        torch.set_num_threads(threads[0])
-        states = cell(x[:, :columns], h[:columns])
-        torch.set_num_threads(threads[1])
-        found[threads] = [states, *torch.autograd.grad(states.square().sum(), [x, h, *cell.parameters()])]
-    for a, b in zip(found[forward, backward], found[1, 1], strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+def test_a_cell_that_holds_an_operation_without_a_kernel_is_computed_in_its_plain_form(own):
+    """The independent check is a loop over samples, steps and nodes."""
+    cell, x, h = cell_and_inputs([[own, "add_tanh"], ["gate", own]])
+    assert two_input_scan.states(cell, x, h) is NotImplemented
+    found, gradients = outcome(cell, x, h, 1.0)
+    expected, s = torch.empty_like(found), h
+    for t in range(T):
+        for node in cell.nodes:
+            outputs = []
+            for key in node.mixture.keys:
+                W, U, b = (node.weights_of(key)[part] for part in "WUb")
+                outputs.append(TWO_INPUT[key].function(x[t] @ W.t() + b, s @ U.t(), s))
+            s = sum(w * output for w, output in zip(node.mixture.weights(), outputs, strict=True))
+        expected[t] = s
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    for gradient, wanted in zip(gradients, torch.autograd.grad(
+            expected.sum(), [x, h, *cell.parameters()], materialize_grads=True), strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-10, atol=1e-11)
 
 
 def test_gates_and_activations_may_be_saturated():
@@ -135,10 +99,7 @@ def test_what_is_not_a_number_stays_so():
     assert states[:3].isfinite().all() and states[3:, 1].isnan().all() and states[:, 0].isfinite().all()
 
 
-@pytest.mark.parametrize("entries", [None, 300])
-def test_only_what_is_asked_for_has_a_gradient(entries, monkeypatch):
-    if entries:
-        leave_to_autograd(monkeypatch, entries)
+def test_only_what_is_asked_for_has_a_gradient():
     cell, x, h = cell_and_inputs(NODES["default"])
     for parameter in cell.theta_parameters():
         parameter.requires_grad_(False)
@@ -183,10 +144,8 @@ def test_in_float32_it_is_as_close_to_float64_on_average():
     assert (means < 1.05).all()
 
 
-@pytest.mark.parametrize("steps, entries", [(1, None), (T, None), (T, 300)])
-def test_products_in_bfloat16(steps, entries, monkeypatch):
-    if entries:
-        leave_to_autograd(monkeypatch, entries)
+@pytest.mark.parametrize("steps", [1, T])
+def test_products_in_bfloat16(steps):
     cell, x, h = cell_and_inputs(NODES["default"], torch.float32)
     exact = cell(x[:steps], h)
     with torch.autocast("cpu", torch.bfloat16):

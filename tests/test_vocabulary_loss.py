@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, linear
 
-from growdarts import precision
+from growdarts.spaces import precision
 from growdarts.bilevel import gradient
 from growdarts.forms import plain_forms
 from growdarts_fast.loss import ROWS

@@ -24,7 +24,7 @@ from growdarts.history import SearchResult
 from growdarts.search import Search
 from growdarts.settings import SearchSettings
 from growdarts.space import SearchSpace
-from growdarts.genotype import genotype_from_dict
+from growdarts.spaces.genotype import genotype_from_dict
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.two_input.network import derived_forecaster, two_input_forecaster

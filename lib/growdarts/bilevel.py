@@ -19,8 +19,8 @@ def gradient(network: nn.Module, loss: Callable[[Any, Any], Tensor], batch: Any,
              parameters: Sequence[nn.Parameter]) -> tuple[float, list[Tensor]]:
     """Value of loss(network, batch) and its gradient by `parameters`; zero where it does not depend on one.
 
-    All other parameters are constants meanwhile. autograd alone would not ask for their gradients either, but functions
-    with a backward of their own learn only in this way that they need not compute them.
+    All other parameters are constants meanwhile. autograd would not return their gradients either, but a backward pass that
+    is written by hand can only tell by `requires_grad` which ones it need not compute.
     """
     chosen = set(map(id, parameters))
     frozen = [p for p in network.parameters() if p.requires_grad and id(p) not in chosen]
@@ -28,7 +28,7 @@ def gradient(network: nn.Module, loss: Callable[[Any, Any], Tensor], batch: Any,
         parameter.requires_grad_(False)
     try:
         value = loss(network, batch)
-        if not value.requires_grad:  # no parameter has a say, as where every mixture is down to one operation
+        if not value.requires_grad:  # it depends on no parameter: every mixture is down to one operation
             return value.item(), [torch.zeros_like(p) for p in parameters]
         return value.item(), list(torch.autograd.grad(value, parameters, materialize_grads=True))
     finally:

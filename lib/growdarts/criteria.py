@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from growdarts.mixture import operation_name
+from growdarts.mixture import by_operation, operation_name
 
 
 def improves(error: float, best: float, min_gain: float) -> bool:
@@ -57,9 +57,7 @@ def operations_to_prune(weights: Mapping[str, float], prune_below: float, keep_a
     """
     if max(weights.values()) >= keep_all_above:
         return []
-    total: dict[str, float] = {}
-    for key, weight in weights.items():
-        total[operation_name(key)] = total.get(operation_name(key), 0.0) + weight
+    total = by_operation(weights)
     strongest = max((key for key in weights if key != "none"), default="none",
                     key=lambda key: (total[operation_name(key)], weights[key]))
     return [key for key, weight in weights.items() if weight < prune_below and key != strongest]

@@ -6,7 +6,7 @@ same signature for a kind of device, with `fast_form`. It is used unless it retu
 arguments that it cannot take, or `plain_forms` asks for the plain one.
 
 The contract of a fast form: the values and first derivatives of the plain one up to rounding, the same side effects on
-buffers, no random draws, and an error for a second derivative (`refuse_second_derivative`).
+buffers, no random draws, and an error for a second derivative.
 """
 
 import logging
@@ -76,15 +76,3 @@ def plain_forms() -> Iterator[None]:
         yield
     finally:
         _plain.reset(token)
-
-
-def refuse_second_derivative(name: str) -> None:
-    """To be called first in a backward pass that is written by hand: autograd would take its result for a constant.
-
-    Raises
-    ------
-    RuntimeError
-        the backward pass is itself to be differentiated.
-    """
-    if torch.is_grad_enabled():
-        raise RuntimeError(f"{name} can be differentiated once: compute within growdarts.forms.plain_forms()")

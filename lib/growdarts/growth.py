@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,8 @@ def grow_node(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer:
     if max_nodes is not None and network.n_nodes() >= max_nodes:
         raise ValueError(f"a cell of {network.n_nodes()} nodes cannot grow: allowed are at most max_nodes = {max_nodes}")
     for old, new, index in network.grow_node(morphism=morphism, epsilon=epsilon, noise=noise) or ():
-        embed_moments(theta_optimizer, old, new, index)
-    follow(theta_optimizer, network.theta_parameters())
-    follow(alpha_optimizer, network.alpha_parameters())
+        carry_moments(theta_optimizer, old, new, place=index)
+    follow(network, theta_optimizer, alpha_optimizer)
 
 
 @torch.no_grad()
@@ -55,13 +54,10 @@ def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optim
     $$ \tfrac w2\, o(\theta + \delta) + \tfrac w2\, o(\theta - \delta)
        = w\, o(\theta) + \tfrac w2\, \delta^\top \nabla^2 o\, \delta + O(|\delta|^4) , $$
 
-    so the function is kept to first order in $\delta$, exactly where o is affine in theta, and up to
-    $w\, (|\delta^\top z| - |a|) / 2$ where the preactivation $a = \theta^\top z$ of a relu changes its sign.
-    With $\delta = 0$ the two would get the same gradients for ever.
+    so the function is kept to first order in $\delta$, and exactly where o is affine in theta.
 
-    Moments of the optimisers: each of the two gets half the gradient that the original would have got, for
-    theta as for alpha. So both start with half the first and a quarter of the second moments; with Adam the
-    function then moves on as if nothing had been duplicated. Weights that had been shared with other
+    Each of the two gets half the gradient that the original would have got, for theta as for alpha. So both start with
+    half the first and a quarter of the second moments of the optimisers. Weights that had been shared with other
     operations, and are the original's own only now, start without. All other moments are untouched.
 
     Parameters
@@ -114,8 +110,7 @@ def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optim
     half = torch.ones_like(grown.alpha)
     half[[i, -1]] = 0.5
     _scale_moments(alpha_optimizer, grown.alpha, half)
-    follow(theta_optimizer, network.theta_parameters())
-    follow(alpha_optimizer, network.alpha_parameters())
+    follow(network, theta_optimizer, alpha_optimizer)
     return grown.key
 
 
@@ -171,38 +166,31 @@ def _scale_moments(optimizer: Optimizer, parameter: nn.Parameter, factor: Tensor
             value.mul_(factor**MOMENTS[name])
 
 
-def follow(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
-    """Let `optimizer` train exactly `parameters`: moments of those it knows stay, vanished ones go."""
-    (group,) = optimizer.param_groups
-    group["params"] = list(parameters)
-    for gone in set(optimizer.state) - set(parameters):
-        del optimizer.state[gone]
+def follow(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer) -> None:
+    """Let the optimisers train exactly the network's parameters: moments of those they know stay, vanished ones go."""
+    for optimizer, parameters in ((theta_optimizer, network.theta_parameters()),
+                                  (alpha_optimizer, network.alpha_parameters())):
+        (group,) = optimizer.param_groups
+        group["params"] = list(parameters)
+        for gone in set(optimizer.state) - set(parameters):
+            del optimizer.state[gone]
 
 
-def carry_moments(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, index: list[int]) -> None:
-    """Hand the moments of entries `index` of `old` to `new`, which replaces it."""
-    state = optimizer.state.pop(old, None)
-    if state is not None:
-        optimizer.state[new] = {
-            name: value[index].clone() if isinstance(value, Tensor) and value.shape == old.shape else value
-            for name, value in state.items()}
-
-
-def embed_moments(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, index: tuple[slice, ...]) -> None:
-    """Hand the moments of `old` to the part `index` of `new` that holds it; those of the new entries start at zero."""
+def carry_moments(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, taken: Any = ..., place: Any = ...) -> None:
+    """Hand the moments of entries `taken` of `old` to entries `place` of `new`, which replaces it; others start at zero."""
     state = optimizer.state.pop(old, None)
     if state is not None:
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == old.shape:
                 state[name] = torch.zeros_like(new)
-                state[name][index] = value
+                state[name][place] = value[taken]
         optimizer.state[new] = state
 
 
 # ---- which operation a search duplicates, and in which direction
 
 SPLIT_BATCHES = 1  # training batches that the splitting matrices are averaged over
-LANCZOS_STEPS = 60  # most products with the matrices, each as dear as about two forward passes
+LANCZOS_STEPS = 60  # most products with the matrices; each costs about two forward passes
 
 
 class Duplication(NamedTuple):
@@ -249,13 +237,3 @@ def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings)
     split = select_operation(possible_splits(matrices, max_steps=LANCZOS_STEPS))
     passes = (3 + 2 * LANCZOS_STEPS) * len(chosen) / n_batches
     return (None if split is None else Duplication(split.operation, split.direction)), passes
-
-
-def duplicate(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer, chosen: Duplication,
-              settings: SearchSettings) -> str:
-    """Duplicate the operation; says so as `"mixture: key -> copy"` [JG Alg. 4]."""
-    position, key = chosen.operation
-    copy = grow_operation(network, theta_optimizer, alpha_optimizer, mixture=position, key=key,
-                          step=growth_step(settings.epsilon, settings.noise), direction=chosen.direction,
-                          max_copies=settings.max_copies)
-    return f"{network.mixture_names()[position]}: {key} -> {copy}"

@@ -5,8 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from growdarts.genotype import JsonForm
-from growdarts.space import SearchSpace
+from growdarts.space import Genotype, SearchSpace, named_mixtures
 
 
 @dataclass
@@ -29,7 +28,7 @@ class Progress:
 class SearchResult:
     """The derived architecture and how it came about."""
 
-    genotype: JsonForm
+    genotype: Genotype
     validation_error: float
     epochs: int
     seconds: float
@@ -56,4 +55,4 @@ def change(state: Progress, network: SearchSpace, validation_error: Callable[[],
 def mixture_weights(network: SearchSpace) -> dict[str, dict[str, float]]:
     """Mixture weights by name of the mixture, rounded: they are for looking at."""
     return {name: {key: round(weight, 3) for key, weight in mixture.named_weights().items()}
-            for name, mixture in zip(network.mixture_names(), network.mixtures(), strict=True)}
+            for name, mixture in named_mixtures(network).items()}

@@ -1,7 +1,7 @@
 """A softmax mixture over a list of operations that can grow and shrink."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 
 import torch
@@ -32,10 +32,7 @@ class Mixture(nn.Module):
 
     def operation_weights(self) -> dict[str, float]:
         """Mixture weights by operation, the copies of a duplicated one added up."""
-        total: dict[str, float] = {}
-        for key, weight in self.named_weights().items():
-            total[operation_name(key)] = total.get(operation_name(key), 0.0) + weight
-        return total
+        return by_operation(self.named_weights())
 
     def named_weights(self) -> dict[str, float]:
         """Mixture weights by key, as floats."""
@@ -89,6 +86,14 @@ class Mixture(nn.Module):
         with torch.no_grad():
             new[i] = logit
         return copy, old, new
+
+
+def by_operation(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights by operation, of weights by key: those of the copies added up."""
+    total: dict[str, float] = {}
+    for key, weight in weights.items():
+        total[operation_name(key)] = total.get(operation_name(key), 0.0) + weight
+    return total
 
 
 def operation_name(key: str) -> str:

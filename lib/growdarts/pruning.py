@@ -7,10 +7,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from growdarts.space import SearchSpace
+from growdarts.space import SearchSpace, named_mixtures
 from growdarts.criteria import operations_to_prune
 from growdarts.mixture import operation_name
-from growdarts.growth import carry_moments, embed_moments, follow
+from growdarts.growth import carry_moments, follow
 from growdarts.training import Task
 
 
@@ -21,7 +21,7 @@ def prune(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Opt
     Inherited parameters and their moments are untouched. Returns what was dropped, as `"mixture: key"`.
     """
     dropped = []
-    for name, mixture in zip(network.mixture_names(), network.mixtures(), strict=True):
+    for name, mixture in named_mixtures(network).items():
         weak = operations_to_prune(mixture.named_weights(), prune_below, keep_all_above)
         if not weak:
             continue
@@ -29,15 +29,13 @@ def prune(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Opt
         dropped += [f"{name}: {key}" for key in weak]
         old, new = network.keep_operations(mixture, keep)
         carry_moments(alpha_optimizer, old, new, keep)
-    follow(theta_optimizer, network.theta_parameters())
-    follow(alpha_optimizer, network.alpha_parameters())
+    follow(network, theta_optimizer, alpha_optimizer)
     return dropped
 
 
 def held_operations(network: SearchSpace) -> dict[str, list[str]]:
     """Keys of every mixture by its name."""
-    return {name: list(mixture.keys)
-            for name, mixture in zip(network.mixture_names(), network.mixtures(), strict=True)}
+    return {name: list(mixture.keys) for name, mixture in named_mixtures(network).items()}
 
 
 def resample(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer, *,
@@ -50,7 +48,7 @@ def resample(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: 
     candidates, nothing is refilled. Returns what was added, as `"mixture: key"`.
     """
     added = []
-    for name, mixture in zip(network.mixture_names(), network.mixtures(), strict=True):
+    for name, mixture in named_mixtures(network).items():
         former = set(map(operation_name, before[name]))
         for _ in set(before[name]) - set(mixture.keys):
             free = [candidate for candidate in network.operations
@@ -60,10 +58,9 @@ def resample(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: 
                 break
             chosen = choice[int(torch.randint(len(choice), ()))]
             old, new = network.add_operation(mixture, chosen, weight)
-            embed_moments(alpha_optimizer, old, new, (slice(0, len(old)),))
+            carry_moments(alpha_optimizer, old, new, place=slice(0, len(old)))
             added.append(f"{name}: {chosen}")
-    follow(theta_optimizer, network.theta_parameters())
-    follow(alpha_optimizer, network.alpha_parameters())
+    follow(network, theta_optimizer, alpha_optimizer)
     return added
 
 

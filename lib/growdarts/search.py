@@ -20,9 +20,10 @@ from growdarts.checkpoints import Checkpoint
 from growdarts.settings import SearchSettings
 from growdarts.criteria import gained_since, growing_helps, stage_is_over
 from growdarts.history import Progress, SearchResult, change, mixture_weights
-from growdarts.growth import (Duplication, duplicate, grow_node, largest_weight, refuse_weightless, steepest_descent)
+from growdarts.growth import (Duplication, grow_node, grow_operation, growth_step, largest_weight, refuse_weightless,
+                              steepest_descent)
 from growdarts.pruning import held_operations, prune, renew_statistics, resample
-from growdarts.training import (DivergenceError, Task, learning_rate, set_learning_rate, theta_epoch, theta_optimizer,
+from growdarts.training import (DivergenceError, Task, learning_rate, theta_epoch, theta_optimizer,
                                 theta_step)
 
 # Forward-sized passes of one pair of alpha and weight step: a backward pass costs two forward ones.
@@ -90,7 +91,7 @@ class Search:
                   disable=None if not self.show else False) as bar:
             while state.epoch < settings.search_epochs and self._stage_goes_on():
                 started = time.perf_counter()
-                set_learning_rate(self.theta_optimizer, learning_rate(settings, state.epoch, settings.search_epochs))
+                self.theta_optimizer.param_groups[0]["lr"] = learning_rate(settings, state.epoch, settings.search_epochs)
                 loss, error = self._search_epoch(), self.validation_error()
                 if not math.isfinite(loss + error):
                     raise DivergenceError(state.epoch + 1, error if math.isfinite(loss) else loss, self.checkpoint)
@@ -155,11 +156,15 @@ class Search:
             event["what"] = [f"node {self.network.n_nodes()}"]
 
     def _duplicate(self, chosen: Duplication | None) -> None:
-        """Grow an operation, if there is one to grow."""
+        """Duplicate an operation, if there is one to duplicate [JG Alg. 4]."""
         if chosen is not None:
+            settings, (position, key) = self.settings, chosen.operation
             with self._change("grow_operation") as event:
-                event["what"] = [duplicate(self.network, self.theta_optimizer, self.alpha_optimizer, chosen,
-                                           self.settings)]
+                name = self.network.mixture_names()[position]
+                twin = grow_operation(self.network, self.theta_optimizer, self.alpha_optimizer, mixture=position, key=key,
+                                      step=growth_step(settings.epsilon, settings.noise), direction=chosen.direction,
+                                      max_copies=settings.max_copies)
+                event["what"] = [f"{name}: {key} -> {twin}"]
 
     def _prune(self, *, refill: bool = False) -> bool:
         """Drop weak operations from every mixture, maybe let others in; whether any was dropped."""
@@ -171,8 +176,8 @@ class Search:
             if event["what"] and renew_statistics(self.network, self.task):
                 self.state.flops += self.task.flops(self.network)
         if event["what"] and refill:
-            with self._change("resample") as newcomers:
-                newcomers["what"] = resample(self.network, *optimizers, before=before, weight=settings.epsilon)
+            with self._change("resample") as refilled:
+                refilled["what"] = resample(self.network, *optimizers, before=before, weight=settings.epsilon)
         return bool(event["what"])
 
     def _tune(self) -> None:

@@ -6,8 +6,14 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from growdarts.tracing import OperationTrace
-from growdarts.genotype import JsonForm
 from growdarts.mixture import Mixture
+
+
+class Genotype(Protocol):
+    """A discrete architecture; `growdarts.spaces.genotype.JsonForm` makes JSON of it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and names, among them "space"."""
 
 
 class SearchSpace(Protocol):
@@ -51,11 +57,16 @@ class SearchSpace(Protocol):
     def restructure(self, structure: Any) -> None:
         """Rebuild the nodes for `structure`; weights are fresh."""
 
-    def genotype(self) -> JsonForm:
+    def genotype(self) -> Genotype:
         """The discrete architecture."""
 
     def modules(self) -> Iterator[nn.Module]:
         """The network and all its parts. Those that are an `OperationOwner` can duplicate operations."""
+
+
+def named_mixtures(network: SearchSpace) -> dict[str, Mixture]:
+    """The mixtures of `network` by name, in their order."""
+    return dict(zip(network.mixture_names(), network.mixtures(), strict=True))
 
 
 class Duplicate(NamedTuple):

@@ -1,33 +1,17 @@
 r"""Steepest descent splitting (Wu, Wang & Liu 2019): which operation to duplicate, and in which direction [JG 3.2.2].
 
-Duplicated by $\theta \pm \delta$ with half its weight each (see `growdarts.growth.grow_operation`), an operation
-adds $\tfrac12 \delta^\top \nabla^2 o\, \delta$ to its output o, for every sample and time step; all first-order terms
-cancel. The loss L feels that through the gradient of each output, and as unit u of an operation depends on its own
-weights $\theta_u$ only,
+Two copies $\theta \pm \delta$ with half the weight each (`growdarts.growth.grow_operation`) change the loss L by
 
 $$ \Delta L = \tfrac12 \sum_u \delta_u^\top S_u\, \delta_u + O(|\delta|^4), \qquad
-   S_u = \mathrm{E}\Big[ \sum_t \frac{dL}{do_{tu}}\, \nabla^2_{\theta_u} o_{tu} \Big] . $$
+   S_u = \mathrm{E}\Big[ \sum_t \frac{dL}{do_{tu}}\, \nabla^2_{\theta_u} o_{tu} \Big] , $$
 
-* $dL/do_t$ is the *total* gradient by the output at step t, through all later steps. theta is shared over
-  time, so the sum over t is the whole effect: what a changed output does later on is in the gradient, and
-  how the changed state curves later outputs is of fourth order.
-* It includes the mixture weight $w_o$: o is the output before it is weighted. With the gradient by the
-  mixture's output instead, S would be $1/w_o$ times as large, and $w_o$ would stand before the sum.
+as unit u of an operation o depends on its own weights $\theta_u$ only. The method page of the book derives this. So
+$\delta_u$ is a step along the eigenvector of the lowest eigenvalue of $S_u$, for units where that is negative.
 
-So $\delta_u = \epsilon\, v_u$ along the unit eigenvector of the lowest eigenvalue $\lambda_u$, for the units where
-that is negative, changes the loss by $\tfrac12 \epsilon^2 \sum_{\lambda_u < 0} \lambda_u$, and no directions of that
-length lower it more.
+No $S_u$ is stored. It is the block of unit u of the Hessian of $\sum_t g_t \cdot o_t(\theta)$ with $g_t = dL/do_t$ and
+all inputs held constant, so one Hessian-vector product by double backward gives $S_u v_u$ of all units at once.
 
-$S_u$ is the block of unit u of the Hessian of $G(\theta) = \sum_t g_t \cdot o_t(\theta)$ with $g_t = dL/do_t$ and the
-inputs held constant. No two units share a weight, so one Hessian-vector product by double backward gives
-$S_u v_u$ of *all* units at once, for any operation that autograd differentiates twice, and nothing of size D x D
-is ever stored. Piecewise linear operations have S = 0. For relu that leaves out its kink, where the two copies
-together give more than the one: a split there is neither predicted nor proposed.
-
-The loss is that of the mode in which the network is. In training mode batch statistics and dropout masks are part of
-the function, and all of the above holds for those masks (a window of text keeps the masks that its first pass draws).
-Operations of convolutional cells are curved in training mode only: behind their last convolution comes nothing but a
-batch norm, which is affine once it divides by running statistics (`growdarts.spaces.darts_conv.tracing`).
+The loss is that of the mode in which the network is: batch statistics and dropout masks are part of the function.
 
 Shapes: U units (H of a recurrent cell, C of a convolution), D weights of a unit.
 """
@@ -93,12 +77,6 @@ class SplittingMatrices:
 
         return multiply
 
-    def dense(self) -> Tensor:
-        """All matrices, (U, D, D); for small sizes."""
-        multiply, D = self.product(), self.pack(self.weights).shape[1]
-        basis = torch.eye(D).to(next(iter(self.weights.values())))
-        return torch.stack([multiply(e.expand(self.units, -1)) for e in basis], dim=-1)
-
 
 def splitting_matrices(network: SearchSpace, loss: Loss, batches: Iterable[Any]) -> list[SplittingMatrices]:
     """Of every operation that owns weights, averaged over `batches` [JG 3.2.2].
@@ -156,7 +134,7 @@ def lowest_eigenpairs(matrices: SplittingMatrices, *, tolerance: float = 1e-2, m
     Parameters
     ----------
     tolerance : stop when all residuals, which bound the errors of the values, are below this fraction of them.
-    max_steps : most products, each as dear as about two passes through the operation.
+    max_steps : most products; each costs about two passes through the operation.
     """
     multiply, like = matrices.product(), matrices.pack(matrices.weights)
     U, D = like.shape

@@ -1,4 +1,4 @@
-"""What a loss makes of single operations: the inputs they met and the loss's gradient by their outputs."""
+"""Traces of single operations in one evaluation of a loss: their inputs, and the loss's gradient by their outputs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from growdarts.mixture import Mixture
 
 @dataclass(frozen=True)
 class OperationTrace:
-    r"""An operation in one evaluation of a loss L: what it computes from its weights, and how that is judged.
+    r"""An operation in one evaluation of a loss L: what it computes from its weights, and the gradient by that.
 
     Unit u of `units` owns the rows u, units + u, 2 units + u, ... of every weight, and its outputs depend on
     no others.
@@ -22,10 +22,10 @@ class OperationTrace:
     ----------
     mixture, key : which operation.
     weights : the weights that may be split, by name; other parts of the operation count as constant.
-    function : weights by name -> the output $o$ for everything the operation met, its inputs held constant;
+    function : weights by name -> the output $o$ for all inputs of the evaluation, which are held constant;
         twice differentiable by autograd.
     gradient, weight : their product is $dL/do$, of the shape of that output, through everything that comes after. So
-        operations of one mixture, with a weight each, can share the gradient by the mixture.
+        operations of one mixture share the gradient by the mixture, and have a weight each.
     units : number of units U.
     unit_dim : dimension of the weights along which rows are counted.
     """
@@ -58,12 +58,12 @@ def record_calls(modules: Sequence[nn.Module], loss: Callable[[], Tensor]) -> di
     arguments: dict[nn.Module, list[tuple[Any, ...]]] = {module: [] for module in modules}
     outputs: dict[nn.Module, list[Tensor]] = {module: [] for module in modules}
 
-    def listen(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def record(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         arguments[module].append(tuple(arg.detach() if isinstance(arg, Tensor) else arg for arg in args))
         outputs[module].append(output if output.requires_grad else output.detach().requires_grad_())
         return outputs[module][-1]
 
-    hooks = [module.register_forward_hook(listen) for module in modules]
+    hooks = [module.register_forward_hook(record) for module in modules]
     try:
         value = loss()
     finally:

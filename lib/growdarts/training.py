@@ -1,4 +1,4 @@
-"""The forecasting task, and training a network from scratch with early stopping."""
+"""What a task offers, steps of the weights, and training a network from scratch with early stopping."""
 
 import copy
 import math
@@ -66,12 +66,6 @@ def learning_rate(settings: SearchSettings, epoch: int, epochs: int) -> float:
     if settings.schedule == "constant":
         return settings.learning_rate
     return settings.learning_rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
-
-
-def set_learning_rate(optimizer: Optimizer, value: float) -> None:
-    """For the steps from now on."""
-    (group,) = optimizer.param_groups
-    group["lr"] = value
 
 
 def theta_step(network: nn.Module, task: Task, optimizer: Optimizer, batch: Batch,
@@ -160,7 +154,7 @@ def fit(network: nn.Module, parameters: list[nn.Parameter], task: Task, settings
     with tqdm(total=settings.train_epochs, initial=epoch, desc=label, leave=False,
               disable=None if not progress else False) as bar:
         while epoch < settings.train_epochs and not stage_is_over(errors, patience, 0.0):
-            set_learning_rate(optimizer, learning_rate(settings, epoch, settings.train_epochs))
+            optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch, settings.train_epochs)
             if on_epoch is not None:
                 on_epoch(epoch)
             if settings.optimizer == "nt_asgd" and averaged is None and averaging_starts(errors, NON_MONOTONE):

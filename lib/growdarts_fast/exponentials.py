@@ -2,8 +2,9 @@ r"""e^x - 1 for numba's kernels, made of what vector instructions can do:
 
 $$ e^x - 1 = 2^n (e^r - 1) + 2^n - 1, \qquad x = n \ln 2 + r, \quad |r| \le \tfrac12 \ln 2, $$
 
-with the Taylor series of $e^r - 1$ as far as the type has digits. After a change here, empty numba's cache, see
-`growdarts_fast.team`.
+with the Taylor series of $e^r - 1$ as far as the type has digits.
+
+numba's cache (`__pycache__/*.nbi`) does not notice changes to functions of other modules: after one here, empty it.
 """
 
 import math

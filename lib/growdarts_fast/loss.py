@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from growdarts_fast.derivatives import refuse_second_derivative
 from growdarts_fast.memory import empty
-from growdarts.forms import fast_form, refuse_second_derivative
-from growdarts.precision import product_type
+from growdarts.forms import fast_form
+from growdarts.spaces.precision import product_type
 from growdarts.tasks import language
 from growdarts_fast.products import add_product, matmul
 

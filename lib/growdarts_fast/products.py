@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from growdarts.forms import fast_form
-from growdarts.precision import product
+from growdarts.spaces.precision import product
 
 LEAST = 2**21  # multiply-adds from which oneDNN is the faster one
 LONG = 256  # terms of a sum from which halves are worth their time

@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from growdarts.forms import fast_form, refuse_second_derivative
-from growdarts.precision import product_type
+from growdarts.forms import fast_form
+from growdarts.spaces.precision import product_type
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import masked
+from growdarts_fast.derivatives import refuse_second_derivative
 from growdarts_fast.memory import empty
 from growdarts_fast.products import matmul, over_time
 from growdarts_fast.recurrent_kernels import COLUMNS, add_at, mix, mix_backward, normalise, normalise_backward
-from growdarts_fast.team import lanes
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def mixed_scan(wx: Tensor, h: Tensor, h_mask: Tensor | None, U: Tensor, output_w
     wx, U : transformed inputs (T, B, 2 H) and the weight (H, 2 H) of the state before, in state 0.
     h, h_mask : the state before, (B, H), and the dropout mask of all states (B, H).
     output_weights : r (N,).
-    mixtures : w of every node, (L, 4), columns as in `mixed_kernels.COLUMNS`.
+    mixtures : w of every node, (L, 4), columns as in `growdarts_fast.recurrent_kernels.COLUMNS`.
     weights : W (H, 2 H), in the order of `nodes`.
 
     Within `torch.autocast` the products are computed in its type, everything else in that of `wx`.
@@ -136,7 +136,7 @@ class _MixedScan(torch.autograd.Function):
         if not train:
             means[:], variances[:] = norm.mean, norm.variance
         hidden[0] = h
-        n_lanes, w, (s, m, v, z) = lanes(B), _arrays(mixtures), _arrays((states, means, variances, work.z))
+        w, (s, m, v, z) = _arrays(mixtures), _arrays((states, means, variances, work.z))
 
         def settle(t: int, i: int, z: np.ndarray) -> None:
             """z becomes state i."""
@@ -154,7 +154,7 @@ class _MixedScan(torch.autograd.Function):
                     rows = product[row:row + len(block)].view(-1, 2 * H)
                     matmul(_pick(read[t], block).flatten(0, 1), W, out=rows, halves=True)
                     row += len(block)
-                mix(s[t], work.sources[i], work.widened(product).numpy(), w[i], z, n_lanes)
+                mix(s[t], work.sources[i], work.widened(product).numpy(), w[i], z)
                 settle(t, i + 1, z)
             torch.mv(states[t, 1:].view(N, -1).t(), r, out=hidden[t + 1].view(-1))
         if any(ctx.needs_input_grad):
@@ -177,8 +177,7 @@ class _MixedScan(torch.autograd.Function):
         mixtures, Ws = tensors[:N], _by_node(nodes, tensors[N:])
         _, _, _, wants_wx, wants_h, _, wants_U, wants_r, *wanted = ctx.needs_input_grad
         wants_w = any(wanted[:N])
-        n_lanes = lanes(hidden.shape[1])
-        dws = [mixture.new_zeros(n_lanes, *mixture.shape) for mixture in mixtures]  # every lane adds up its own
+        dws = [torch.zeros_like(mixture) for mixture in mixtures]
         dhs = torch.empty_like(hidden)  # total gradients of h_0 .. h_T
         dhs[-1] = 0
         ds, dz = work.states, work.z
@@ -204,7 +203,7 @@ class _MixedScan(torch.autograd.Function):
                     back = work.back[row:row + len(block)]
                     matmul(product[row:row + len(block)].flatten(0, 1), W.t(), out=back.view(-1, W.shape[0]))
                     row += len(block)
-                add_at(by_s, work.sources[i], work.back[:row].to(dz.dtype).numpy(), mask, n_lanes)
+                add_at(by_s, work.sources[i], work.back[:row].to(dz.dtype).numpy(), mask)
             unsettle(t, 0)
             c, u = first[t].chunk(2, dim=-1)
             gate, candidate = torch.sigmoid(c), torch.tanh(u)
@@ -220,7 +219,7 @@ class _MixedScan(torch.autograd.Function):
         grad_U = over_time(masked(hidden[:-1], h_mask), first, dtype) if wants_U else None
         grad_r = torch.einsum("tbh,tnbh->n", dhs[1:], states[:, 1:]) if wants_r else None
         return (None, None, None, first if wants_wx else None, dhs[0] if wants_h else None, None, grad_U, grad_r,
-                *([by_lane.sum(dim=0) for by_lane in dws] if wants_w else [None] * N), *grads_W)
+                *(dws if wants_w else [None] * N), *grads_W)
 
 
 def _arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:

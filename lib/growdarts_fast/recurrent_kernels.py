@@ -16,7 +16,6 @@ import numba
 import numpy as np
 
 from growdarts_fast.exponentials import expm1
-from growdarts_fast.team import in_team, part
 
 COLUMNS = ("tanh", "relu", "sigmoid", "identity")  # of w
 
@@ -24,21 +23,14 @@ compiled = numba.njit(cache=True, error_model="numpy")  # sums are added up as t
 
 
 @compiled
-def mix(states: np.ndarray, sources: np.ndarray, products: np.ndarray, w: np.ndarray, z: np.ndarray, lanes: int) -> None:
+def mix(states: np.ndarray, sources: np.ndarray, products: np.ndarray, w: np.ndarray, z: np.ndarray) -> None:
     """z (B, H) of a node."""
-    in_team(_mix, (states, sources, products, w, z), lanes)
-
-
-@compiled
-def _mix(lane: int, of: int, states: np.ndarray, sources: np.ndarray, products: np.ndarray, w: np.ndarray,
-         z: np.ndarray) -> None:
     B, H = z.shape
-    first, stop = part(B, lane, of)
     one, two, zero = z.dtype.type(1), z.dtype.type(2), z.dtype.type(0)
     for e in range(len(sources)):
         w_tanh, w_relu, w_sigmoid, w_identity = w[e]
         q = w_tanh + w_relu + w_sigmoid + w_identity
-        for b in range(first, stop):
+        for b in range(B):
             s_row, z_row, c_row, u_row = states[sources[e], b], z[b], products[e, b, :H], products[e, b, H:]
             if e == 0:
                 z_row[:] = zero
@@ -54,23 +46,16 @@ def _mix(lane: int, of: int, states: np.ndarray, sources: np.ndarray, products: 
 @compiled
 def mix_backward(states: np.ndarray, sources: np.ndarray, products: np.ndarray, w: np.ndarray, dz: np.ndarray,
                  d_states: np.ndarray, dw: np.ndarray, wants_w: bool) -> None:
-    """From the gradient dz (B, H) of a node: those of `products`, in their place; of w, added to `dw` (lanes, L, 4) if
-    wanted; of the states by the way that does not lead through the products, added to `d_states`."""
-    in_team(_mix_backward, (states, sources, products, w, dz, d_states, dw, wants_w), len(dw))
-
-
-@compiled
-def _mix_backward(lane: int, of: int, states: np.ndarray, sources: np.ndarray, products: np.ndarray, w: np.ndarray,
-                  dz: np.ndarray, d_states: np.ndarray, dw: np.ndarray, wants_w: bool) -> None:
+    """From the gradient dz (B, H) of a node: those by `products`, in their place; by w, added to `dw` (L, 4) if wanted; by
+    the states, except through the products, added to `d_states`."""
     B, H = dz.shape
-    first, stop = part(B, lane, of)
     one, two, zero = dz.dtype.type(1), dz.dtype.type(2), dz.dtype.type(0)
     by_tanh, by_relu, by_sigmoid, by_identity = np.zeros((4, H), dz.dtype)
     g, mu, sigma, tanh = np.empty((4, H), dz.dtype)
     for e in range(len(sources)):
         w_tanh, w_relu, w_sigmoid, w_identity = w[e]
         q = w_tanh + w_relu + w_sigmoid + w_identity
-        for b in range(first, stop):
+        for b in range(B):
             s_row, d_row, dz_row = states[sources[e], b], d_states[sources[e], b], dz[b]
             c_row, u_row = products[e, b, :H], products[e, b, H:]
             # one result a loop: with more of them the compiler gives up on vector instructions
@@ -101,7 +86,7 @@ def _mix_backward(lane: int, of: int, states: np.ndarray, sources: np.ndarray, p
                 u_row[h] = dz_row[h] * g[h] * slope
         if wants_w:
             for k, by in enumerate((by_tanh, by_relu, by_sigmoid, by_identity)):
-                dw[lane, e, k] += by.sum()
+                dw[e, k] += by.sum()
                 by[:] = zero
 
 
@@ -149,17 +134,11 @@ def normalise_backward(ds: np.ndarray, state: np.ndarray, variance: np.ndarray, 
 
 
 @compiled
-def add_at(d_states: np.ndarray, sources: np.ndarray, values: np.ndarray, mask: np.ndarray, lanes: int) -> None:
+def add_at(d_states: np.ndarray, sources: np.ndarray, values: np.ndarray, mask: np.ndarray) -> None:
     """d_states[sources] += values * mask, values (L, B, H); a mask (0, 0) stands for none."""
-    in_team(_add_at, (d_states, sources, values, mask), lanes)
-
-
-@compiled
-def _add_at(lane: int, of: int, d_states: np.ndarray, sources: np.ndarray, values: np.ndarray, mask: np.ndarray) -> None:
-    first, stop = part(values.shape[1], lane, of)
     masked = len(mask) > 0
     for e in range(len(sources)):
-        for b in range(first, stop):
+        for b in range(values.shape[1]):
             row, value = d_states[sources[e], b], values[e, b]
             if masked:
                 for h in range(len(row)):

@@ -1,9 +1,9 @@
-r"""The elementwise part of a two-input node, compiled by numba: its mixture, and the way back through it.
+r"""The elementwise part of a two-input node, compiled by numba: its mixture and the gradients by it.
 
 For the operations of `CODES`; what they compute is said in `growdarts.spaces.two_input.operations`. With a = W x + b + U s, what a node
 keeps of a sample is a row of `kept` (n, R), with H columns for every weight its operations own: sigmoid(a) or tanh(a)
 where an operation looks at nothing else, U s alone where it multiplies the two, else a. W x + b of the latter
-is in `inputs`. `s` (n, H) is the state that the node meets, `w` (K,) are the mixture weights, `codes` (K,) says which
+is in `inputs`. `s` (n, H) is the state that the node reads, `w` (K,) are the mixture weights, `codes` (K,) says which
 operation, `starts` and `places` (K,) where its columns in `kept` and in `inputs` begin.
 
 All functions fill arrays that are given or add to them. Shapes: n samples (or time steps times samples), H hidden, K
@@ -14,7 +14,6 @@ import numpy as np
 
 from growdarts_fast.conv.norm_kernels import compiled, dot
 from growdarts_fast.exponentials import expm1
-from growdarts_fast.team import in_team, part
 
 CODES = {name: code for code, name in enumerate(
     ("add_tanh", "add_sigmoid", "add_relu", "add_identity", "hadamard", "gate", "gated_update", "carry"))}
@@ -73,7 +72,7 @@ def _add_output(code, first, place, kept, inputs, s, share, out):
 
 @compiled
 def _go_back(code, first, place, kept, inputs, s, share, ds, back, scratch):
-    """The way back through `share` o: its columns of `kept` and `inputs` become gradients, `back` is added to."""
+    """Gradients through `share` o: they replace its columns of `kept` and `inputs`; that by s is added to `back`."""
     n, H = s.shape
     one, zero, last = s.dtype.type(1), s.dtype.type(0), first + H
     for i in range(n):
@@ -121,18 +120,11 @@ def _go_back(code, first, place, kept, inputs, s, share, ds, back, scratch):
 
 
 @compiled
-def mix(codes, starts, places, kept, inputs, s, w, z, lanes):
+def mix(codes, starts, places, kept, inputs, s, w, z):
     """z (n, H) = sum_o w_o o, the node's next state; added up in float64, as later time steps make more of what is lost.
 
     `kept` has a in place of sigmoid(a) and tanh(a), which it gets.
     """
-    in_team(_mix, (codes, starts, places, kept, inputs, s, w, z), lanes)
-
-
-@compiled
-def _mix(lane, of, codes, starts, places, kept, inputs, s, w, z):
-    first, stop = part(len(s), lane, of)
-    kept, inputs, s, z = kept[first:stop], inputs[first:stop], s[first:stop], z[first:stop]
     total = np.zeros(s.shape)
     for o in range(len(codes)):
         _squash(codes[o], starts[o], kept, s.shape[1])
@@ -143,15 +135,8 @@ def _mix(lane, of, codes, starts, places, kept, inputs, s, w, z):
 @compiled
 def mix_backward(codes, starts, places, kept, inputs, s, w, ds, back, dw, wants_w):
     """From the loss's gradient `ds` (n, H) by the node's next state: those by U s and, where they are not the same, by
-    W x + b, in the place of `kept` and `inputs`; `back` (n, H) by the state that it was made of, but for the way through U;
-    those by the mixture weights, added to `dw` (lanes, K) of float64, if wanted."""
-    in_team(_mix_backward, (codes, starts, places, kept, inputs, s, w, ds, back, dw, wants_w), len(dw))
-
-
-@compiled
-def _mix_backward(lane, of, codes, starts, places, kept, inputs, s, w, ds, back, dw, wants_w):
-    first, stop = part(len(s), lane, of)
-    kept, inputs, s, ds, back = kept[first:stop], inputs[first:stop], s[first:stop], ds[first:stop], back[first:stop]
+    W x + b, in the place of `kept` and `inputs`; `back` (n, H) by the state s, except through U; those by the mixture weights,
+    added to `dw` (K,) of float64, if wanted."""
     n, H = s.shape
     one, out, scratch = s.dtype.type(1), np.empty_like(s), np.empty(H, s.dtype)
     back[:] = back.dtype.type(0)
@@ -162,5 +147,5 @@ def _mix_backward(lane, of, codes, starts, places, kept, inputs, s, w, ds, back,
             by_share = 0.0
             for i in range(n):
                 by_share += dot(ds[i], out[i])
-            dw[lane, o] += by_share
+            dw[o] += by_share
         _go_back(codes[o], starts[o], places[o], kept, inputs, s, w[o], ds, back, scratch)

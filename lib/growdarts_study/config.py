@@ -5,14 +5,15 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, RECURRENT_OPERATIONS
-from growdarts.precision import Precision
+from growdarts.spaces.precision import Precision
 from growdarts.spaces.two_input.operations import TWO_INPUT
-from growdarts.settings import SearchSettings, Settings, known_operations, no_value_twice
+from growdarts.settings import SearchSettings
+from growdarts_study.settings import StudySettings, known_operations, no_value_twice
 
 Tier = Literal["smoke", "reduced", "full"]
 
 
-class Grid(Settings):
+class Grid(StudySettings):
     """What the notebook of an experiment has besides the settings of its runs."""
 
     experiment: ClassVar[str]  # names the folder of the records, and the entry of the grid file
@@ -60,7 +61,7 @@ def two_input_operations(operations: list[str]) -> None:
                          "be among them")
 
 
-class TimeSeriesSettings(SearchSettings):
+class TimeSeriesSettings(SearchSettings, StudySettings):
     """What a time-series run depends on, apart from the method and the origin."""
 
     dataset: Literal["synthetic_var", "eu_stock_markets", "g7_brics", "log_range", "santa_fe_laser", "nyc_weather",
@@ -113,7 +114,7 @@ class TimeSeriesConfig(TimeSeriesSettings, MethodGrid):
 # ---- language ----------------------------------------------------------------------------------
 
 
-class LanguageSettings(SearchSettings):
+class LanguageSettings(SearchSettings, StudySettings):
     """What a language-modelling run depends on, apart from the method."""
 
     dataset: Literal["grammar", "penn_treebank", "folder"] = Field(description="which text; see growdarts_study.data.text")
@@ -137,7 +138,7 @@ class LanguageSettings(SearchSettings):
     eval_batch_size: int = Field(default=10, ge=1, description="columns of text in an evaluation; the first token of "
                                  "each, and what does not fill all, is not predicted")
     precision: Precision = Field(default="float32", description="of matrix products in training; see "
-                                 "growdarts.precision")
+                                 "growdarts.spaces.precision")
     dropout_word: float = Field(ge=0, lt=1, description="rate of dropped words")
     dropout_embedding: float = Field(ge=0, lt=1, description="rate of dropped units of the embedded text")
     dropout_inputs: float = Field(ge=0, lt=1, description="rate of dropped units of the cell's inputs")
@@ -188,7 +189,7 @@ class LanguageConfig(LanguageSettings, MethodGrid):
 # ---- images ------------------------------------------------------------------------------------
 
 
-class ImageSettings(SearchSettings):
+class ImageSettings(SearchSettings, StudySettings):
     """What an image classification run depends on, apart from the method."""
 
     dataset: Literal["digits", "cifar10"] = Field(description="which images; see growdarts_study.data.images")

@@ -1,4 +1,4 @@
-"""Parameters of the notebooks that are not one of the three experiments: morphisms, ablations, report."""
+"""Parameters of the notebooks that are not one of the three experiments."""
 
 from typing import Any, Literal, Self
 
@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from growdarts_study.config import Grid, Tier
 from growdarts.spaces.two_input.operations import TWO_INPUT
-from growdarts.settings import Settings, known_operations
+from growdarts_study.settings import StudySettings, known_operations
 
 
 class AblationConfig(Grid):
@@ -40,7 +40,7 @@ class AblationConfig(Grid):
         return self
 
 
-class MorphismConfig(Settings):
+class MorphismConfig(StudySettings):
     """Parameters of notebook `01_morphisms`."""
 
     seed: int = Field(ge=0, lt=2**31, description="seed of every random draw")
@@ -63,14 +63,21 @@ class MorphismConfig(Settings):
         return self
 
 
-class OwnSpaceConfig(Settings):
+class OwnSpaceConfig(StudySettings):
     """Parameters of notebook `08_own_space`."""
 
     seed: int = Field(ge=0, lt=2**31, description="seed of every random draw")
     search_epochs: int = Field(ge=1, description="most epochs of the search")
 
 
-class ReportConfig(Settings):
+class ReportConfig(StudySettings):
     """Parameters of notebook `06_report`: whose records it reads."""
 
     tier: Literal["reduced", "full"] = Field(description="tier of the grid file whose records are read")
+
+
+class PerformanceConfig(StudySettings):
+    """Parameters of notebook `07_performance`."""
+
+    spaces: list[Literal["recurrent", "two_input", "convolutional"]] = Field(
+        min_length=1, description="search spaces whose steps are shown")

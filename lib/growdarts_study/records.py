@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from growdarts.checkpoints import replacing
-from growdarts.genotype import genotype_nodes
+from growdarts.spaces.genotype import genotype_from_dict
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "data" / "results"
@@ -43,15 +43,16 @@ def write(record: dict[str, Any], file: Path) -> None:
         temporary.write_text("{\n" + lines + "\n}\n")
 
 
-def load(file: Path) -> dict[str, Any]:
-    """Read one record; raises `RecordError` if the file is not one."""
+def load(file: Path, entries: Iterable[str] = ("config", "config_hash", "provenance", "cost", "result"),
+         remedy: str = "delete it to have it made again") -> dict[str, Any]:
+    """Read one record; raises `RecordError` if the file is missing, is not one or lacks one of the `entries`."""
     try:
         record = json.loads(Path(file).read_text())
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{file} is not a record ({error}); delete it to have it made again") from None
-    missing = {"config", "config_hash", "provenance", "cost", "result"} - set(record)
+    except (FileNotFoundError, json.JSONDecodeError) as error:
+        raise RecordError(f"{file} is not a record ({error}); {remedy}") from None
+    missing = set(entries) - set(record)
     if missing:
-        raise RecordError(f"{file} lacks {', '.join(sorted(missing))}; delete it to have it made again")
+        raise RecordError(f"{file} lacks {', '.join(sorted(missing))}; {remedy}")
     return record
 
 
@@ -65,7 +66,7 @@ def table(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
             "method": config["method"], "seed": config["seed"], "origin": config["origin"],
             "validation": result["validation_error"], "test": result["test_error"],
             "parameters": result["parameters"], "hidden": result["hidden"],
-            "nodes": None if genotype is None else genotype_nodes(genotype),
+            "nodes": None if genotype is None else genotype_from_dict(genotype).n_nodes,
             "search_seconds": cost["search_seconds"], "search_flops": cost["search_flops"],
             "train_seconds": cost["train_seconds"], "search_epochs": cost["search_epochs"]})
     return pd.DataFrame(rows)

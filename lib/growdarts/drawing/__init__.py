@@ -6,9 +6,9 @@ from typing import Any
 
 import pygraphviz
 
-from growdarts.genotype import SPACES, genotype_from_dict
+from growdarts.spaces.genotype import SPACES, genotype_from_dict
 from growdarts.drawing.graphs import FONT, INK, arranged, derived_cells, searched_cells
-from growdarts.genotype import GenotypeError
+from growdarts.spaces.genotype import GenotypeError
 
 
 def genotype(data: dict[str, Any]) -> str:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from growdarts.spaces.darts_recurrent.highway import masked
 from growdarts.spaces.two_input.cell import TwoInputCell, fixed_cell
-from growdarts.genotype import require_space
+from growdarts.spaces.genotype import require_space
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.spaces.two_input.network import TwoInputForecaster
-from growdarts.precision import product
+from growdarts.spaces.precision import product
 
 State = Tensor | tuple[Tensor, ...]  # each (B, H)
 

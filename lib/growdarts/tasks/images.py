@@ -36,7 +36,7 @@ class ImageData:
 
     mean, std: of every channel over the training part, pixels in 0 .. 1; source: where the bytes came from, for
     the record; hashes: part -> sha256 of its images and labels, so that two sources can be compared;
-    padding, flip: random changes of a training image that leave its class what it is, see `augmentation.augment`.
+    padding, flip: random changes of a training image that leave its class what it is, see `growdarts.tasks.augmentation.augment`.
     """
 
     name: str

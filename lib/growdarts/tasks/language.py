@@ -5,7 +5,7 @@ Shapes: T window length (tokens), B columns of text, E embedding, H hidden (E = 
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from growdarts.tasks.carried import State
 from growdarts.spaces.darts_recurrent.highway import masked, uniform
-from growdarts.spaces.darts.interop import StateDictError, load_tensors
 from growdarts.forms import has_fast_form
-from growdarts.precision import Precision, products_in
+from growdarts.spaces.precision import Precision, products_in
 from growdarts.tasks.text import Text, batchify, windows
 
 # What `growdarts.space.SearchSpace` asks of a network and only the cell can answer.
@@ -139,28 +138,6 @@ class LanguageModel(nn.Module):
         """Floating-point operations of one forward pass a token."""
         return self.cell.flops() + 2 * self.embedding.numel()
 
-    def original_tensors(self) -> dict[str, Tensor]:
-        """The model's tensors by the names of DARTS' `RNNModel`; writing to them writes to the model."""
-        return {"encoder.weight": self.embedding, "decoder.weight": self.embedding, "decoder.bias": self.bias,
-                **{f"rnns.0.{name}": tensor for name, tensor in self.cell.original_tensors().items()}}
-
-    def load_original_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a state dict of DARTS' `RNNModel`; nothing is written unless everything fits.
-
-        Raises
-        ------
-        StateDictError
-            names or shapes do not fit, or encoder and decoder, which are one matrix here, differ.
-        """
-        tied = ("encoder.weight", "decoder.weight")
-        if all(name in state for name in tied) and not torch.equal(*(state[name] for name in tied)):
-            raise StateDictError("encoder.weight and decoder.weight differ: allowed is one matrix, they are tied")
-        load_tensors(self.original_tensors(), state, optional=("rnns.0.bn.num_batches_tracked",))
-
-    def export_original_state_dict(self) -> dict[str, Tensor]:
-        """Copies of the tensors by the names of the original code."""
-        return {name: tensor.detach().clone() for name, tensor in self.original_tensors().items()}
-
 
 @has_fast_form
 def vocabulary_loss(x: Tensor, W: Tensor, b: Tensor, y: Tensor) -> Tensor:
@@ -198,7 +175,7 @@ class LanguageTask:
     random_length : draw lengths around `length`, see `growdarts.tasks.text.windows`.
     eval_batch_size : columns of an evaluation; each column starts from the zero state and its first token is not
         predicted, nor are the up to B - 1 tokens left over, so few columns evaluate nearly all tokens.
-    precision : of the matrix products in the loss, see `growdarts.precision`; evaluations are in float32.
+    precision : of the matrix products in the loss, see `growdarts.spaces.precision`; evaluations are in float32.
     """
 
     text: Text

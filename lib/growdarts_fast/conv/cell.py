@@ -4,10 +4,10 @@ States 0 and 1 are the fitted inputs; state i = 2, 3, ... is $x_i = \sum_{j < i}
 those of the nodes side by side. With the batch last they are slices of it, to which the operations add.
 
 As soon as a state is known, the operations of all edges that leave it are computed; backward those of all edges that leave
-the last state whose gradient is not known. Such a *stage* is dealt out to as many lanes as torch has threads, each with
-sums of its own: a single kernel or product is too short to be shared.
+the last state whose gradient is not known. The operations of such a *stage* are shared out to as
+many threads as torch has, each with sums of its own: a single kernel or product is too short to be divided.
 
-The plain form is `darts_conv.SearchCell._plain`. A gradient that nobody asks for is not computed.
+The plain form is `growdarts.spaces.darts_conv.cell.SearchCell.forward`. A gradient that nobody asks for is not computed.
 
 Shapes: pixels (C, H, W, B), batch last; N nodes, K operations of an edge.
 """
@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from growdarts.spaces.darts_conv.cell import SearchCell
 from growdarts.spaces.darts_conv.operations import (FactorizedReduce, ReLUConvBN, SeparableConv, Zero, batch_first,
                                                     batch_last)
+from growdarts_fast.derivatives import refuse_second_derivative
 from growdarts_fast.conv.norm_kernels import row_sums
 from growdarts_fast.conv.passes import Fit, Norm, Nothing, Operation, Pool, Skip, flat
 from growdarts_fast.conv.separable import Repeat, Separable
-from growdarts_fast.conv.threads import in_lanes, torch_alone
+from growdarts_fast.conv.threads import at_once, torch_alone
 from growdarts_fast.memory import empty, zeros
-from growdarts.forms import fast_form, refuse_second_derivative
+from growdarts.forms import fast_form
 
 
 WIDE = 128  # channels from which on torch's convolutions, channels side by side, are clearly faster than `mixed_cell`
@@ -131,7 +132,7 @@ class _MixedCell(torch.autograd.Function):
             theta, out = tensors[n_edges:], zeros(shape, s1.dtype)
             states = [s0, s1, *zeros((2, shape[1], *s1.shape[1:]), s1.dtype), *out]
             sizes = [task.operation.keeps for task in tasks]
-            rooms = [*empty((2, *states[2].shape), s1.dtype).split(sizes[:2]),
+            buffers = [*empty((2, *states[2].shape), s1.dtype).split(sizes[:2]),
                      *empty((sum(sizes[2:]), *shape[1:]), s1.dtype).split(sizes[2:])]
             scratch = empty((threads, 4, *shape[1:]), s1.dtype)
             kept: list[list[Tensor]] = [[] for _ in tasks]
@@ -139,10 +140,10 @@ class _MixedCell(torch.autograd.Function):
             def compute(k: int, total: Tensor, scratch: Tensor) -> None:
                 task = tasks[k]
                 kept[k] = task.operation.forward(states[task.source], theta[task.theta],
-                                                 weights[task.edge][task.place], total, rooms[k], scratch)
+                                                 weights[task.edge][task.place], total, buffers[k], scratch)
 
             for stage in _stages(tasks):
-                _deal_out(compute, {k: tasks[k].target for k in stage}, states, tasks, scratch)
+                _share_out(compute, {k: tasks[k].target for k in stage}, states, tasks, scratch)
         if any(ctx.needs_input_grad):
             ctx.tasks, ctx.weights, ctx.counts = tasks, weights, [len(tensors) for tensors in kept]
             ctx.save_for_backward(*theta, *states, *(tensor for tensors in kept for tensor in tensors))
@@ -176,7 +177,7 @@ class _MixedCell(torch.autograd.Function):
                 for target in {tasks[k].target for k in stage} - sums.keys():
                     if gradients[target] is not None:
                         sums[target] = row_sums(flat(gradients[target]))
-                _deal_out(compute, {k: tasks[k].source for k in stage}, gradients, tasks, scratch)
+                _share_out(compute, {k: tasks[k].source for k in stage}, gradients, tasks, scratch)
         return (None, None, None, *gradients[:2],
                 *(grad.new_tensor(w) if wanted else None for w, wanted in zip(by_weights[2:], wants_weights[2:])), *by_theta)
 
@@ -186,29 +187,29 @@ def _stages(tasks: Sequence[Task]) -> list[list[int]]:
     return [[k for k, task in enumerate(tasks) if task.stage == stage] for stage in range(tasks[-1].stage + 1)]
 
 
-def _deal_out(compute: Callable[[int, Tensor | None, Tensor], None], adds_to: dict[int, int],
+def _share_out(compute: Callable[[int, Tensor | None, Tensor], None], adds_to: dict[int, int],
               totals: Sequence[Tensor | None], tasks: Sequence[Task], scratch: Sequence[Tensor]) -> None:
     """Compute every task k with `totals[adds_to[k]]`, to which it adds.
 
-    The most expensive come first, each to the lane that has least to do. All lanes but the first have totals of their
-    own, which are added at the end: so the result does not depend on who is faster.
+    The most expensive come first, each to the thread that has least to do. All threads but the first have totals of their
+    own, which are added at the end: so the result does not depend on which is faster.
     """
-    lanes: list[list[int]] = [[] for _ in scratch]
-    load = [0.0] * len(lanes)
+    shares: list[list[int]] = [[] for _ in scratch]  # tasks of every thread
+    load = [0.0] * len(shares)
     for k in sorted(adds_to, key=lambda k: -tasks[k].operation.cost):
         least = load.index(min(load))
-        lanes[least].append(k)
+        shares[least].append(k)
         load[least] += tasks[k].operation.cost
-    lanes = [lane for lane in lanes if lane]
-    others = [{i: zeros(totals[i].shape, totals[i].dtype) for i in {adds_to[k] for k in lane} if totals[i] is not None}
-              for lane in lanes[1:]]
+    shares = [share for share in shares if share]
+    others = [{i: zeros(totals[i].shape, totals[i].dtype) for i in {adds_to[k] for k in share} if totals[i] is not None}
+              for share in shares[1:]]
 
-    def run(lane: Sequence[int], own: dict[int, Tensor] | None, scratch: Tensor) -> None:
+    def run(share: Sequence[int], own: dict[int, Tensor] | None, scratch: Tensor) -> None:
         with torch.no_grad():
-            for k in lane:
+            for k in share:
                 compute(k, totals[adds_to[k]] if own is None else own.get(adds_to[k]), scratch)
 
-    in_lanes([partial(run, *arguments) for arguments in zip(lanes, [None, *others], scratch)])  # of the shortest
+    at_once([partial(run, *arguments) for arguments in zip(shares, [None, *others], scratch)])  # of the shortest
     for own in others:
         for position, total in own.items():
             totals[position] += total

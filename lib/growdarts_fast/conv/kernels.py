@@ -36,7 +36,7 @@ def _add_products(out, w, x, step):
 
 @compiled
 def _wide(x, stride, reach):
-    """Room for one channel of x; zero, as its borders stay."""
+    """A buffer for one channel of x; zero, as its borders stay."""
     _, H, W, B = x.shape
     width = (W + 2 * reach + stride - 1) // stride * B
     wide = aligned(stride * H * width, x)
@@ -127,7 +127,7 @@ def convolve_backward(x, w, g, dx, dw, stride, dilation, relu, wants_x, wants_w)
 @compiled
 def repeat(x, before, known_before, w, stride, dilation, W, train, eps, share, running_mean, running_var, d, known, y):
     """d, the depthwise convolution by w of relu of BN(`before` x), or of relu(x) if `before` is empty; `known` of
-    BN(W d). y is room for BN(`before` x), and then for d."""
+    BN(W d). y is a buffer for BN(`before` x), and then for d."""
     C = len(d)
     if len(before):
         linear(x.reshape(C, -1), before, known_before, y.reshape(C, -1))
@@ -140,7 +140,7 @@ def repeat_backward(G, g_sum, d, W, known, weight, train, x, before, known_befor
                     wants_x, wants_w, wants_W, y, g):
     """From the gradient G by `weight` BN(W d): dw, dW, that by BN(`before` x), added to `dx`; returns that by `weight`.
 
-    y is room for BN(`before` x), g for the gradient by d.
+    y is a buffer for BN(`before` x), g one for the gradient by d.
     """
     C, onward = len(d), wants_x or wants_w
     by_weight = linear_backward(G.reshape(C, -1), g_sum, d.reshape(C, -1), W, known, weight, train, g.reshape(C, -1), dW,

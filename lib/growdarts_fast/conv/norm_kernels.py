@@ -23,10 +23,10 @@ BLOCK = 512  # pixels at once: as many rows of them as there are channels stay i
 
 @compiled
 def aligned(n, like):
-    """Room for n numbers of the type of `like`, where vector instructions of 64 bytes meet whole lines of the cache."""
-    room = np.empty(n + 64 // like.itemsize, like.dtype)
-    start = -room.ctypes.data % 64 // room.itemsize
-    return room[start:start + n]
+    """A buffer for n numbers of the type of `like`, where vector instructions of 64 bytes meet whole lines of the cache."""
+    buffer = np.empty(n + 64 // like.itemsize, like.dtype)
+    start = -buffer.ctypes.data % 64 // buffer.itemsize
+    return buffer[start:start + n]
 
 
 @compiled
@@ -130,8 +130,8 @@ def _take_note(n, share, running_mean, running_var, mean, variance):
 
 
 @compiled
-def normalise(d, W, train, eps, share, running_mean, running_var, known, room):
-    """Fill `known` of BN(W d), by the batch's statistics in train mode, of which the running ones take note; `room` is as
+def normalise(d, W, train, eps, share, running_mean, running_var, known, buffer):
+    """Fill `known` of BN(W d), by the batch's statistics in train mode, of which the running ones take note; `buffer` is as
     large as d."""
     n = d.shape[1]
     if not train:
@@ -142,9 +142,9 @@ def normalise(d, W, train, eps, share, running_mean, running_var, known, room):
     for c in range(len(d)):  # centred, because products of numbers far from zero would lose the digits that differ
         middle = d.dtype.type(inner[c])
         for i in range(n):
-            room[c, i] = d[c, i] - middle
-    rest = row_sums(room) / n
-    WS = np.dot(W, _products(room, room) / n - np.outer(rest, rest))
+            buffer[c, i] = d[c, i] - middle
+    rest = row_sums(buffer) / n
+    WS = np.dot(W, _products(buffer, buffer) / n - np.outer(rest, rest))
     mean, variance = np.dot(W, inner), np.maximum((W * WS).sum(axis=1), 0.0)
     _take_note(n, share, running_mean, running_var, mean, variance)
     known[0], known[1], known[2], known[3:] = mean, 1 / np.sqrt(variance + eps), inner, WS

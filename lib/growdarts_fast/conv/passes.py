@@ -9,7 +9,6 @@ Shapes: pixels (C, H, W, B), batch last.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,30 +19,32 @@ from growdarts_fast.conv import kernels as conv_kernels, norm_kernels
 Gradients = tuple[float, list[Tensor | None]]
 
 
-class Operation(Protocol):
-    """An operation o.
+class Operation:
+    """An operation o; the signatures below are those of all of them.
 
     theta : its parameters, in the order of its module's.
     cost : multiply-adds for a pixel of the output, roughly.
     keeps : arrays of the output's size that a forward pass keeps.
     """
 
-    theta: Sequence[nn.Parameter]
-    cost: float
-    keeps: int
+    theta: Sequence[nn.Parameter] = ()
+    cost: float = 0
+    keeps: int = 0
 
-    def forward(self, x: Tensor, theta: Sequence[Tensor], weight: float, out: Tensor, room: Tensor,
+    def forward(self, x: Tensor, theta: Sequence[Tensor], weight: float, out: Tensor, buffer: Tensor,
                 scratch: Tensor) -> list[Tensor]:
         """Add weight * o(x) to `out`; returns what `backward` needs.
 
-        What is kept of the output's size lies in `room` (keeps, C, H, W, B); in `scratch` (4, C, H, W, B) anything may be
+        What is kept of the output's size lies in `buffer` (keeps, C, H, W, B); in `scratch` (4, C, H, W, B) anything may be
         written.
         """
+        raise NotImplementedError
 
     def backward(self, x: Tensor, theta: Sequence[Tensor], kept: Sequence[Tensor], weight: float, G: Tensor,
                  g_sum: np.ndarray, dx: Tensor | None, wants: Sequence[bool], scratch: Tensor) -> Gradients:
         """From the gradient G by weight * o(x), with sums g_sum (C,): those by the weight and, if wanted, by theta; that by
         x is added to `dx`, unless this is None."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -79,43 +80,33 @@ class Norm:
         return norm_kernels.normalised_backward(flat(G), g_sum, flat(d), known.numpy(), weight, self.train, flat(g))
 
 
-class Nothing:
+class Nothing(Operation):
     """The absence of an edge."""
 
-    theta, cost, keeps = (), 0, 0
-
-    def forward(self, x: Tensor, theta: Sequence[Tensor], weight: float, out: Tensor, room: Tensor,
-                scratch: Tensor) -> list[Tensor]:
-        """See `Operation`."""
+    def forward(self, x, theta, weight, out, buffer, scratch):
         return []
 
-    def backward(self, x: Tensor, theta: Sequence[Tensor], kept: Sequence[Tensor], weight: float, G: Tensor,
-                 g_sum: np.ndarray, dx: Tensor | None, wants: Sequence[bool], scratch: Tensor) -> Gradients:
-        """See `Operation`."""
+    def backward(self, x, theta, kept, weight, G, g_sum, dx, wants, scratch):
         return 0.0, []
 
 
-class Skip:
+class Skip(Operation):
     """The identity."""
 
-    theta, cost, keeps = (), 1, 0
+    cost = 1
 
-    def forward(self, x: Tensor, theta: Sequence[Tensor], weight: float, out: Tensor, room: Tensor,
-                scratch: Tensor) -> list[Tensor]:
-        """See `Operation`."""
+    def forward(self, x, theta, weight, out, buffer, scratch):
         out.add_(x, alpha=weight)
         return []
 
-    def backward(self, x: Tensor, theta: Sequence[Tensor], kept: Sequence[Tensor], weight: float, G: Tensor,
-                 g_sum: np.ndarray, dx: Tensor | None, wants: Sequence[bool], scratch: Tensor) -> Gradients:
-        """See `Operation`."""
+    def backward(self, x, theta, kept, weight, G, g_sum, dx, wants, scratch):
         if dx is not None:
             dx.add_(G, alpha=weight)
         return torch.dot(G.flatten(), x.flatten()).item(), []
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pool(Operation):
     """Mean or largest of kernel x kernel pixels, the border not counted, and batch norm."""
 
     kernel: int
@@ -123,11 +114,10 @@ class Pool:
     mean: bool
     norm: Norm
 
-    theta, keeps = (), 1
+    keeps = 1
 
     @property
     def cost(self) -> float:
-        """See `Operation`."""
         return 2 * self.kernel**2
 
     def _ones(self, x: Tensor) -> np.ndarray:
@@ -136,10 +126,8 @@ class Pool:
     def _shares(self, x: Tensor) -> Tensor:
         return _shares(*x.shape[1:3], self.kernel, self.stride, x.dtype)
 
-    def forward(self, x: Tensor, theta: Sequence[Tensor], weight: float, out: Tensor, room: Tensor,
-                scratch: Tensor) -> list[Tensor]:
-        """See `Operation`."""
-        d = room[0]
+    def forward(self, x, theta, weight, out, buffer, scratch):
+        d = buffer[0]
         if self.mean:
             conv_kernels.convolve(x.numpy(), self._ones(x), d.numpy(), self.stride, 1, False)
             d *= self._shares(x)
@@ -147,9 +135,7 @@ class Pool:
             conv_kernels.max_pool(x.numpy(), d.numpy(), self.kernel, self.stride)
         return [d, self.norm.add(d, weight, out)]
 
-    def backward(self, x: Tensor, theta: Sequence[Tensor], kept: Sequence[Tensor], weight: float, G: Tensor,
-                 g_sum: np.ndarray, dx: Tensor | None, wants: Sequence[bool], scratch: Tensor) -> Gradients:
-        """See `Operation`."""
+    def backward(self, x, theta, kept, weight, G, g_sum, dx, wants, scratch):
         g = scratch[0]
         by_weight = self.norm.backward(*kept, weight, G, g_sum, g)
         if dx is not None and self.mean:
@@ -172,7 +158,7 @@ def _shares(height: int, width: int, kernel: int, stride: int, dtype: torch.dtyp
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Operation):
     """relu, 1 x 1 convolutions side by side, the k-th of the pixels from (k, k) on, and batch norm."""
 
     convolutions: Sequence[nn.Conv2d]
@@ -183,29 +169,23 @@ class Fit:
 
     @property
     def theta(self) -> list[nn.Parameter]:
-        """See `Operation`."""
         return [convolution.weight for convolution in self.convolutions]
 
     @property
     def cost(self) -> float:
-        """See `Operation`."""
         return sum(weight.numel() / self.norm.channels for weight in self.theta)
 
     def _pixels(self, x: Tensor, k: int) -> Tensor:
         return x[:, k::self.stride, k::self.stride]
 
-    def forward(self, x: Tensor, theta: Sequence[Tensor], weight: float, out: Tensor, room: Tensor,
-                scratch: Tensor) -> list[Tensor]:
-        """See `Operation`."""
-        d, start = room[0], 0
+    def forward(self, x, theta, weight, out, buffer, scratch):
+        d, start = buffer[0], 0
         for k, W in enumerate(theta):
             torch.mm(W.flatten(1), torch.relu(self._pixels(x, k)).flatten(1), out=d[start:start + len(W)].flatten(1))
             start += len(W)
         return [d, self.norm.add(d, weight, out)]
 
-    def backward(self, x: Tensor, theta: Sequence[Tensor], kept: Sequence[Tensor], weight: float, G: Tensor,
-                 g_sum: np.ndarray, dx: Tensor | None, wants: Sequence[bool], scratch: Tensor) -> Gradients:
-        """See `Operation`."""
+    def backward(self, x, theta, kept, weight, G, g_sum, dx, wants, scratch):
         g, gradients, start = torch.empty_like(G), [], 0
         by_weight = self.norm.backward(*kept, weight, G, g_sum, g)
         for k, (W, wanted) in enumerate(zip(theta, wants, strict=True)):

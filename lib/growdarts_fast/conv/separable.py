@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from growdarts_fast.conv import kernels as conv_kernels, norm_kernels
-from growdarts_fast.conv.passes import Gradients, Norm, flat
+from growdarts_fast.conv.passes import Norm, Operation, flat
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Repeat:
 
 
 @dataclass(frozen=True)
-class Separable:
-    """See `passes.Operation`."""
+class Separable(Operation):
+    """Repeats one after the other."""
 
     repeats: Sequence[Repeat]
 
@@ -44,20 +44,16 @@ class Separable:
 
     @property
     def keeps(self) -> int:
-        """See `passes.Operation`."""
         return len(self.repeats)
 
     @property
     def cost(self) -> float:
-        """See `passes.Operation`."""
         return sum(repeat.depthwise.kernel_size[0]**2 + 2 * repeat.norm.channels for repeat in self.repeats)
 
-    def forward(self, x: Tensor, theta: Sequence[Tensor], weight: float, out: Tensor, room: Tensor,
-                scratch: Tensor) -> list[Tensor]:
-        """See `passes.Operation`."""
+    def forward(self, x, theta, weight, out, buffer, scratch):
         C, read, kept = len(out), x, []
         W_before, known_before = _nothing_before(C, x.dtype)
-        for repeat, w, W, d in zip(self.repeats, theta[::2], theta[1::2], room, strict=True):
+        for repeat, w, W, d in zip(self.repeats, theta[::2], theta[1::2], buffer, strict=True):
             W, known = _matrix(W), torch.empty((3 + C, C), dtype=torch.float64)
             conv_kernels.repeat(read.numpy(), W_before, known_before, _by_pixels(w), *repeat.steps(), W,
                                 *repeat.norm.statistics(d), d.numpy(), known.numpy(), scratch[0].numpy())
@@ -66,9 +62,7 @@ class Separable:
         norm_kernels.add_linear(flat(read), W_before, known_before, weight, flat(out))
         return kept
 
-    def backward(self, x: Tensor, theta: Sequence[Tensor], kept: Sequence[Tensor], weight: float, G: Tensor,
-                 g_sum: np.ndarray, dx: Tensor | None, wants: Sequence[bool], scratch: Tensor) -> Gradients:
-        """See `passes.Operation`."""
+    def backward(self, x, theta, kept, weight, G, g_sum, dx, wants, scratch):
         C, found, by_weight = len(G), [None] * len(theta), None
         for i in reversed(range(len(self.repeats))):
             repeat, (w, W), (d, known) = self.repeats[i], theta[2 * i:2 * i + 2], kept[2 * i:2 * i + 2]

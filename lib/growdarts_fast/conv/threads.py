@@ -12,8 +12,8 @@ import torch
 def torch_alone() -> Iterator[int]:
     """Within the context torch computes on one thread; gives how many it had.
 
-    After an operation that it shares out, its other threads wait for the next one so eagerly that nobody else can use
-    their processors for some milliseconds.
+    After an operation on several threads these wait for the next one in a loop, which keeps their cores busy for some
+    milliseconds.
     """
     n = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -23,11 +23,11 @@ def torch_alone() -> Iterator[int]:
         torch.set_num_threads(n)
 
 
-def in_lanes(lanes: Sequence[Callable[[], None]]) -> None:
-    """Call all of `lanes` at the same time; within `torch_alone`."""
-    others = [_threads(len(lanes) - 1).submit(lane) for lane in lanes[1:]]
+def at_once(calls: Sequence[Callable[[], None]]) -> None:
+    """Make all `calls` at the same time, each on a thread of its own; within `torch_alone`."""
+    others = [_threads(len(calls) - 1).submit(call) for call in calls[1:]]
     try:
-        lanes[0]()
+        calls[0]()
     finally:
         wait(others)
     for other in others:

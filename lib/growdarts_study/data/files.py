@@ -1,6 +1,6 @@
 """Registered file -> verified local path.
 
-``data/registry.txt`` names every file of the real data with its sha256 and url; ``fetch`` finds
+`data/registry.txt` names every file of the real data with its sha256 and url; `fetch` finds
 or downloads one of them and never hands out bytes whose hash is wrong.
 """
 
@@ -37,15 +37,13 @@ def sha256(path: Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error}); check that it exists and its permissions"
-        ) from error
+        raise DataError(f"{path} cannot be read ({error}); check that it exists and its permissions") from error
 
 
 def cache_folder() -> tuple[Path, bool]:
     """Folder of the real data, and whether it is our own: then we may replace files in it.
 
-    ``GROWDARTS_DATA`` wins over the user's cache folder. A relative value starts at the
+    `GROWDARTS_DATA` wins over the user's cache folder. A relative value starts at the
     repository root, so that it means the same to a notebook, a test and a batch run.
     """
     given = os.environ.get("GROWDARTS_DATA")
@@ -55,10 +53,10 @@ def cache_folder() -> tuple[Path, bool]:
 
 
 def fetch(file: str) -> Path:
-    """Local path of a file of ``data/registry.txt``, downloaded if need be, its hash verified.
+    """Local path of a file of `data/registry.txt`, downloaded if need be, its hash verified.
 
     Nothing is written when the folder already holds the right bytes. A file with a wrong hash is
-    replaced in our own cache, never in a folder given by ``GROWDARTS_DATA``. Downloads go to a
+    replaced in our own cache, never in a folder given by `GROWDARTS_DATA`. Downloads go to a
     temporary file that is renamed once its hash is right: a broken one leaves nothing behind.
 
     Raises
@@ -70,20 +68,12 @@ def fetch(file: str) -> Path:
     source = pooch.create(path=folder, base_url="", retry_if_failed=RETRIES)
     registry = DATA / "registry.txt"
     if not registry.is_file():
-        raise DataError(
-            f"{registry} is missing; install the package in editable mode from a full clone"
-        )
+        raise DataError(f"{registry} is missing; install the package in editable mode from a full clone")
     source.load_registry(registry)
     if file not in source.registry:
         known = ", ".join(name for name in source.registry if not name.startswith("cifar10/"))
-        raise DataError(
-            f"file {file!r} is not in data/registry.txt; it has {known} and the files of cifar10/"
-        )
-    expected, url, path = (
-        source.registry[file].removeprefix("sha256:"),
-        source.get_url(file),
-        folder / file,
-    )
+        raise DataError(f"file {file!r} is not in data/registry.txt; it has {known} and the files of cifar10/")
+    expected, url, path = source.registry[file].removeprefix("sha256:"), source.get_url(file), folder / file
     here = f"set GROWDARTS_DATA to a folder that holds a good {file}"
     if path.exists():
         found = sha256(path)
@@ -91,10 +81,7 @@ def fetch(file: str) -> Path:
             return path
         damage = f"{path} ({path.stat().st_size} bytes) has sha256 {found}, expected {expected}"
         if not ours:
-            raise DataError(
-                f"{damage}; half-written or changed? "
-                f"Delete it to download it again from {url}, or {here}"
-            )
+            raise DataError(f"{damage}; half-written or changed? Delete it to download it again from {url}, or {here}")
         logger.warning("%s; downloading it again from %s", damage, url)
     try:
         # pooch creates folders too, but without exist_ok: parallel runs would trip over each other.
@@ -102,19 +89,12 @@ def fetch(file: str) -> Path:
         source.fetch(file, progressbar=True)
         path.chmod(0o644)  # the temporary file was private; a shared cache must be readable by all
     except RequestException as error:
-        raise DataError(
-            f"{file} could not be downloaded from {url} ({error}); check the network, or {here}"
-        ) from error
+        raise DataError(f"{file} could not be downloaded from {url} ({error}); check the network, or {here}") from error
     except ValueError as error:  # pooch's complaint about a hash; it has removed the temporary file
-        raise DataError(
-            f"{file} downloaded from {url} does not have the sha256 {expected} ({error}); "
-            "nothing was stored. Try again later in case a proxy answered in the host's place, "
-            f"or {here}"
-        ) from error
+        raise DataError(f"{file} downloaded from {url} does not have the sha256 {expected} ({error}); nothing was stored. "
+                        f"Try again later in case a proxy answered in the host's place, or {here}") from error
     except OSError as error:
-        raise DataError(
-            f"{file} is not in {folder} and cannot be stored there ({error}); {here}"
-        ) from error
+        raise DataError(f"{file} is not in {folder} and cannot be stored there ({error}); {here}") from error
     return path
 
 

@@ -4,18 +4,21 @@ Shapes: n images, C channels, H = W pixels. A pixel stays a whole number of 0 ..
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from growdarts_study.data import cifar10
+from growdarts_study.data.files import fetch
 from growdarts.settings import DataError
 from growdarts.tasks.images import ImageData, Images
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images (n, C, H, W) uint8, labels (n,)
+IMAGE_SETS = ("digits", "cifar10")  # names that `load_images` knows
 
 
 # ---- digits ------------------------------------------------------------------------------------
@@ -46,45 +49,72 @@ def read_digits() -> tuple[Arrays, Arrays]:
     return (x[rest], labels[rest]), (x[test], labels[test])
 
 
+# ---- CIFAR-10 ----------------------------------------------------------------------------------
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FILES, PER_FILE = 51, 1_000  # the last of the files begins the test images
+
+
+def decode_png(path: Path) -> np.ndarray:
+    """(1000, 3, 32, 32) uint8 images of a PNG that holds one image a row, its 1,024 pixels in reading order."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            if picture.mode != "RGB" or picture.size != (1024, PER_FILE):
+                raise DataError(f"{path} is {picture.mode} of {picture.size[0]} x {picture.size[1]} pixels, expected "
+                                f"RGB of 1024 x {PER_FILE}: one image of 32 x 32 a row")
+            pixels = np.asarray(picture)
+    except (OSError, SyntaxError) as error:  # Pillow's complaints about a damaged PNG
+        raise DataError(f"{path} cannot be decoded ({error})") from error
+    return np.ascontiguousarray(pixels.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2))
+
+
+def parse_labels(text: str, count: int) -> np.ndarray:
+    """The `count` labels of `var labels=[...];`. The file is data, it is not run."""
+    found = re.fullmatch(r"\s*var\s+labels\s*=\s*\[\s*([0-9]{1,9}(?:\s*,\s*[0-9]{1,9})*)\s*\]\s*;?\s*", text)
+    if not found:
+        raise DataError(f"labels that begin {text[:40]!r} are not of the form 'var labels=[6, 9, ...];'")
+    labels = np.array([int(label) for label in found[1].split(",")])
+    if len(labels) != count:
+        raise DataError(f"the file has {len(labels)} labels, expected {count}")
+    return labels
+
+
+def read_png(n_images: int | None) -> tuple[Arrays, Arrays]:
+    """The registered copy: training images in the official order and the first 1,000 test images.
+
+    Reads no more of the training files than the first `n_images` need.
+    """
+    last = FILES - 1
+    needed = last if n_images is None else min(last, max(1, -(-n_images // PER_FILE)))
+    labels = parse_labels(fetch("cifar10/cifar10_labels.js").read_text(), FILES * PER_FILE)
+    images = [decode_png(fetch(f"cifar10/cifar10_batch_{k}.png")) for k in (*range(needed), last)]
+    return ((np.concatenate(images[:-1]), labels[:needed * PER_FILE]), (images[-1], labels[last * PER_FILE:]))
+
+
 # ---- split -------------------------------------------------------------------------------------
 
 
-def image_names() -> tuple[str, ...]:
-    """Names that `load_images` knows."""
-    return ("digits", "cifar10")
-
-
-def load_images(name: str, *, train_portion: float = 0.5, n_images: int | None = None,
-                archive: Path | str | None = None) -> ImageData:
+def load_images(name: str, *, train_portion: float = 0.5, n_images: int | None = None) -> ImageData:
     """A data set by name.
 
     Parameters
     ----------
-    name : "digits" (offline, one channel, 8 x 8) or "cifar10" (32 x 32)
+    name : "digits" (offline, one channel, 8 x 8) or "cifar10" (32 x 32; the registered copy has 1,000 test images)
     train_portion, n_images : see `images_from_arrays`. In a search the first half trains the weights, the second
         alpha, as in DARTS; 1.0 leaves no validation part, as in DARTS' training of the final network
-    archive : the official binary archive of CIFAR-10, with all 10,000 test images; without it the registered copy
-        is read, which has the first 1,000 of them
 
     Raises
     ------
     DataError
         Unknown name, impossible split, or files that are damaged or out of reach.
     """
-    readers: dict[str, Callable[[], tuple[Arrays, Arrays]]] = {
-        "digits": read_digits,
-        "cifar10": lambda: cifar10.read_archive(Path(archive)) if archive else cifar10.read_png(n_images)}
-    if name not in readers:
-        raise DataError(f"images {name!r} are unknown: allowed are {', '.join(readers)}")
-    if archive and name != "cifar10":
-        raise DataError(f"archive={str(archive)!r} is not possible for {name}: it is for cifar10")
-    train, test = readers[name]()
+    if name not in IMAGE_SETS:
+        raise DataError(f"images {name!r} are unknown: allowed are {', '.join(IMAGE_SETS)}")
     if name == "digits":
-        return images_from_arrays(train, test, tuple("0123456789"), train_portion=train_portion, n_images=n_images,
+        return images_from_arrays(*read_digits(), tuple("0123456789"), train_portion=train_portion, n_images=n_images,
                                   name=name, source="scikit-learn", padding=1)
-    source = "official binary archive, 10,000 test images" if archive else "PNG copy, the first 1,000 test images"
-    return images_from_arrays(train, test, cifar10.CLASSES, train_portion=train_portion, n_images=n_images,
-                              name=name, source=source, padding=4, flip=True)
+    return images_from_arrays(*read_png(n_images), CIFAR10, train_portion=train_portion, n_images=n_images, name=name,
+                              source="PNG copy, the first 1,000 test images", padding=4, flip=True)
 
 
 def images_from_arrays(train: Arrays, test: Arrays, classes: Sequence[str], *, train_portion: float = 0.5,

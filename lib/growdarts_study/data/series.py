@@ -45,9 +45,8 @@ EU_SHA256 = "da77a16c3d8019808dd21bbfa155dafdb109acbbff5431d1c67e4e295e0b2292"
 def country_table(country: str) -> pd.DataFrame:
     """Cleaned rows of one country's file (local currency) by date, oldest first, its close as "Close"."""
     file, (column, date_format), drop = G7_BRICS[country]
-    table = pd.read_csv(
-        fetch(f"g7_brics/{file}"), skipinitialspace=True, thousands=",", encoding="utf-8-sig"
-    ).rename(columns={column: "Close"})
+    table = pd.read_csv(fetch(f"g7_brics/{file}"), skipinitialspace=True, thousands=",", encoding="utf-8-sig")
+    table = table.rename(columns={column: "Close"})
     table = table.set_index(pd.to_datetime(table["Date"], format=date_format)).sort_index()
     if drop == CARRIED_FORWARD:
         table = table[table["Close"] != table["Close"].shift()]
@@ -89,9 +88,7 @@ def load_closes(name: str) -> tuple[pd.DataFrame, dict[str, str]]:
     path = DATA / "embedded" / EU_FILE
     found = sha256(path)
     if found != EU_SHA256:
-        raise DataError(
-            f"{path} has sha256 {found}, expected {EU_SHA256}; restore it with git checkout"
-        )
+        raise DataError(f"{path} has sha256 {found}, expected {EU_SHA256}; restore it with git checkout")
     return pd.read_csv(path, dtype={"time": str}, index_col="time"), {f"embedded/{EU_FILE}": found}
 
 
@@ -101,7 +98,7 @@ VAR_SEED, VAR_DAYS, VAR_BURN_IN = 2021, 1500, 200
 
 
 def synthetic_var() -> np.ndarray:
-    """The ``(1500, 4)`` array of a stationary Gaussian VAR(1), the same on every machine.
+    """The `(1500, 4)` array of a stationary Gaussian VAR(1), the same on every machine.
 
     The process is `linear_var`'s; this shorter draw is what the smoke tier and the tests run on.
     """
@@ -143,7 +140,7 @@ TABLES = {"log_range": log_range, "santa_fe_laser": santa_fe_laser, "nyc_weather
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """values: ``(n, F)``; labels: n; hashes: file -> sha256; floors: of the targets, squared raw units, where known."""
+    """values: `(n, F)`; labels: n; hashes: file -> sha256; floors: of the targets, squared raw units, where known."""
 
     values: np.ndarray
     labels: list[str]
@@ -172,17 +169,11 @@ def _source(name: str) -> Source:
 
 # ---- windows -----------------------------------------------------------------------------------
 
+SERIES = ("synthetic_var", "eu_stock_markets", "g7_brics", *TABLES, *PROCESSES)  # names that `load_series` knows
 MIN_TRAIN = 250  # training windows below which an origin is refused: a little over a year
 
 
-def series_names() -> tuple[str, ...]:
-    """Names that ``load_series`` knows."""
-    return ("synthetic_var", "eu_stock_markets", "g7_brics", *TABLES, *PROCESSES)
-
-
-def split_days(
-    name: str, labels: list[str], window: int, origin: int | None
-) -> tuple[int, int, int]:
+def split_days(name: str, labels: list[str], window: int, origin: int | None) -> tuple[int, int, int]:
     """Index of the first validation day, the first test day and the day after the last test day.
 
     Without an origin the days are cut 60/20/20 %, whatever the window, so that models with
@@ -192,14 +183,10 @@ def split_days(
         n = len(labels)
         longest = n * 6 // 10 - 1
         if not 1 <= window <= longest:
-            raise DataError(
-                f"window={window} is not possible for {name}: allowed are 1 to {longest} days"
-            )
+            raise DataError(f"window={window} is not possible for {name}: allowed are 1 to {longest} days")
         return n * 6 // 10, n * 8 // 10, n
     if labels[0] == "0":  # numbers
-        raise DataError(
-            f"origin={origin!r} is not available for {name}, it has no years: allowed is None"
-        )
+        raise DataError(f"origin={origin!r} is not available for {name}, it has no years: allowed is None")
     years = np.array([int(label[:4]) for label in labels])  # ISO dates and decimal years alike
 
     def cut(year):
@@ -209,18 +196,13 @@ def split_days(
     allowed = [year for year in candidates if cut(year)[0] - window >= MIN_TRAIN]
     if origin not in allowed:
         years_text = ", ".join(map(str, allowed)) or "no year"
-        raise DataError(
-            f"origin={origin!r} is not available for {name} with window={window}: "
-            f"allowed are {years_text} and None "
-            f"(an origin needs {MIN_TRAIN} training windows before the year before it)"
-        )
+        raise DataError(f"origin={origin!r} is not available for {name} with window={window}: allowed are {years_text} and "
+                        f"None (an origin needs {MIN_TRAIN} training windows before the year before it)")
     return cut(origin)
 
 
-def load_series(
-    name: str, window: int, origin: int | None = None, *, dtype: torch.dtype = torch.float32
-) -> Series:
-    """Windows of ``window`` days of a series and the day that follows each (`mackey_glass`: the sixth after it).
+def load_series(name: str, window: int, origin: int | None = None, *, dtype: torch.dtype = torch.float32) -> Series:
+    """Windows of `window` days of a series and the day that follows each (`mackey_glass`: the sixth after it).
 
     A window belongs to the part of its *target* day: its inputs may reach back into an earlier
     part (that is the past), never forward. Mean and standard deviation come from the returns
@@ -228,7 +210,7 @@ def load_series(
 
     Parameters
     ----------
-    name : one of ``series_names()``
+    name : one of `SERIES`
     window : T, number of days in a window
     origin : None for 60/20/20 % of the days in time order; else the calendar year to test on, with
         the year before for validation and everything before that for training
@@ -238,12 +220,10 @@ def load_series(
     DataError
         Unknown name, impossible window or origin, or files that are damaged or out of reach.
     """
-    if name not in series_names():
-        raise DataError(f"series {name!r} is unknown: allowed are {', '.join(series_names())}")
+    if name not in SERIES:
+        raise DataError(f"series {name!r} is unknown: allowed are {', '.join(SERIES)}")
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise DataError(
-            f"window={window!r} is not possible: allowed are whole numbers of days from 1"
-        )
+        raise DataError(f"window={window!r} is not possible: allowed are whole numbers of days from 1")
     source = _source(name)
     cuts = split_days(name, source.labels, window, origin)
     targets = range(len(source.floors or source.features))  # the first features; inputs of a process come behind them

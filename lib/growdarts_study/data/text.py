@@ -18,13 +18,9 @@ from growdarts_study.data.files import fetch, sha256
 from growdarts.settings import DataError
 from growdarts.tasks.text import Text
 
+TEXTS = ("grammar", "penn_treebank", "folder")  # names that `load_text` knows
 EOS, UNKNOWN = "<eos>", "<unk>"
 PARTS = {"train": "train", "validation": "valid", "test": "test"}  # part -> its name in file names
-
-
-def text_names() -> tuple[str, ...]:
-    """Names that `load_text` knows."""
-    return ("grammar", "penn_treebank", "folder")
 
 
 def load_text(name: str, folder: Path | str | None = None) -> Text:
@@ -32,7 +28,7 @@ def load_text(name: str, folder: Path | str | None = None) -> Text:
 
     Parameters
     ----------
-    name : one of `text_names()`: "grammar" (written in code, offline), "penn_treebank" (10,000 words), "folder".
+    name : one of `TEXTS`: "grammar" (written in code, offline), "penn_treebank" (10,000 words), "folder".
     folder : for "folder" only, holds for each of train, valid and test one file, `train.txt` or
         `wiki.train.tokens` as WikiText-2 calls it; UTF-8, words separated by white space.
 
@@ -42,8 +38,8 @@ def load_text(name: str, folder: Path | str | None = None) -> Text:
         Unknown name, files that are missing, empty, damaged or no UTF-8, or words of the validation or test part
         that the training part does not know while its vocabulary has no `<unk>`.
     """
-    if name not in text_names():
-        raise DataError(f"text {name!r} is unknown: allowed are {', '.join(text_names())}")
+    if name not in TEXTS:
+        raise DataError(f"text {name!r} is unknown: allowed are {', '.join(TEXTS)}")
     if (name == "folder") != (folder is not None):
         raise DataError(f"text {name!r} with folder {folder!r}: a folder goes with the text 'folder', and only there")
     if name == "grammar":

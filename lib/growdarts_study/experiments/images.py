@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from growdarts_study.config import ImageRun
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
 from growdarts_study.experiments import phases
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
-from growdarts.tasks.images import ImageTask, schedule_drop_path
+from growdarts.tasks.images import ImageData, ImageTask, schedule_drop_path
 from growdarts_study.data.images import load_images
-from growdarts.tasks.images import ImageData
 from growdarts.spaces.darts.published import CIFAR10_DARTS_V2
 from growdarts.training import fit
+
+CHANNELS_LAST = torch.channels_last  # convolutions on a CPU are faster with it; the numbers mean the same
 
 
 def run(config: ImageRun, *, checkpoints: Path | None = None, progress: bool = False) -> dict[str, Any]:
@@ -28,15 +28,15 @@ def run(config: ImageRun, *, checkpoints: Path | None = None, progress: bool = F
     """
     search_data = load_images(config.dataset, train_portion=config.search_portion, n_images=config.search_images)
     with torch.random.fork_rng(devices=[]):
-        searched = phases.search(config, lambda nodes: _fast(search_network(config, search_data, nodes)), ImageTask(
-            search_data, config.batch_size, measure="loss"), checkpoints, progress)
+        searched = phases.search(config, lambda nodes: search_network(config, search_data, nodes).to(memory_format=CHANNELS_LAST),
+                                 ImageTask(search_data, config.batch_size, measure="loss"), checkpoints, progress)
         genotype = searched.result.genotype if searched else CIFAR10_DARTS_V2
         data = load_images(config.dataset, train_portion=config.train_portion, n_images=config.train_images)
         task = ImageTask(data, config.train_batch_size, cutout_length=config.cutout_length)
         channels = phases.largest_width(lambda C: network(config, data, genotype, C, auxiliary=False),
                                         config.parameters, step=2)
         phases.seed(config, "train")
-        fixed = _fast(network(config, data, genotype, channels, auxiliary=config.auxiliary))
+        fixed = network(config, data, genotype, channels, auxiliary=config.auxiliary).to(memory_format=CHANNELS_LAST)
         fits = {str(channels): fit(
             fixed, list(fixed.parameters()), task, config, phases.checkpoint(config, "train", checkpoints),
             label=f"{config.method} C={channels}", progress=progress, validate=config.train_portion < 1,
@@ -65,8 +65,3 @@ def network(config: ImageRun, data: ImageData, genotype: ConvolutionalGenotype, 
     image_channels, image_size = data.train.x.shape[1:3]
     return FixedImageNetwork(genotype, channels, len(data.classes), config.train_cells, auxiliary=auxiliary,
                              image_channels=image_channels, image_size=image_size)
-
-
-def _fast(built: nn.Module) -> nn.Module:
-    """Channels stored side by side, which convolutions on a CPU like better; the numbers mean the same."""
-    return built.to(memory_format=torch.channels_last)

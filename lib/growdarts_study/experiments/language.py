@@ -16,7 +16,7 @@ from growdarts.spaces.darts.genotypes import RecurrentGenotype
 from growdarts_study.experiments import phases
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, perplexity
-from growdarts.precision import used_precision
+from growdarts.spaces.precision import used_precision
 from growdarts.spaces.darts.published import PTB_DARTS_V2
 from growdarts_study.data.text import load_text
 from growdarts.training import DivergenceError, Fit, fit

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from growdarts_study import grids, records
-from growdarts_study.report.comparison import Interval, interval
-from growdarts_study.report.figures import COLOURS
+from growdarts_study.report.comparison import Interval, geometric_mean, interval, pair_of, seed_means
+from growdarts_study.report.figures import COLOURS, SIGNS, difference_bar
 
 
 @dataclass(frozen=True)
@@ -52,25 +51,15 @@ def effects(switch: str, runs: Sequence[dict[str, Any]]) -> list[Effect]:
 
 
 def _effect(switch: str, group: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> Effect:
-    pairs = {_pair(record): [record] for record in base}
-    for record in group:
-        pairs[_pair(record)].append(record)
-    by_seed: dict[int, list[float]] = {}
-    ratios = []
-    for (seed, _), both in pairs.items():
-        before, after = both[0], both[-1]
-        change = after["result"]["test_error"] / before["result"]["test_error"] - 1
-        by_seed.setdefault(seed, []).append(100 * change)
-        ratios.append(after["cost"]["search_flops"] / before["cost"]["search_flops"])
-    seeds = tuple(float(np.mean(values)) for values in by_seed.values())
+    before = {pair_of(record): record for record in base}
+    pairs = [(before[pair_of(record)], record) for record in group]
+    seeds = tuple(seed_means((new["config"]["seed"], 100 * (new["result"]["test_error"] / old["result"]["test_error"] - 1))
+                             for old, new in pairs))
+    ratios = [new["cost"]["search_flops"] / old["cost"]["search_flops"] for old, new in pairs]
     kinds = [event["kind"] for record in group for event in record["search"]["events"] if event["what"]]
     return Effect(switch, group[0]["config"][switch], base[0]["config"][switch], interval(seeds), seeds,
-                  float(np.exp(np.mean(np.log(ratios)))), float(records.table(group).nodes.mean()),
+                  geometric_mean(ratios).mean, float(records.table(group).nodes.mean()),
                   {kind: kinds.count(kind) / len(group) for kind in ("grow_node", "grow_operation", "prune", "resample")})
-
-
-def _pair(record: dict[str, Any]) -> tuple[int, Any]:
-    return record["config"]["seed"], record["config"].get("origin")
 
 
 def table(found: Sequence[Effect]) -> pd.DataFrame:
@@ -81,9 +70,8 @@ def table(found: Sequence[Effect]) -> pd.DataFrame:
         rows.append({
             "switch": effect.switch, "value": str(effect.value),
             "test error, %": "-" if is_base else f"{effect.error.mean:+.2f}",
-            "interval over seeds": "-" if is_base or effect.error.n < 2 else
-                                   f"{effect.error.low:+.2f} to {effect.error.high:+.2f}",
-            "told from chance": "-" if is_base else {-1: "better", 0: "no", 1: "worse"}[effect.error.sign()],
+            "interval over seeds": "-" if is_base else effect.error.ends(),
+            "told from chance": "-" if is_base else SIGNS[effect.error.sign()][2],
             "search FLOP": "1" if is_base else f"{effect.flops:.2f} x", "nodes": f"{effect.nodes:.1f}",
             "nodes added": f"{effect.changes['grow_node']:.1f}",
             "operations copied": f"{effect.changes['grow_operation']:.1f}",
@@ -91,28 +79,13 @@ def table(found: Sequence[Effect]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("switch")
 
 
-def sentence(found: Sequence[Effect], switch: str, value: Any) -> str:
-    """What one value did, in words with its numbers."""
-    (effect,) = [e for e in found if e.switch == switch and e.value == value]
-    finding = {-1: "lowers the test error", 0: "cannot be told from no effect", 1: "raises the test error"}
-    given = f", 95 % interval over {effect.error.n} seeds {effect.error.low:+.2f} to {effect.error.high:+.2f} %"
-    return (f"{switch} = {value} instead of {effect.base} {finding[effect.error.sign()]} "
-            f"({effect.error.mean:+.2f} %{given if effect.error.n > 1 else ''}) at {effect.flops:.2f} times the "
-            "operations of the search")
-
-
 def figure(found: Sequence[Effect]) -> Figure:
     """Every effect with all seeds (dots) and the interval over them (bar), beside the cost of the search."""
     shown = [effect for effect in found if effect.value != effect.base]
     drawn, (left, right) = plt.subplots(1, 2, figsize=(8.5, 1.1 + 0.32 * len(shown)), sharey=True, width_ratios=[2, 1])
     for row, effect in enumerate(shown):
-        colour = {-1: COLOURS[2], 0: COLOURS[7], 1: COLOURS[1]}[effect.error.sign()]
-        if effect.error.n > 1:
-            left.plot([effect.error.low, effect.error.high], [row, row], lw=6, alpha=0.45, color=colour,
-                      solid_capstyle="butt")
         left.plot(effect.by_seed, [row] * len(effect.by_seed), ls="", marker="o", ms=4, mfc="none", color="black")
-        left.plot(effect.error.mean, row, marker={-1: "<", 0: "o", 1: ">"}[effect.error.sign()], ms=8, color=colour,
-                  mec="black")
+        difference_bar(left, row, effect.error, effect.error.sign())
         right.plot(effect.flops, row, marker="D", ms=6, color=COLOURS[0])
     left.axvline(0, color="#777777", lw=1)
     right.axvline(1, color="#777777", lw=1)

@@ -1,4 +1,4 @@
-"""Records -> evidence: skills, paired differences, intervals, Diebold-Mariano tests, verdicts.
+"""Records -> evidence: skills, paired differences, intervals, Diebold-Mariano tests.
 
 Two sources of chance are kept apart: the seed of a run and the year it is tested on. An interval over
 *seeds* averages every seed over the origins, one over *origins* every origin over the seeds; a difference
@@ -27,10 +27,9 @@ class Interval:
     high: float
     n: int
 
-    def __str__(self) -> str:
-        if self.n < 2:
-            return f"{self.mean:+.2f}"
-        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+    def ends(self, form: str = "+.2f") -> str:
+        """Both ends for reading, a dash without an interval."""
+        return f"{self.low:{form}} to {self.high:{form}}" if self.n > 1 else "-"
 
     def sign(self) -> int:
         """-1 or +1 where the interval lies on one side of zero, else 0."""
@@ -40,10 +39,10 @@ class Interval:
 def interval(values: Iterable[float]) -> Interval:
     """Mean and 95 % interval of independent values; no interval for a single one."""
     values = np.asarray(list(values), dtype=float)
-    mean, n = values.mean(), len(values)
+    mean, n = float(values.mean()), len(values)
     if n < 2:
         return Interval(mean, np.nan, np.nan, n)
-    half = stats.t.ppf(0.5 + LEVEL / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
     return Interval(mean, mean - half, mean + half, n)
 
 
@@ -51,6 +50,19 @@ def geometric_mean(ratios: Iterable[float]) -> Interval:
     """Geometric mean of independent ratios with its 95 % interval."""
     found = interval(np.log(list(ratios)))
     return Interval(*(float(np.exp(value)) for value in (found.mean, found.low, found.high)), found.n)
+
+
+def pair_of(record: dict[str, Any]) -> tuple[int, Any]:
+    """Seed and test year of a run, by which it is paired with runs of other methods."""
+    return record["config"]["seed"], record["config"].get("origin")
+
+
+def seed_means(values: Iterable[tuple[int, float]]) -> list[float]:
+    """The mean of every seed over its test years, from pairs of a seed and a value."""
+    by_seed: dict[int, list[float]] = {}
+    for seed, value in values:
+        by_seed.setdefault(seed, []).append(value)
+    return [float(np.mean(found)) for found in by_seed.values()]
 
 
 @dataclass(frozen=True)
@@ -99,13 +111,18 @@ def relative_difference(runs: pd.DataFrame, method: str, rival: str) -> pd.DataF
     return (100 * (ours / theirs - 1)).dropna(how="all")
 
 
-def daily_errors(records: Iterable[dict[str, Any]], method: str) -> np.ndarray:
-    """(days, F) squared errors of every test day, averaged over the seeds, origins one after the other."""
-    by_origin: dict[int, list[list[list[float]]]] = {}
+def _by_origin(records: Iterable[dict[str, Any]], method: str, entry: str) -> dict[int, np.ndarray]:
+    """An entry of the results of `method` by origin, in order, averaged over the seeds."""
+    found: dict[int, list[Any]] = {}
     for record in records:
         if record["config"]["method"] == method:
-            by_origin.setdefault(record["config"]["origin"], []).append(record["result"]["daily_errors"])
-    return np.concatenate([np.mean(by_origin[origin], axis=0) for origin in sorted(by_origin)])
+            found.setdefault(record["config"]["origin"], []).append(record["result"][entry])
+    return {origin: np.mean(found[origin], axis=0) for origin in sorted(found)}
+
+
+def daily_errors(records: Iterable[dict[str, Any]], method: str) -> np.ndarray:
+    """(days, F) squared errors of every test day, averaged over the seeds, origins one after the other."""
+    return np.concatenate([*_by_origin(records, method, "daily_errors").values()])
 
 
 def diebold_mariano(loss: Sequence[float], rival: Sequence[float]) -> tuple[float, float]:
@@ -158,16 +175,9 @@ def feature_tests(records: Sequence[dict[str, Any]], method: str, rival: str) ->
     return {name: (statistic, float(p)) for name, (statistic, _), p in zip(features, found, adjusted, strict=True)}
 
 
-def feature_errors(records: Iterable[dict[str, Any]], method: str) -> pd.DataFrame:
+def feature_errors(records: Sequence[dict[str, Any]], method: str) -> pd.DataFrame:
     """Test errors of `method`, origins (averaged over seeds) by features."""
-    by_origin: dict[int, list[list[float]]] = {}
-    features: list[str] = []
-    for record in records:
-        if record["config"]["method"] == method:
-            by_origin.setdefault(record["config"]["origin"], []).append(record["result"]["feature_errors"])
-            features = record["result"]["features"]
-    return pd.DataFrame({origin: np.mean(values, axis=0) for origin, values in by_origin.items()},
-                        index=features).T.sort_index()
+    return pd.DataFrame(_by_origin(records, method, "feature_errors"), index=records[0]["result"]["features"]).T
 
 
 def feature_skill(records: Sequence[dict[str, Any]], method: str) -> pd.DataFrame:

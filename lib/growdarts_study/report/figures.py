@@ -1,28 +1,32 @@
-"""Records -> matplotlib axes. Figures read records, nothing here trains."""
+"""Records -> figures: of one search, then of many runs. Nothing here trains."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, PUBLISHED_OPERATIONS, RECURRENT_OPERATIONS
-from growdarts.drawing import by_layer, key_label
-from growdarts.genotype import genotype_operations
-from growdarts.mixture import operation_name
+from growdarts.drawing import by_layer
+from growdarts.spaces.genotype import genotype_from_dict
 from growdarts.spaces.two_input.operations import TWO_INPUT
+from growdarts.tasks.images import ImageData
+from growdarts_study.report.comparison import Difference, Interval, relative_difference
 
 # Okabe & Ito's colours; methods and operations differ in marker or dash as well, for grey prints.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F"]
 LABELS = {"mean": "historical mean", "var1": "VAR(1)", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM",
           "darts_v2": "DARTS V2 cell", "random": "random cell", "fixed": "fixed backbone",
           "grow": "growing (morphism)", "grow_fresh": "growing (fresh weights)"}
+MARKERS = "osv^DPX*h"
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (6, 2, 2, 2))]
 EVENTS = {"grow_node": ("grow", COLOURS[1], "--"), "prune": ("prune", COLOURS[2], ":")}
+SIGNS = {-1: (COLOURS[2], "<", "better"), 0: (COLOURS[7], "o", "no"), 1: (COLOURS[1], ">", "worse")}  # of a difference
 
 
 def use_style() -> None:
@@ -31,6 +35,14 @@ def use_style() -> None:
         "figure.dpi": 110, "savefig.bbox": "tight", "font.size": 11, "axes.titlesize": 11,
         "axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": plt.cycler(color=COLOURS),
         "legend.frameon": False, "figure.constrained_layout.use": True})
+
+
+def difference_bar(ax: Axes, row: float, found: Interval, sign: int) -> None:
+    """A mean with its interval, coloured and pointing to the better side where it is told from zero."""
+    colour, marker, _ = SIGNS[sign]
+    if found.n > 1:
+        ax.plot([found.low, found.high], [row, row], lw=6, color=colour, alpha=0.45, solid_capstyle="butt")
+    ax.plot(found.mean, row, marker=marker, ms=8, color=colour, mec="black")
 
 
 def loss_curves(ax: Axes, record: dict[str, Any]) -> None:
@@ -53,14 +65,7 @@ def loss_curves(ax: Axes, record: dict[str, Any]) -> None:
 
 
 def mixture_weights(record: dict[str, Any]) -> Figure:
-    """How the mixtures of a search weigh their operations.
-
-    Two-input cells: by epoch, a row a layer, a panel a node, while the node existed. Cells of edges, which are too
-    many for that: a panel a kind of cell, a row an edge, a column an operation, of the stage that the architecture is
-    derived from.
-    """
-    if record["result"]["genotype"]["space"] != "two_input":
-        return _edge_weights(record)
+    """How the mixtures of a search over two-input cells weigh their operations by epoch: a row a layer, a panel a node."""
     history = record["search"]["history"]
     layers = by_layer(max((row["weights"] for row in history), key=len))
     n_nodes = max(len(nodes) for nodes in layers.values())
@@ -84,39 +89,6 @@ def mixture_weights(record: dict[str, Any]) -> Figure:
     return figure
 
 
-def _edge_weights(record: dict[str, Any]) -> Figure:
-    """Mixture weights of all edges as numbers on a ground that is the darker, the larger they are."""
-    panels: dict[str, dict[str, dict[str, float]]] = {}
-    for name, mixture in derived_from(record)["weights"].items():
-        kind, edge = name.split(" ", 1)
-        panels.setdefault(kind, {})[edge] = mixture
-    order = record["config"]["operations"]
-    keys = sorted({key for edges in panels.values() for mixture in edges.values() for key in mixture},
-                  key=lambda key: (order.index(operation_name(key)), key))
-    rows = len(max(panels.values(), key=len))
-    size = min(8.5, 1 + 0.65 * len(keys) * len(panels)), 1.3 + 0.26 * rows
-    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
-    for ax, (kind, edges) in zip(axes[0], panels.items(), strict=True):
-        weights = np.array([[mixture.get(key, np.nan) for key in keys] for mixture in edges.values()])
-        numbers = np.vectorize(lambda weight: "" if np.isnan(weight) else f"{weight:.2f}".removeprefix("0"))(weights)
-        sns.heatmap(weights, ax=ax, vmin=0, vmax=1, cmap="Blues", cbar=False, annot=numbers, fmt="",
-                    annot_kws={"size": 10}, linewidths=0.5, linecolor="#DDDDDD",
-                    xticklabels=[key_label(key) for key in keys], yticklabels=list(edges))
-        ax.set_title("" if len(panels) == 1 else f"{kind} cell")
-        ax.tick_params(axis="x", rotation=90, labelsize=10)
-        ax.tick_params(axis="y", rotation=0, labelsize=10)
-    axes[0][0].set_ylabel("node <- predecessor")
-    return figure
-
-
-def derived_from(record: dict[str, Any]) -> dict[str, Any]:
-    """The event after which a search derived its architecture: pruning at the end, or the end of its best stage."""
-    events = record["search"]["events"]
-    if events[-1]["kind"] == "prune":
-        return events[-1]
-    return [event for event in events if event["kind"] == "stage" and event["what"] == ["gain"]][-1]
-
-
 def forecasts(record: dict[str, Any], truth: Any, features: Sequence[int] = (0, 1)) -> Figure:
     """One-day-ahead forecasts of the first test days against what happened.
 
@@ -133,15 +105,6 @@ def forecasts(record: dict[str, Any], truth: Any, features: Sequence[int] = (0, 
     axes[0][0].legend(ncols=2, loc="upper right")
     axes[-1][0].set_xlabel("day of the test part")
     return figure
-
-
-def operation_counts(genotypes: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """How often each operation was chosen over all nodes or edges of `genotypes`, copies of one counted once."""
-    counts = dict.fromkeys([*TWO_INPUT, *RECURRENT_OPERATIONS, *CONVOLUTIONAL_OPERATIONS, *PUBLISHED_OPERATIONS], 0)
-    for genotype in genotypes:
-        for name in genotype_operations(genotype):
-            counts[name] += 1
-    return {name: count for name, count in counts.items() if count}
 
 
 def responses(axes: Sequence[Axes], table: Any, pairs: Sequence[tuple[str, str]]) -> None:
@@ -175,3 +138,150 @@ def growth_errors(ax: Axes, errors: Any, grown_after: int) -> None:
     ax.set(xlabel="epoch", ylabel="validation error")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend()
+
+
+# ---- many records ------------------------------------------------------------------------------
+
+
+def methods_in(runs: pd.DataFrame) -> list[str]:
+    """Methods present, in the order of all figures and tables."""
+    return [name for name in LABELS if name in set(runs.method)]
+
+
+def every_seed(runs: pd.DataFrame) -> Figure:
+    """Test error of every run relative to the historical mean's, a panel a year; bars are means over seeds.
+
+    Runs far off the others are written as numbers, and are not part of the bar.
+    """
+    methods = [name for name in methods_in(runs) if name != "mean"]
+    origins = sorted(runs.origin.unique())
+    figure, axes = plt.subplots(1, len(origins), figsize=(8.5, 4.2), sharey=True, squeeze=False)
+    axes = axes[0]
+    rng = np.random.default_rng(0)  # spreads the points, so that none hides another
+    for origin, ax in zip(origins, axes, strict=True):
+        by_method = [relative_difference(runs, method, "mean")[origin] for method in methods]
+        low, high = _usual_range(np.concatenate(by_method))
+        for row, values in enumerate(by_method):
+            for value in values[(values < low) | (values > high)]:
+                ax.annotate(f"{value:+.0f} %", (1.0, row - 0.42), xycoords=("axes fraction", "data"), ha="right",
+                            va="center", fontsize=9)
+            values = values[(values >= low) & (values <= high)]
+            ax.plot(values, row + rng.uniform(-0.25, 0.25, len(values)), ls="", marker=MARKERS[row], ms=4, alpha=0.65,
+                    color=COLOURS[row % len(COLOURS)])
+            ax.plot([values.mean()] * 2, [row - 0.38, row + 0.38], color="black", lw=1.8)
+        ax.axvline(0, color="#777777", lw=1)
+        margin = 0.06 * (high - low)
+        ax.set(title=origin, xlim=(low - margin, high + margin))
+        ax.margins(y=0.04)
+        ax.tick_params(axis="x", labelsize=9)
+    axes[0].set_yticks(range(len(methods)), [LABELS[name] for name in methods])
+    axes[0].invert_yaxis()
+    figure.supxlabel("test error against the historical mean's, by test year, %  (left is better)", fontsize=11)
+    return figure
+
+
+def _usual_range(values: np.ndarray) -> tuple[float, float]:
+    """Range of the values within ten interquartile ranges of the median, zero included."""
+    low, median, high = np.percentile(values, [25, 50, 75])
+    usual = values[np.abs(values - median) <= 10 * (high - low)]
+    return min(usual.min(), 0.0), max(usual.max(), 0.0)
+
+
+def forest(groups: Sequence[tuple[str, Sequence[Difference]]]) -> Figure:
+    """Paired differences with both intervals: thick over origins, thin with caps over seeds.
+
+    Where the interval over origins is far wider than the others', its ends are written instead.
+    """
+    figure, axes = plt.subplots(1, len(groups), figsize=(8.5, 4), sharey=False)
+    for (title, differences), ax in zip(groups, np.atleast_1d(axes), strict=True):
+        ends = np.array([max(-d.over_origins.low, d.over_origins.high) for d in differences])
+        limit = 3 * np.median(ends)
+        for row, d in enumerate(differences):
+            if max(-d.over_origins.low, d.over_origins.high) > limit:
+                ax.annotate(f"{d.over_origins.low:+.0f} to {d.over_origins.high:+.0f} %", (0.5, row),
+                            xycoords=("axes fraction", "data"), ha="center", va="center", fontsize=10)
+                continue
+            difference_bar(ax, row, d.over_origins, d.decided())
+            seeds = d.over_seeds
+            if seeds.n > 1:
+                ax.errorbar(seeds.mean, row + 0.22, xerr=[[seeds.mean - seeds.low], [seeds.high - seeds.mean]],
+                            color="black", lw=1.2, capsize=3)
+        ax.axvline(0, color="#777777", lw=1)
+        ax.set_yticks(range(len(differences)), [LABELS[d.method] for d in differences])
+        ax.set_ylim(len(differences) - 0.5, -0.5)
+        ax.set(title=title, xlabel="difference of the test error, %")
+    return figure
+
+
+def cost_and_quality(runs: pd.DataFrame) -> Figure:
+    """Operations spent on the search against test error relative to the mean's; small: runs, large: means."""
+    figure, ax = plt.subplots(figsize=(8, 4))
+    searching = [name for name in methods_in(runs) if runs[runs.method == name].search_flops.gt(0).all()]
+    for position, method in enumerate(searching):
+        flops = runs[runs.method == method].pivot(index="seed", columns="origin", values="search_flops") / 1e9
+        error = relative_difference(runs, method, "mean").reindex_like(flops)
+        style = dict(color=COLOURS[position], marker=MARKERS[position])
+        ax.scatter(flops, error, s=14, alpha=0.4, **style)
+        ax.scatter(np.exp(np.log(flops).to_numpy().mean()), error.to_numpy().mean(), s=150, ec="black", zorder=3,
+                   label=LABELS[method], **style)
+    for method, dash in (("lstm", "--"), ("var1", ":")):
+        ax.axhline(relative_difference(runs, method, "mean").to_numpy().mean(), color="black", ls=dash, lw=1.2,
+                   label=f"{LABELS[method]} (no search)")
+    ax.set(xscale="log", xlabel="floating-point operations of the search, 10⁹",
+           ylabel="test error against\nthe mean's, %")
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def what_was_grown(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> Figure:
+    """Number of nodes and chosen operations of the derived cells, per method."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.6), width_ratios=[1, 2])
+    genotypes = {method: [r["result"]["genotype"] for r in records if r["config"]["method"] == method]
+                 for method in methods}
+    counted = {method: Counter(name for genotype in chosen for name in genotype_from_dict(genotype).operations)
+               for method, chosen in genotypes.items()}
+    most = max(len(g["layers"][0]) for chosen in genotypes.values() for g in chosen)
+    names = [name for name in TWO_INPUT if any(name in counts for counts in counted.values())]
+    width = 0.8 / len(methods)
+    for position, (method, chosen) in enumerate(genotypes.items()):
+        shift = (position - (len(methods) - 1) / 2) * width
+        sizes = [len(g["layers"][0]) for g in chosen]
+        style = dict(width=width, color=COLOURS[position], ec="black", hatch=["", "//", "..", "xx"][position % 4])
+        left.bar(np.arange(1, most + 1) + shift, [100 * sizes.count(n) / len(sizes) for n in range(1, most + 1)],
+                 label=LABELS[method], **style)
+        counts = counted[method]
+        right.bar(np.arange(len(names)) + shift, [100 * counts[name] / counts.total() for name in names], **style)
+    left.set(xlabel="nodes of the derived cell", ylabel="share, %", xticks=range(1, most + 1))
+    right.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    right.set_title("operations of the derived cells")
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def training_curves(records: Sequence[dict[str, Any]], label: str, *, exponential: bool = False,
+                    scale: float = 1.0) -> Figure:
+    """Validation error by epoch of every training from scratch; `exponential` for perplexities."""
+    figure, ax = plt.subplots(figsize=(8, 3.4))
+    for position, record in enumerate(records):
+        errors = scale * np.array(record["training"][str(record["result"]["hidden"])])
+        ax.plot(range(1, len(errors) + 1), np.exp(errors) if exponential else errors, color=COLOURS[position],
+                marker=MARKERS[position], ms=5, label=LABELS[record["config"]["method"]])
+    ax.set(xlabel="epoch of the training from scratch", ylabel=label)
+    if exponential:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(ScalarFormatter())
+        ax.yaxis.set_minor_formatter(ScalarFormatter())
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend()
+    return figure
+
+
+def example_images(data: ImageData, n: int = 10) -> Figure:
+    """The first training image of each of `n` classes."""
+    figure, axes = plt.subplots(1, n, figsize=(8.5, 1.3))
+    for label, ax in enumerate(axes):
+        image = data.train.x[data.train.y == label][0].permute(1, 2, 0).numpy()
+        ax.imshow(image, cmap="gray")
+        ax.set_title(data.classes[label], fontsize=10)
+        ax.axis("off")
+    return figure

@@ -15,10 +15,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from growdarts_study.report.comparison import Interval, geometric_mean
+from growdarts_study.report.comparison import Interval, geometric_mean, pair_of, seed_means
 from growdarts_study.report.figures import COLOURS
-from growdarts_study.records import RecordError
-from growdarts_study.report.verdicts import listing
 
 Record = dict[str, Any]
 Searches = Mapping[int, Sequence[Record]]  # by the nodes that growing starts from; FIXED: the fixed backbone
@@ -49,23 +47,13 @@ class Comparison:
 
 
 def searches(found: Iterable[Record]) -> dict[int, list[Record]]:
-    """The fixed searches, and the growing ones (by morphism) by the nodes they start from, each run once.
-
-    Raises
-    ------
-    RecordError
-        a history does not say what was spent.
-    """
+    """The fixed searches, and the growing ones (by morphism) by the nodes they start from, each run once."""
     groups: dict[int, list[Record]] = {}
     for record in {record["config_hash"]: record for record in found}.values():
         config = record["config"]
         start = {"fixed": FIXED, "grow": config["initial_nodes"]}.get(config["method"])
-        if start not in (FIXED, *STARTS):
-            continue
-        if not COSTS.keys() <= record["search"]["history"][0].keys():
-            raise RecordError(f"record {record['config_hash']} does not say what its search had spent after each epoch; "
-                              "delete it to have it made again")
-        groups.setdefault(start, []).append(record)
+        if start in (FIXED, *STARTS):
+            groups.setdefault(start, []).append(record)
     return dict(sorted(groups.items()))
 
 
@@ -113,10 +101,10 @@ def given_losses(pairs: Sequence[tuple[Record, Record]]) -> dict[str, list[float
 
 def compare(groups: Searches) -> list[Comparison]:
     """Every start against the fixed backbone, until every given loss."""
-    fixed = {_pair(record): record for record in groups[FIXED]}
+    fixed = {pair_of(record): record for record in groups[FIXED]}
     found = []
     for start in sorted(groups.keys() - {FIXED}):
-        pairs = [(record, fixed[_pair(record)]) for record in groups[start]]
+        pairs = [(record, fixed[pair_of(record)]) for record in groups[start]]
         for given, losses in given_losses(pairs).items():
             reached = [[best_loss(record) <= loss for record in pair] for pair, loss in zip(pairs, losses, strict=True)]
             found.append(Comparison(start, given, (min(losses), max(losses)), tuple(map(sum, zip(*reached, strict=True))),
@@ -124,18 +112,12 @@ def compare(groups: Searches) -> list[Comparison]:
     return found
 
 
-def _pair(record: Record) -> tuple[int, Any]:
-    return record["config"]["seed"], record["config"].get("origin")
-
-
 def _ratio(pairs: Sequence[tuple[Record, Record]], losses: Sequence[float], cost: str) -> Interval | None:
     """Growing over fixed, each seed averaged over its test years; of the pairs in which both reach the loss."""
-    by_seed: dict[int, list[float]] = {}
-    for (grown, fixed), loss in zip(pairs, losses, strict=True):
-        ratio = spent_until(grown, loss, cost) / spent_until(fixed, loss, cost)
-        if 0 < ratio < math.inf:  # else one of them, or (nan) neither, came there
-            by_seed.setdefault(grown["config"]["seed"], []).append(math.log(ratio))
-    return geometric_mean(math.exp(np.mean(logs)) for logs in by_seed.values()) if by_seed else None
+    ratios = [(grown["config"]["seed"], spent_until(grown, loss, cost) / spent_until(fixed, loss, cost))
+              for (grown, fixed), loss in zip(pairs, losses, strict=True)]
+    logs = seed_means((seed, math.log(ratio)) for seed, ratio in ratios if 0 < ratio < math.inf)  # nan: neither reaches it
+    return geometric_mean(np.exp(logs)) if logs else None
 
 
 def table(by_data: Mapping[str, Searches]) -> pd.DataFrame:
@@ -145,7 +127,8 @@ def table(by_data: Mapping[str, Searches]) -> pd.DataFrame:
         for found in compare(groups):
             low, high = found.losses
             rows.append({
-                "data": data, "growing from": _nodes(found.start), "until the loss that": found.given,
+                "data": data, "growing from": f"{found.start} node{'s' if found.start > 1 else ''}",
+                "until the loss that": found.given,
                 "which is": f"{low:.4f}" if low == high else f"{low:.4f} to {high:.4f}",
                 "reached by growing": f"{found.reached[0]} of {found.n}", "by fixed": f"{found.reached[1]} of {found.n}",
                 **{name: _written(found.ratio[cost]) for cost, name in COSTS.items()},
@@ -156,38 +139,7 @@ def table(by_data: Mapping[str, Searches]) -> pd.DataFrame:
 def _written(ratio: Interval | None) -> str:
     if ratio is None:
         return "-"
-    return f"{ratio.mean:.2f} x" + (f" ({ratio.low:.2f} to {ratio.high:.2f})" if ratio.n > 2 else "")  # two tell nothing
-
-
-def sentence(series: Searches, language: Searches) -> str:
-    """For C3: the comparisons until the loss that both reach, and how many come to the one that half of the runs reach."""
-    found = {(c.start, c.given): c for c in compare(series)}
-    starts = [start for start, given in found if given == BOTH]
-    years = sorted({str(record["config"]["origin"]) for record in series[FIXED]})
-    parts = []
-    for start in starts:
-        operations, half = found[start, BOTH].ratio["flops_spent"], found.get((start, HALF))
-        finding = ("takes fewer operations than" if operations.high < 1 else "takes more operations than"
-                   if operations.low > 1 else "cannot be told in operations from")
-        counts = (f"; {half.reached[0]} of {half.n} growing and {half.reached[1]} of {half.n} fixed searches come to the "
-                  "loss that half of them all reach") if half else ""
-        parts.append(f"growing from {_nodes(start)} {finding} the fixed backbone ({_times(found[start, BOTH])}{counts})")
-    demonstrated = [f"growing from {_nodes(c.start)} takes {_times(c)}" for c in compare(language) if c.given == BOTH]
-    n = len({record["config"]["seed"] for record in language[FIXED]})
-    return (f"Until a search reaches the validation loss that both reach, on the series of test year {listing(years)}, "
-            f"{listing(parts)}. On Penn Treebank, with {n} seed{'s' if n > 1 else ''}, {listing(demonstrated)}.")
-
-
-def _times(found: Comparison) -> str:
-    ratios = [found.ratio[cost] for cost in COSTS]
-    n = ratios[0].n
-    over = (f", 95 % intervals over {n} seeds {listing([f'{ratio.low:.2f} to {ratio.high:.2f}' for ratio in ratios])}"
-            if n > 1 else "")
-    return listing([f"{ratio.mean:.2f} times the {name}" for ratio, name in zip(ratios, COSTS.values(), strict=True)]) + over
-
-
-def _nodes(start: int) -> str:
-    return f"{start} node{'s' if start > 1 else ''}"
+    return f"{ratio.mean:.2f} x" + (f" ({ratio.ends('.2f')})" if ratio.n > 2 else "")  # two tell nothing
 
 
 def figure(by_data: Mapping[str, Searches]) -> Figure:

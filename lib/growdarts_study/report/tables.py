@@ -10,12 +10,11 @@ from IPython.display import Markdown
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from growdarts_study.report.comparison import Difference, feature_errors, feature_tests, interval, relative_difference
-from growdarts_study.report.figures import LABELS
-from growdarts.genotype import genotype_nodes
+from growdarts.spaces.genotype import genotype_from_dict
 from growdarts_study.records import table
-from growdarts_study.report.report_figures import methods_in
-from growdarts_study.report.verdicts import listing, p_text
+from growdarts_study.report.comparison import Difference, feature_skill, feature_tests, interval, relative_difference
+from growdarts_study.report.figures import LABELS, SIGNS, methods_in
+from growdarts_study.report.verdicts import Verdict
 
 
 def show(table: pd.DataFrame) -> Markdown:
@@ -23,18 +22,24 @@ def show(table: pd.DataFrame) -> Markdown:
     return Markdown(table.to_markdown(disable_numparse=True))
 
 
+def p_text(p_value: float | None) -> str:
+    """p-value for reading, never 0.000; a dash without one."""
+    return "-" if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
 def rivals(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Test error of every run against the historical mean's and, where known, the floor."""
     runs = table(records)
     mean = runs[runs.method == "mean"].set_index("origin").test
-    out = pd.DataFrame({"method": _labels(runs.method), "year": runs.origin, "test error": runs.test.round(3)})
+    out = pd.DataFrame({"method": runs.method.map(LABELS), "year": runs.origin, "test error": runs.test.round(3)})
     if len(mean):
         base = [mean.get(origin, float("nan")) for origin in runs.origin]
         out["of the mean's"] = (runs.test / base).round(3)
     floors = [record["result"]["floor"] for record in records]
     if None not in floors:
         out["above the floor"] = [f"{error / floor - 1:+.1%}" for error, floor in zip(runs.test, floors, strict=True)]
-    out["parameters"], out["nodes"] = runs.parameters, _or_dash(runs.nodes)
+    out["parameters"] = runs.parameters
+    out["nodes"] = ["-" if pd.isna(value) else f"{value:.0f}" for value in runs.nodes]
     out["search, s"], out["training, s"] = runs.search_seconds.round(1), runs.train_seconds.round(1)
     return out.dropna(axis="columns", how="all").set_index("method")
 
@@ -60,19 +65,6 @@ def rate_trials(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def same_cells(records: Sequence[dict[str, Any]]) -> str:
-    """Which two-input cells are one function, a sentence: nodes that only carry the state on do nothing."""
-    groups: dict[str, list[str]] = {}
-    for record in records:
-        if (genotype := record["result"]["genotype"]) and genotype["space"] == "two_input":
-            working = [[node for node in layer if set(node) != {"carry"}] for layer in genotype["layers"]]
-            groups.setdefault(str(working), []).append(LABELS[record["config"]["method"]])
-    same = [names for names in groups.values() if len(names) > 1]
-    return " ".join(f"*{listing(names)}* derived cells that are one function, since a node that carries the state on does "
-                    "nothing; trained from the same seed they are one network, hence the same numbers." for names in same
-                    ) or "All derived cells are different functions."
-
-
 def accuracies(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Test accuracy of image classifiers with Wilson's 95 % interval, McNemar's test against DARTS V2, sizes and costs."""
     rows = {}
@@ -84,8 +76,7 @@ def accuracies(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
         row = {"test accuracy, %": f"{100 * (1 - mistakes / n):.1f}", "interval": f"{100 * low:.1f} to {100 * high:.1f}"}
         if "darts_v2" in wrong:
             ours, theirs = (len(wrong[a] - wrong[b]) for a, b in ((method, "darts_v2"), ("darts_v2", method)))
-            row["p"] = "-" if method == "darts_v2" else p_text(
-                mcnemar([[0, ours], [theirs, 0]], exact=True).pvalue).removeprefix("= ")
+            row["p"] = p_text(None if method == "darts_v2" else mcnemar([[0, ours], [theirs, 0]], exact=True).pvalue)
         rows[LABELS[method]] = row | _size_and_cost(record, "channels")
     return pd.DataFrame(rows).T
 
@@ -94,7 +85,7 @@ def _size_and_cost(record: dict[str, Any], width: str) -> dict[str, str]:
     result, cost, genotype = record["result"], record["cost"], record["result"]["genotype"]
     searched = record["search"] is not None
     return {"weights": f"{result['parameters']:,}", width: str(result["hidden"]),
-            "nodes": str(genotype_nodes(genotype)) if genotype else "-",
+            "nodes": str(genotype_from_dict(genotype).n_nodes) if genotype else "-",
             "search, TFLOP": f"{cost['search_flops'] / 1e12:.3g}" if searched else "-",
             "search, s": f"{cost['search_seconds']:.0f}" if searched else "-",
             "training, s": f"{cost['train_seconds']:.0f}", "test, s": f"{cost['test_seconds']:.2g}"}
@@ -111,32 +102,33 @@ def events(record: dict[str, Any]) -> pd.DataFrame:
 
 
 def provenance(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """What all records have in common, and where they differ, how much."""
+    """Where records come from: what all have in common, and all values of what differs between them."""
+    records = list(records)
 
     def values(*keys: str) -> str:
         seen = set()
-        for record in records:
-            value: Any = record
+        for value in records:
             for key in keys:
                 value = value[key]
             seen.add(str(value))
         return ", ".join(sorted(seen))
 
-    records = list(records)
-    made = sorted(record["provenance"]["made"] for record in records)
+    first, made = records[0]["provenance"], sorted(record["provenance"]["made"] for record in records)
     rows = {
         "runs": str(len(records)), "made": f"{made[0]} to {made[-1]}",
-        "commit": ", ".join(c[:12] for c in values("provenance", "commit").split(", ")),
-        "library modified": values("provenance", "modified"),
-        "Python": values("provenance", "python"),
-        "packages": ", ".join(f"{name} {values('provenance', 'packages', name)}"
-                              for name in records[0]["provenance"]["packages"]),
+        "commit": ", ".join(commit[:12] for commit in values("provenance", "commit").split(", ")),
+        "library modified": values("provenance", "modified"), "Python": values("provenance", "python"),
+        "packages": ", ".join(f"{name} {values('provenance', 'packages', name)}" for name in first["packages"]),
         "processor": values("provenance", "hardware", "processor"),
         "cores, threads a run": f"{values('provenance', 'hardware', 'cores')}, "
-                                f"{values('provenance', 'hardware', 'threads')}",
-        "hours of computing": str(total_hours(records)),
-        "peak memory of a process, MiB": str(round(max(r["cost"]["peak_memory_mib"] for r in records))),
-        "data files": str(len(records[0]["provenance"]["data_sha256"])) + ", SHA-256 in every record"}
+                                f"{values('provenance', 'hardware', 'threads')}"}
+    if "cost" in records[0]:  # of runs
+        rows |= {"hours of computing": str(total_hours(records)),
+                 "peak memory of a process, MiB": str(round(max(r["cost"]["peak_memory_mib"] for r in records))),
+                 "data files": f"{len(first['data_sha256'])}, SHA-256 in every record"}
+    else:  # of benchmarks
+        rows |= {"minutes": f"{first['minutes']:.0f}", "computes in bfloat16": values("provenance", "bfloat16"),
+                 "load average of the machine": "{before:.2f} before, {after:.2f} after".format(**first["load_average"])}
     return pd.DataFrame({"": rows}).rename_axis("all runs")
 
 
@@ -164,57 +156,42 @@ def budget(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def summary(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Per method: error, relative difference to the mean's with both intervals, size of what was tested."""
+    """Per method: error, relative difference to the mean's, size of what was tested."""
     runs, out = table(records), {}
     for method in methods_in(runs):
-        own, row = runs[runs.method == method], {}
-        row["runs"], row["test error"] = len(own), f"{own.test.mean():.4f}"
-        if method == "mean":
-            row |= dict.fromkeys(["against the mean, %", "interval over years", "interval over seeds", "median run, %"], "-")
-        else:
-            difference = relative_difference(runs, method, "mean")
-            years, seeds = interval(difference.mean(axis=0)), interval(difference.mean(axis=1))
-            row["against the mean, %"] = f"{years.mean:+.2f}"
-            row["interval over years"] = f"{years.low:+.2f} to {years.high:+.2f}"
-            row["interval over seeds"] = f"{seeds.low:+.2f} to {seeds.high:+.2f}" if seeds.n > 1 else "-"
-            row["median run, %"] = f"{np.median(difference):+.2f}"
-        row["parameters (median)"] = f"{own.parameters.median():.0f}"
-        row["nodes (mean)"] = "-" if own.nodes.isna().all() else f"{own.nodes.astype(float).mean():.1f}"
-        out[LABELS[method]] = row
+        own, difference = runs[runs.method == method], relative_difference(runs, method, "mean")
+        out[LABELS[method]] = {
+            "runs": len(own), "test error": f"{own.test.mean():.4f}",
+            "against the mean, %": f"{difference.to_numpy().mean():+.2f}",
+            "median run, %": f"{np.median(difference):+.2f}", "parameters (median)": f"{own.parameters.median():.0f}",
+            "nodes (mean)": "-" if own.nodes.isna().all() else f"{own.nodes.astype(float).mean():.1f}"}
     return pd.DataFrame(out).T
 
 
 def discretising(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Searching methods as searched (all operations mixed) and as derived, both against the mean, in percent."""
     runs, rows = table(records), {}
-    for method in ("fixed", "grow", "grow_fresh"):
-        own = [record for record in records if record["config"]["method"] == method]
-        if not own:
-            continue
-        searched = pd.DataFrame([{"method": method, "seed": r["config"]["seed"], "origin": r["config"]["origin"],
-                                  "test": r["search"]["test_error"]} for r in own])
-        both = {"as searched": pd.concat([searched, runs[runs.method == "mean"]]), "derived and retrained": runs}
-        row = {}
-        for name, source in both.items():
-            difference = relative_difference(source, method, "mean")
-            years = interval(difference.mean(axis=0))
-            row[f"{name}, %"] = f"{years.mean:+.2f}"
-            row[f"{name}: years"] = f"{years.low:+.2f} to {years.high:+.2f}"
-        rows[LABELS[method]] = row
+    searched = pd.DataFrame([{**{name: r["config"][name] for name in ("method", "seed", "origin")},
+                              "test": r["search"]["test_error"]} for r in records if r["search"]])
+    sources = {"as searched": pd.concat([searched, runs[runs.method == "mean"]]), "derived and retrained": runs}
+    for method in methods_in(searched):
+        rows[LABELS[method]] = row = {}
+        for name, source in sources.items():
+            years = interval(relative_difference(source, method, "mean").mean(axis=0))
+            row[f"{name}, %"], row[f"{name}: years"] = f"{years.mean:+.2f}", years.ends()
     return pd.DataFrame(rows).T
 
 
-def country_errors(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> pd.DataFrame:
-    """Test error of every method per feature, averaged over seeds and years; * where a test tells it from the mean's.
+def country_skill(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> pd.DataFrame:
+    """Percent of the historical mean's error that every method saves per feature, averaged over seeds and years.
 
-    The test is Diebold and Mariano's over all test days, p < 0.05 after Holm over the features.
+    A star marks where Diebold and Mariano's test over all test days tells it from zero, p < 0.05 after Holm over the features.
     """
     out = {}
     for method in methods:
-        errors = feature_errors(records, method).mean()
-        told = {} if method == "mean" else feature_tests(records, method, "mean")
-        out[LABELS[method]] = {name: f"{value:.3f}" + ("*" if name in told and told[name][1] < 0.05 else "")
-                               for name, value in errors.items()}
+        tests = feature_tests(records, method, "mean")
+        out[LABELS[method]] = {name: f"{value:+.1f}" + ("*" if tests[name][1] < 0.05 else "")
+                               for name, value in feature_skill(records, method).mean().items()}
     return pd.DataFrame(out)
 
 
@@ -230,16 +207,20 @@ def differences(found: Sequence[Difference]) -> pd.DataFrame:
     """Paired differences in percent, with both intervals and the Diebold-Mariano test (p after Holm)."""
     rows = {LABELS[d.method]: {
         f"against {LABELS[d.rival]}, %": f"{d.over_origins.mean:+.2f}",
-        "interval over years": f"{d.over_origins.low:+.2f} to {d.over_origins.high:+.2f}",
-        "interval over seeds": "-" if d.over_seeds.n < 2 else f"{d.over_seeds.low:+.2f} to {d.over_seeds.high:+.2f}",
-        "Diebold-Mariano": f"{d.statistic:+.2f}", "p": p_text(d.p_value).removeprefix("= "),
-        "told from chance": {-1: "better", 0: "no", 1: "worse"}[d.decided()]} for d in found}
+        "interval over years": d.over_origins.ends(), "interval over seeds": d.over_seeds.ends(),
+        "Diebold-Mariano": f"{d.statistic:+.2f}", "p": p_text(d.p_value), "told from chance": SIGNS[d.decided()][2]}
+        for d in found}
     return pd.DataFrame(rows).T
 
 
-def _labels(methods: pd.Series) -> list[str]:
-    return [LABELS[name] for name in methods]
-
-
-def _or_dash(values: pd.Series) -> list[str]:
-    return ["-" if pd.isna(value) else f"{value:.0f}" for value in values]
+def verdicts(found: Sequence[Verdict]) -> pd.DataFrame:
+    """Verdicts with the estimates that they rest on, and both 95 % intervals."""
+    rows = []
+    for v in found:
+        form = "+.2f" if v.measure.startswith("error") else ".2f"
+        rows.append({
+            "claim": v.claim, "verdict": v.verdict, "what was measured": v.measure,
+            "estimate": f"{v.over_origins.mean:{form}}", "interval over years": v.over_origins.ends(form),
+            "interval over seeds": v.over_seeds.ends(form), "years, seeds": f"{v.over_origins.n}, {v.over_seeds.n}",
+            "p": p_text(v.p_value)})
+    return pd.DataFrame(rows).set_index("claim")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from operator import index
 from typing import Any, Self
 
-from growdarts.genotype import GenotypeError, JsonForm, genotypes_of
+from growdarts.spaces.genotype import GenotypeError, JsonForm, genotypes_of
 
 Edge = tuple[str, int]  # operation, predecessor
 
@@ -49,6 +49,11 @@ class DartsGenotype(JsonForm):
     def _problems(self) -> list[str]:
         """Everything that is wrong with the contents."""
         raise NotImplementedError
+
+    @property
+    def operations(self) -> list[str]:
+        """The operation of every edge."""
+        return [name for field in self._names() if not field.endswith("concat") for name, _ in getattr(self, field)]
 
     @classmethod
     def _names(cls) -> list[str]:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from growdarts.spaces.darts_conv.operations import (FactorizedReduce, ReLUConvBN, Zero, build_operation, convolution_flops, drop_path)
 from growdarts.spaces.darts.genotypes import Edge
-from growdarts.genotype import GenotypeError
+from growdarts.spaces.genotype import GenotypeError
 from growdarts.mixture import Mixture, operation_name
+from growdarts.spaces.containers import OperationModules
 from growdarts.forms import has_fast_form
 
 
@@ -59,7 +60,7 @@ class MixedEdge(nn.Module):
     def __init__(self, channels: int, stride: int, keys: Sequence[str]) -> None:
         super().__init__()
         self.channels, self.stride = channels, stride
-        self.operations = nn.ModuleDict({key: self.build(key) for key in keys})
+        self.operations = OperationModules({key: self.build(key) for key in keys})
 
     def build(self, key: str) -> nn.Module:
         """Operation `key` of this edge, with fresh weights."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from growdarts.spaces.darts_conv.operations import convolution_flops
 from growdarts.spaces.darts_conv.cell import AuxiliaryHead, Cell, FixedCell
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
-from growdarts.genotype import require_space
+from growdarts.spaces.genotype import require_space
 
 
 class ImageNetwork(nn.Module):

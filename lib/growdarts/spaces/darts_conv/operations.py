@@ -2,8 +2,8 @@
 
 Every operation maps (B, C, H, W) -> (B, C, H / stride, W / stride). To add one, write a function that
 builds its module and the line `@convolutional()`; mixing, growing, pruning and both forms of the cell
-then know it. A searched cell that holds it is left to torch until its passes are written out
-(`mixed_cell.as_operation`). Submodules carry the names of the original's, so that its state dicts fit.
+then know it. A searched cell that holds it is computed in its plain form. Submodules carry the names of the original's,
+so that its state dicts fit.
 """
 
 from collections.abc import Callable

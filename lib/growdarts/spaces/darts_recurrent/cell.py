@@ -14,8 +14,7 @@ from growdarts.spaces.darts_recurrent.highway import HighwayCell, masked
 from growdarts.spaces.darts_recurrent.node import PrivateOperation, RecurrentNode
 from growdarts.tracing import OperationTrace, record_calls, statistics_kept
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS, RecurrentGenotype
-from growdarts.genotype import GenotypeError
-from growdarts.spaces.darts.interop import StateDictError
+from growdarts.spaces.genotype import GenotypeError
 from growdarts.mixture import Mixture, operation_name
 from growdarts.forms import has_fast_form, plain_forms
 
@@ -49,39 +48,12 @@ class RecurrentSearchCell(HighwayCell):
         self.bn = nn.BatchNorm1d(hidden, affine=False)
         self.nodes = nn.ModuleList(RecurrentNode(hidden, [operations] * i, False) for i in range(1, n_nodes + 1))
 
-    def alpha_matrix(self) -> Tensor:
-        """The original's alpha (E, K), columns as in RECURRENT_OPERATIONS; -inf where an edge has no such operation.
-
-        Raises
-        ------
-        StateDictError
-            an edge holds copies: the original's alpha has one column an operation.
-        """
-        return self._logits(self._original_columns(), len(RECURRENT_OPERATIONS))
-
-    def _original_columns(self) -> list[list[int]]:
-        """For every edge the original's columns of its operations."""
-        copies = {name: mixture.keys for name, mixture in zip(self.mixture_names(), self.mixtures(), strict=True)
-                  if len(mixture.operation_weights()) < len(mixture.keys)}
-        if copies:
-            raise StateDictError(f"the original's alpha has one column an operation, no place for copies: {copies}")
-        return [[RECURRENT_OPERATIONS.index(operation_name(key)) for key in m.keys] for m in self.mixtures()]
-
     def _logits(self, columns: list[list[int]], K: int) -> Tensor:
         """All alphas as rows of K `columns`, (E, K); -inf elsewhere."""
         alpha = torch.cat([mixture.alpha for mixture in self.mixtures()])
         place = torch.tensor([row * K + column for row, edge in enumerate(columns) for column in edge])
         empty = alpha.new_full((len(columns) * K,), float("-inf"))
         return empty.scatter(0, place.to(alpha.device), alpha).view(-1, K)
-
-    @torch.no_grad()
-    def load_alpha(self, matrix: Tensor) -> None:
-        """Take over the original's alpha (E, K)."""
-        mixtures = list(self.mixtures())
-        if matrix.shape != (len(mixtures), len(RECURRENT_OPERATIONS)):
-            raise StateDictError(f"alpha {tuple(matrix.shape)} instead of {(len(mixtures), len(RECURRENT_OPERATIONS))}")
-        for mixture, row, columns in zip(mixtures, matrix, self._original_columns(), strict=True):
-            mixture.alpha.copy_(row[columns])
 
     def forward(self, x: Tensor, h: Tensor | None = None, x_mask: Tensor | None = None,
                 h_mask: Tensor | None = None) -> Tensor:
@@ -141,7 +113,7 @@ class RecurrentSearchCell(HighwayCell):
         $$ h_t = \frac1N \sum_{i \le N} s_i + w\, s_{N+1}, \qquad w = \frac{\text{noise} \cdot \epsilon}{10\,(N + 1)} . $$
 
         Without noise the function is kept exactly, for any W and alpha, in both modes. With it a state changes by
-        about $w\sqrt N$ of its size; the tenth leaves room for what the recurrence adds up over time (no factor
+        about $w\sqrt N$ of its size; the tenth allows for what the recurrence adds up over time (no factor
         would do for a chaotic cell). W and alpha start as those of any node, inherited parameters are untouched.
         w is trained like every weight: its gradient has full size from the first step, those of W and alpha grow
         with it. Without `morphism` the node has no weight of its own and joins the mean, as in a fresh cell.
@@ -242,15 +214,3 @@ class RecurrentSearchCell(HighwayCell):
         if not recurrent:
             raise GenotypeError("every edge of the cell holds none only: no architecture can be derived")
         return RecurrentGenotype(tuple(recurrent), tuple(range(1, len(recurrent) + 1)))
-
-    def original_tensors(self) -> dict[str, Tensor]:
-        """Names of the original's search cell. Its alpha is not in its state dict: see `load_alpha`."""
-        weighted = [i for i, node in enumerate(self.nodes, start=1) if node.output_weight is not None]
-        if weighted:
-            raise StateDictError(f"nodes {weighted} have output weights, which the original's cell does not know")
-        own = {name: keys for name, keys in zip(self.mixture_names(), (k for n in self.nodes for k in n.own()),
-                                                strict=True) if keys}
-        if own:
-            raise StateDictError(f"the original's cell knows no operations with weights of their own: {own}")
-        return {"_W0": self.W0, **{f"_Ws.{i}": node.W for i, node in enumerate(self.nodes)},
-                **{f"bn.{name}": buffer for name, buffer in self.bn.named_buffers()}}

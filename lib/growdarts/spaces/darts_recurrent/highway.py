@@ -8,16 +8,14 @@ $$ o(s_j) = s_j + \sigma(c)\,(f(u) - s_j) . $$
 Shapes: T time, B batch, I inputs, H hidden.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from growdarts.spaces.darts.genotypes import RecurrentGenotype
-from growdarts.genotype import require_space
-from growdarts.spaces.darts.interop import load_tensors
-from growdarts.precision import product
+from growdarts.spaces.genotype import require_space
+from growdarts.spaces.precision import product
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda u: u}
 INIT_RANGE = 0.04  # DARTS' uniform start of all weights
@@ -40,7 +38,7 @@ def highway(s: Tensor, read: Tensor, activation: str) -> Tensor:
 
 
 class HighwayCell(nn.Module):
-    """What the searched and the fixed cell share: the first state, the loop over time, names of the original."""
+    """What the searched and the fixed cell share: the first state and the loop over time."""
 
     W0: nn.Parameter  # (I + H, 2 H)
 
@@ -80,19 +78,6 @@ class HighwayCell(nn.Module):
         """h_t from state 0, before its batch norm."""
         raise NotImplementedError
 
-    def original_tensors(self) -> dict[str, Tensor]:
-        """The cell's tensors by the names of the original code; writing to them writes to the cell."""
-        raise NotImplementedError
-
-    @torch.no_grad()
-    def load_original_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a state dict of the original's cell (`_W0`, `_Ws.0`, ..., `bn.running_mean`, ...)."""
-        load_tensors(self.original_tensors(), state, optional=("bn.num_batches_tracked",))
-
-    def export_original_state_dict(self) -> dict[str, Tensor]:
-        """Copies of the tensors by the names of the original code."""
-        return {name: tensor.detach().clone() for name, tensor in self.original_tensors().items()}
-
 
 class RecurrentCell(HighwayCell):
     """A derived recurrent cell of DARTS, to be trained from scratch: no batch norm, one edge a node."""
@@ -129,7 +114,3 @@ class RecurrentCell(HighwayCell):
     def genotype(self) -> RecurrentGenotype:
         """What the cell was made of."""
         return self._genotype
-
-    def original_tensors(self) -> dict[str, Tensor]:
-        """Names of the original's evaluation cell."""
-        return {"_W0": self.W0, **{f"_Ws.{i}": W for i, W in enumerate(self.Ws)}}

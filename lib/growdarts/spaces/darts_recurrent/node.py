@@ -15,7 +15,7 @@ from growdarts.spaces.darts_recurrent.highway import ACTIVATIONS, highway, maske
 from growdarts.tracing import OperationTrace
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
 from growdarts.mixture import Mixture, operation_name
-from growdarts.precision import product
+from growdarts.spaces.precision import product
 
 
 class PrivateOperation(NamedTuple):

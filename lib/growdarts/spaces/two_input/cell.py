@@ -13,7 +13,7 @@ from growdarts.tracing import OperationTrace, record_calls
 from growdarts.spaces.two_input.node import TwoInputNode
 from growdarts.mixture import Mixture, operation_name
 from growdarts.forms import has_fast_form, plain_forms
-from growdarts.precision import product_type
+from growdarts.spaces.precision import product_type
 from growdarts.spaces.two_input.operations import TWO_INPUT
 
 

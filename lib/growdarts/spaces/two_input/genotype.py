@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-from growdarts.genotype import GenotypeError, JsonForm, genotypes_of
+from growdarts.spaces.genotype import GenotypeError, JsonForm, genotypes_of
 from growdarts.spaces.two_input.operations import TWO_INPUT
 
 
@@ -36,6 +36,11 @@ class Genotype(JsonForm):
     def n_nodes(self) -> int:
         """Nodes of the deepest layer."""
         return max(len(layer) for layer in self.layers)
+
+    @property
+    def operations(self) -> list[str]:
+        """The operation of every node; copies count once."""
+        return [name for layer in self.layers for node in layer for name in dict.fromkeys(node)]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, ready for JSON."""

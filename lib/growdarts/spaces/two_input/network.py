@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from growdarts.spaces.two_input.cell import TwoInputCell, fixed_cell
 from growdarts.spaces.two_input.node import TwoInputNode
-from growdarts.genotype import require_space
+from growdarts.spaces.genotype import require_space
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.mixture import Mixture
 

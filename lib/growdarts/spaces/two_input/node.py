@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from growdarts.space import Duplicate
 from growdarts.tracing import OperationTrace
 from growdarts.mixture import Mixture, operation_name
+from growdarts.spaces.containers import OperationWeights
 from growdarts.spaces.two_input.operations import TWO_INPUT, TwoInputOperation
 
-KEEP_STATE = ("add_identity", "carry")  # operations that can hand s on; a new node needs one of them
+KEEP_STATE = ("add_identity", "carry")  # operations that can return s; a new node needs one of them
 
 
 class TwoInputNode(nn.Module):
@@ -28,7 +29,7 @@ class TwoInputNode(nn.Module):
         _refuse_unknown(keys)
         self.inputs, self.hidden = inputs, hidden
         self.mixture = Mixture(keys)
-        self.W, self.U, self.b = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
+        self.W, self.U, self.b = OperationWeights(), OperationWeights(), OperationWeights()
         for key in keys:
             self._draw_weights(key)
 
@@ -77,9 +78,9 @@ class TwoInputNode(nn.Module):
     def keep(self, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
         """Keep only the operations `index`; returns the old and the new alpha."""
         dropped = set(self.mixture.keys) - {self.mixture.keys[i] for i in index}
-        for key in dropped & set(self.W.keys()):
-            for part in (self.W, self.U, self.b):
-                del part[key]
+        for key in dropped:
+            if key in self.W:
+                del self.W[key], self.U[key], self.b[key]
         return self.mixture.keep(index)
 
     def add(self, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
@@ -135,8 +136,8 @@ class TwoInputNode(nn.Module):
 
         so the mixture is the identity for *any* alpha and no unit starts saturated. Where no gradient would
         reach an operation at zero weights (a product of two zeros, the kink of relu), its bias starts at one.
-        Noise of deviation `noise * epsilon / 10 / sqrt(I + H + 1)` then makes every weight non-zero; the 10 is
-        room for what layers, time steps and linear nodes add up. Without `add_identity`, or for an operation
+        Noise of deviation `noise * epsilon / 10 / sqrt(I + H + 1)` then makes every weight non-zero; the 10
+        allows for what layers, time steps and linear nodes add up. Without `add_identity`, or for an operation
         that is not affine there, those operations enter with a total weight of `epsilon` / 10 and `carry` or
         `add_identity` with the rest.
         """

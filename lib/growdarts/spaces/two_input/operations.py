@@ -6,8 +6,7 @@ A two-input operation takes *both* inputs of a node, already transformed by the 
 
 and returns the node's candidate output (B, H), unit by unit: entry h depends on the entries h of `s` and h, H + h, ...
 of `wx` and `us` only; all dimensions before the last are taken alike. To add one, write the function and its
-`@two_input(blocks=...)` line; weights, mixing, growing and pruning then know it. (A kernel in `cells.two_input_kernels`
-saves time over long windows; without one the work is left to autograd.)
+`@two_input(blocks=...)` line; weights, mixing, growing and pruning then know it.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the discrete architectures of all spaces share: their JSON form and how many nodes and operations they have."""
+"""What the discrete architectures of all spaces share: their JSON form, and how one is found by the name of its space."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ class GenotypeError(ValueError):
 
 
 class JsonForm:
-    """JSON text, for a class that has `to_dict` and `from_dict`."""
+    """JSON text, for a class that has `to_dict` and `from_dict`; records also count its `n_nodes` and `operations`."""
 
     def to_json(self) -> str:
         """JSON text."""
@@ -61,20 +61,3 @@ def require_space(genotype: Any, space: str) -> None:
     found = getattr(genotype, "space", None)
     if found != space:
         raise GenotypeError(f"a genotype of space {found!r}: expected {space!r}")
-
-
-def genotype_nodes(data: dict[str, Any]) -> int:
-    """Nodes of the (deepest) cell of a genotype of any space, from its `to_dict` form."""
-    if data["space"] == "two_input":
-        return max(len(layer) for layer in data["layers"])
-    if data["space"] == "darts_recurrent":
-        return len(data["recurrent"])
-    return max(len(data["normal"]), len(data["reduce"])) // 2  # a convolutional node has two edges
-
-
-def genotype_operations(data: dict[str, Any]) -> list[str]:
-    """The operation of every node or edge of a genotype of any space, from its `to_dict` form; copies count once."""
-    if data["space"] == "two_input":
-        return [name for layer in data["layers"] for node in layer for name in dict.fromkeys(node)]
-    fields = ("recurrent",) if data["space"] == "darts_recurrent" else ("normal", "reduce")
-    return [name for field in fields for name, _ in data[field]]
