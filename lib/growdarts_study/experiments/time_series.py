@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from growdarts_study import records
 from growdarts_study.config import TimeSeriesRun
 from growdarts_study.experiments import phases
+from growdarts.settings import DataError
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.spaces.two_input.network import Forecaster, derived_forecaster, two_input_forecaster
 from growdarts.spaces.two_input.operations import TWO_INPUT
@@ -32,24 +33,24 @@ def run(config: TimeSeriesRun, *, checkpoints: Path | None = None, progress: boo
     torch.set_num_threads(1)  # matrices this small only wait for each other's threads
     series = load_series(config.dataset, config.window, config.origin)
     task = ForecastTask(series, config.batch_size)
-    features = len(series.features)
+    features, outputs = len(series.features), len(series.targets)
     with torch.random.fork_rng(devices=[]):
         phases.seed(config, "search")
         searched = phases.search(config, lambda nodes: two_input_forecaster(
-            features, config.hidden, config.n_layers, nodes, config.operations), task, checkpoints, progress)
+            features, config.hidden, config.n_layers, nodes, config.operations, outputs), task, checkpoints, progress)
         genotype = searched.result.genotype if searched else None
         if config.method == "random":
             genotype = random_genotype(config)
         network, hidden, fits = _train(config, task, genotype, checkpoints, progress)
     started = time.perf_counter()
-    errors = task.squared_errors(network, "test")  # (n, F)
+    errors = task.squared_errors(network, "test")  # (n, F_out)
     with torch.no_grad():
         forecast = network(series.test.x[:, :FORECAST_DAYS])[:, :FORECAST_FEATURES]
     fitted = network.theta_parameters() if fits else network.buffers()  # of mean and VAR(1), solved for
     parameters = sum(value.numel() for value in fitted)
     return phases.record(config, series.hashes, searched, fits, time.perf_counter() - started, {
         "test_error": errors.mean().item(), "validation_error": task.evaluate(network, "validation"),
-        "floor": series.floor, "features": list(series.features),
+        "floor": series.floor, "features": list(series.targets),
         "feature_errors": errors.mean(0).tolist(), "parameters": parameters,
         "hidden": hidden, "genotype": genotype.to_dict() if genotype else None,
         "days": [series.test.dates[0], series.test.dates[-1], len(series.test.dates)],
@@ -78,16 +79,17 @@ def random_genotype(config: TimeSeriesRun) -> Genotype:
 def _train(config: TimeSeriesRun, task: ForecastTask, genotype: Genotype | None, checkpoints: Path | None,
            progress: bool) -> tuple[nn.Module, int | None, dict[str, Fit]]:
     """The fitted network, its size, and the fits of all sizes."""
-    series, features = task.series, len(task.series.features)
+    series, features, outputs = task.series, len(task.series.features), len(task.series.targets)
     if config.method == "mean":
         return HistoricalMean(series.train.y), None, {}
     if config.method == "var1":
         return VectorAutoregression(series.train.x, series.train.y), None, {}
     build: Callable[[int], nn.Module]
     if config.method in RECURRENT:
-        build = lambda hidden: recurrent_forecaster(config.method, features, hidden, config.n_layers)  # noqa: E731
+        build = lambda hidden: recurrent_forecaster(  # noqa: E731
+            config.method, features, hidden, config.n_layers, outputs)
     else:
-        build = lambda hidden: derived_forecaster(genotype, features, hidden)  # noqa: E731
+        build = lambda hidden: derived_forecaster(genotype, features, hidden, outputs)  # noqa: E731
     nodes = f" N={genotype.n_nodes}" if genotype else ""
     fits: dict[str, Fit] = {}
     best = None
@@ -110,7 +112,7 @@ class HistoricalMean(nn.Module):
         self.register_buffer("mean", y.mean(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(T, B, F) -> (B, F)."""
+        """(T, B, F) -> (B, F_out)."""
         return self.mean.expand(x.shape[1], -1)
 
 
@@ -120,19 +122,51 @@ class VectorAutoregression(nn.Module):
     Parameters
     ----------
     x : (T, n, F) training windows, of which the last day is used.
-    y : (n, F) targets.
+    y : (n, F_out) targets.
     """
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         super().__init__()
         design = torch.cat([x[-1], torch.ones_like(x[-1, :, :1])], dim=1).double()  # (n, F + 1)
-        solution = torch.linalg.lstsq(design, y.double()).solution  # (F + 1, F)
+        solution = torch.linalg.lstsq(design, y.double()).solution  # (F + 1, F_out)
         self.register_buffer("A", solution[:-1].t().to(x.dtype))
         self.register_buffer("c", solution[-1].to(x.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(T, B, F) -> (B, F)."""
+        """(T, B, F) -> (B, F_out)."""
         return x[-1] @ self.A.t() + self.c
+
+
+class HeterogeneousAutoregression(nn.Module):
+    """HAR: each feature from its own last day, week (mean of 5 days) and month (22), by least squares [Corsi 2009].
+
+    Parameters
+    ----------
+    x : (T, n, F) training windows of 22 days or more.
+    y : (n, F) targets.
+
+    Raises
+    ------
+    DataError
+        Windows shorter than a month, or targets that are not the features.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        super().__init__()
+        if len(x) < 22 or x.shape[2] != y.shape[1]:
+            raise DataError(f"HAR is not possible for windows of {len(x)} days, {x.shape[2]} features and {y.shape[1]} "
+                            "targets: allowed are 22 days or more, and every feature a target")
+        solution = torch.linalg.lstsq(self.regressors(x).double(), y.t()[..., None].double()).solution
+        self.register_buffer("coefficients", solution.to(x.dtype))  # (F, 4, 1): day, week, month, constant
+
+    @staticmethod
+    def regressors(x: Tensor) -> Tensor:
+        """(T, n, F) -> (F, n, 4)."""
+        return torch.stack([x[-1], x[-5:].mean(0), x[-22:].mean(0), torch.ones_like(x[-1])], dim=-1).transpose(0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, B, F) -> (B, F)."""
+        return (self.regressors(x) @ self.coefficients)[..., 0].t()
 
 
 class TorchRecurrent(nn.Module):
@@ -147,6 +181,7 @@ class TorchRecurrent(nn.Module):
         return self.layer(x)[0]
 
 
-def recurrent_forecaster(kind: str, features: int, hidden: int, n_layers: int) -> Forecaster:
-    """A forecaster around torch.nn's RNN, GRU or LSTM."""
-    return Forecaster([TorchRecurrent(kind, features, hidden, n_layers)], hidden, features)
+def recurrent_forecaster(kind: str, features: int, hidden: int, n_layers: int,
+                         outputs: int | None = None) -> Forecaster:
+    """A forecaster around torch.nn's RNN, GRU or LSTM; `outputs` are as many as features if None."""
+    return Forecaster([TorchRecurrent(kind, features, hidden, n_layers)], hidden, outputs or features)

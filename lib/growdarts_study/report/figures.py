@@ -92,9 +92,10 @@ def mixture_weights(record: dict[str, Any]) -> Figure:
 def forecasts(record: dict[str, Any], truth: Any, features: Sequence[int] = (0, 1)) -> Figure:
     """One-day-ahead forecasts of the first test days against what happened.
 
-    truth : (n, F) standardised test targets.
+    truth : (n, F_out) standardised test targets.
     """
     forecast = np.asarray(record["result"]["forecast"])
+    features = features[:forecast.shape[1]]  # a series may have one target
     truth = np.asarray(truth)[:len(forecast)]
     figure, axes = plt.subplots(len(features), 1, figsize=(8, 1.9 * len(features)), sharex=True, squeeze=False)
     for feature, ax in zip(features, axes[:, 0], strict=True):

@@ -17,16 +17,16 @@ class Forecaster(nn.Module):
     Parameters
     ----------
     cells : modules (T, B, I) -> (T, B, H), each fed with the states of the one before.
-    hidden, features : width H of the last cell and F of the forecast.
+    hidden, outputs : width H of the last cell and F_out of the forecast.
     """
 
-    def __init__(self, cells: Sequence[nn.Module], hidden: int, features: int) -> None:
+    def __init__(self, cells: Sequence[nn.Module], hidden: int, outputs: int) -> None:
         super().__init__()
         self.cells = nn.ModuleList(cells)
-        self.head = nn.Linear(hidden, features)
+        self.head = nn.Linear(hidden, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(T, B, F) -> (B, F)."""
+        """(T, B, F) -> (B, F_out)."""
         for cell in self.cells:
             x = cell(x)
         return self.head(x[-1])
@@ -102,16 +102,17 @@ class TwoInputForecaster(Forecaster):
 
 
 def two_input_forecaster(features: int, hidden: int, n_layers: int, n_nodes: int,
-                         operations: Sequence[str]) -> TwoInputForecaster:
-    """The searchable network: every node mixes all `operations`."""
+                         operations: Sequence[str], outputs: int | None = None) -> TwoInputForecaster:
+    """The searchable network: every node mixes all `operations`; `outputs` are as many as features if None."""
     widths = [features] + [hidden] * (n_layers - 1)
     cells = [TwoInputCell(width, hidden, [operations] * n_nodes) for width in widths]
-    return TwoInputForecaster(cells, hidden, features)
+    return TwoInputForecaster(cells, hidden, outputs or features)
 
 
-def derived_forecaster(genotype: Genotype, features: int, hidden: int) -> TwoInputForecaster:
-    """The network of a derived architecture, to be trained from scratch."""
+def derived_forecaster(genotype: Genotype, features: int, hidden: int,
+                       outputs: int | None = None) -> TwoInputForecaster:
+    """The network of a derived architecture, to be trained from scratch; `outputs` are as many as features if None."""
     require_space(genotype, "two_input")
     widths = [features] + [hidden] * (len(genotype.layers) - 1)
     cells = [fixed_cell(width, hidden, nodes) for width, nodes in zip(widths, genotype.layers, strict=True)]
-    return TwoInputForecaster(cells, hidden, features)
+    return TwoInputForecaster(cells, hidden, outputs or features)
