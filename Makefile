@@ -12,6 +12,8 @@ CORES  ?= 2
 # The tools come from .venv; one thread each, so that numbers do not depend on the number of cores.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_NUM_THREADS := 1
+# Notebooks run side by side: their kernels use no TCP ports (growdarts_study/kernels.py).
+export JUPYTER_DEFAULT_PROVISIONER_NAME := growdarts-sockets
 
 # The book is built from a staged copy, in which the notebooks are the freshly executed ones.
 SITE      := _build/site
@@ -19,7 +21,8 @@ HTML      := $(SITE)/_build/html
 ENV       := .venv/.installed
 NOTEBOOKS := $(wildcard notebooks/[0-9]*.ipynb)
 EXECUTED  := $(NOTEBOOKS:%=$(SITE)/%)
-PAGES     := _config.yml _toc.yml $(shell find book -type f -not -name '.*')
+SLOW      := $(filter %/03_penn_treebank.ipynb %/05_ablations.ipynb,$(EXECUTED))
+PAGES     := _config.yml _toc.yml $(shell find book -type f -not -name '.*' -not -name '*.pyc')
 STAGED    := $(PAGES:%=$(SITE)/%)
 LIBRARY   := $(shell find lib -name '*.py')
 EMBEDDED  := $(wildcard data/registry.txt data/embedded/*)
@@ -38,20 +41,22 @@ $(ENV): requirements.lock pyproject.toml
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-book: $(HTML)/.complete  ## run the notebooks (smoke tier), build the book, print the page to open
+book: $(ENV)  ## run the notebooks (smoke tier), build the book, print the page to open
+	@$(MAKE) --no-print-directory -j $(CORES) $(HTML)/.complete
 	@echo "Open $(CURDIR)/$(HTML)/index.html"
 
 # Sphinx does not repeat the warnings of pages it need not read again: after a failure start afresh.
-$(HTML)/.complete: $(EXECUTED) $(STAGED)
+$(HTML)/.complete: $(SLOW) $(EXECUTED) $(STAGED)
 	jupyter-book build -W -n --keep-going $(SITE) || { rm -rf $(SITE)/_build/.doctrees; exit 1; }
 	touch $@
 
-# papermill writes its output even when a cell fails (kept in _build/run, to look at): only a
-# finished run moves on. Pages that quote the notebook ({glue}) have to be read again with it.
+# What numba compiles in two minutes saves these small runs a few seconds: they go without.
+$(EXECUTED) nbval: export PYTHONPATH := $(CURDIR)/tests/without_fast$(addprefix :,$(PYTHONPATH))
+
+# A run that fails leaves what it has in _build/run, to look at. Pages that quote the notebook ({glue}) have to be read again with it.
 $(EXECUTED): $(SITE)/%: % $(LIBRARY) $(EMBEDDED) $(ENV)
 	@mkdir -p $(@D) _build/run
-	papermill $< _build/run/$(@F) --cwd notebooks --no-progress-bar
-	mv _build/run/$(@F) $@
+	@python notebooks/execute.py $< $@ _build/run/$(@F) $(if $(filter-out $<,$?),,--same)
 	@for page in $$(grep -rlF '$(@F)' book --include='*.md'); do mkdir -p $(SITE)/book && cp --parents $$page $(SITE); done
 
 # The first two show no records.

@@ -33,5 +33,6 @@ rule run:
         executed=EXECUTED + "/{name}.ipynb",
         values=lambda wildcards: JOBS[wildcards.name].parameters_yaml(),
     shell:
-        "OMP_NUM_THREADS=1 papermill {params.notebook} {params.executed} --cwd notebooks --log-output"
+        "OMP_NUM_THREADS=1 JUPYTER_DEFAULT_PROVISIONER_NAME=growdarts-sockets"
+        " papermill {params.notebook} {params.executed} --cwd notebooks --log-output"
         " --no-progress-bar -y {params.values:q} > {log} 2>&1"

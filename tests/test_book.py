@@ -1,4 +1,4 @@
-"""The built book reads offline: no element of any page requests anything off the page.
+"""The API page is complete. The built book reads offline: no element of any page requests anything off the page.
 
 `make test` builds the book and names it in BOOK_HTML; without that these tests are skipped.
 """
@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+
+import growdarts
 
 ROOT = Path(__file__).parents[1]
 BOOK = Path(os.environ.get("BOOK_HTML", "does-not-exist"))
@@ -147,6 +149,13 @@ def test_what_stays_on_the_page_is_allowed(html, tmp_path):
     page = tmp_path / "page.html"
     page.write_text(html)
     assert not any(leaves_the_book(address) for _, address in requests_of(page))
+
+
+def test_the_api_page_has_every_public_name():
+    page = (ROOT / "book" / "api.md").read_text(encoding="utf-8")
+    described = re.findall(r"^\.\. auto(?:class|function):: (\w+)", page, re.MULTILINE)
+    listed = re.findall(r"^   (\w+)$", page, re.MULTILINE)
+    assert sorted(described) == sorted(listed) == sorted(growdarts.__all__)
 
 
 # The built book.

@@ -56,6 +56,9 @@ class ImageData:
 class ImageTask:
     """Batches, loss and evaluation of the classification of `data`.
 
+    Every pass over the data has a generator of its own, seeded by one draw from torch's global one: a search
+    that goes on from a checkpoint, which stores the state of that one, sees the same batches.
+
     Parameters
     ----------
     batch_size : B; a last batch of a single image is left out, batch normalisation has nothing to compare it with.
@@ -63,9 +66,6 @@ class ImageTask:
     augmented : training images are changed at random, as far as `data` allows.
     measure : what `evaluate` returns: "error", the share of wrong answers, or "loss", the mean cross entropy (nats).
     device : where the network is. The images stay in memory as uint8 and move there batch by batch.
-
-    Every pass over the data has a generator of its own, seeded by one draw from torch's global one: a search
-    that goes on from a checkpoint, which stores the state of that one, sees the same batches.
     """
 
     data: ImageData

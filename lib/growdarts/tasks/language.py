@@ -72,12 +72,15 @@ class LanguageModel(nn.Module):
 
     Parameters
     ----------
-    words : V.
+    words : how many there are, V.
     cell : module with `inputs` = `hidden` = H and forward(x, h) -> states (T, B, H), or the states and what to carry
         over (`growdarts.tasks.carried`); forward(x, h, x_mask, h_mask) where hidden units are to be dropped.
     dropout : rates.
 
-    E and H that differ, or hidden units to drop in a cell that takes no masks, are a ValueError.
+    Raises
+    ------
+    ValueError
+        E and H differ, or hidden units are to be dropped in a cell that takes no masks.
     """
 
     def __init__(self, words: int, cell: nn.Module, dropout: Dropout = Dropout()) -> None:
