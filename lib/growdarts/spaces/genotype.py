@@ -51,7 +51,7 @@ def genotype_from_dict(data: dict[str, Any]) -> JsonForm:
         an unknown space, or no genotype of the space it names.
     """
     space = data.get("space") if isinstance(data, dict) else None
-    if space not in SPACES:
+    if not isinstance(space, str) or space not in SPACES:
         raise GenotypeError(f"space {space!r}: allowed are {', '.join(sorted(SPACES))}")
     return SPACES[space].from_dict(data)
 

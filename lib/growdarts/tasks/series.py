@@ -68,10 +68,17 @@ def series_from_returns(
         Not a matrix of finite numbers, a feature that does not vary, cuts out of order, another number of names, impossible
         targets or horizon.
     """
-    returns, dtype = np.asarray(returns, dtype=float), dtype or torch.get_default_dtype()
+    try:
+        returns, dtype = _real_numbers(returns), dtype or torch.get_default_dtype()
+        whole = [window, horizon, *cuts]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"returns, cuts={cuts!r:.200}: allowed are a matrix of numbers and three whole numbers "
+                        f"({error})") from None
     if returns.ndim != 2 or not np.isfinite(returns).all():
         raise DataError(f"returns of shape {returns.shape} are not possible: allowed is a finite (days, features) matrix")
-    (n_days, n_features), whole = returns.shape, [window, horizon, *cuts]
+    n_days, n_features = returns.shape
+    if not n_features:
+        raise DataError(f"returns of shape {returns.shape}: allowed is at least one feature")
     if len(whole) != 5 or not all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in whole):
         raise DataError(f"window={window!r}, horizon={horizon!r}, cuts={cuts!r}: allowed are whole numbers, three of them in "
                         "cuts")
@@ -110,6 +117,14 @@ def series_from_returns(
         windows(validation, test), windows(test, end), torch.tensor(mean, dtype=dtype),
         torch.tensor(std, dtype=dtype), None, hashes or {},
     )  # fmt: skip
+
+
+def _real_numbers(values: np.ndarray) -> np.ndarray:
+    """As float64; a complex number would only lose its imaginary part with a warning."""
+    values = np.asarray(values)
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"entries of type {values.dtype}")
+    return values.astype(float)
 
 
 @dataclass(frozen=True)
