@@ -34,9 +34,9 @@ help:  ## this list
 env: $(ENV)  ## make .venv with the pinned packages and growdarts itself (editable)
 
 $(ENV): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info[:2] == (3, 11) or sys.exit(f"growdarts needs Python 3.11 and found {v} at {sys.executable}: install python3.11, or name it: make PYTHON=/path/to/python3.11")'
+	@"$(PYTHON)" -c 'import sys; v = sys.version.split()[0]; sys.version_info[:2] == (3, 11) or sys.exit(f"growdarts needs Python 3.11 and found {v} at {sys.executable}: install python3.11, or name it: make PYTHON=/path/to/python3.11")'
 	@echo "Installing the packages of requirements.lock into .venv: a few minutes the first time."
-	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
+	test -x .venv/bin/pip || "$(PYTHON)" -m venv .venv
 	.venv/bin/python -m pip install --quiet --requirement requirements.lock
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
@@ -112,7 +112,7 @@ picture: $(ENV)  ## draw the growing cell anew from the records
 	  > book/_static/growing_cell.svg
 
 batch: $(ENV)  ## missing runs of a tier: make batch TIER=reduced EXPERIMENT=language CORES=2 (no experiment: all)
-	snakemake --cores $(CORES) --config tier=$(TIER) $(if $(EXPERIMENT),experiment=$(EXPERIMENT))
+	snakemake --cores $(CORES) --config "tier=$(TIER)" $(if $(EXPERIMENT),"experiment=$(EXPERIMENT)")
 
 # On two threads, and on a machine with nothing else to do: the record says how busy it was.
 benchmark: export OMP_NUM_THREADS := 2

@@ -1,5 +1,5 @@
 # The batch: every job of a tier through papermill. `make batch TIER=reduced EXPERIMENT=language`, or on a cluster
-# `snakemake --profile profiles/slurm --config tier=full`. Without an experiment, all that have the tier are run.
+# `snakemake --workflow-profile profiles/slurm --config tier=full`. Without an experiment, all that have the tier run.
 #
 # A job is one method and one seed of an experiment. Only jobs that lack a record are asked for: a record's
 # name holds the hash of its configuration, so a rerun makes what is missing or changed, also in a fresh
@@ -34,5 +34,5 @@ rule run:
         values=lambda wildcards: JOBS[wildcards.name].parameters_yaml(),
     shell:
         "OMP_NUM_THREADS=1 JUPYTER_DEFAULT_PROVISIONER_NAME=growdarts-sockets"
-        " papermill {params.notebook} {params.executed} --cwd notebooks --log-output"
-        " --no-progress-bar -y {params.values:q} > {log} 2>&1"
+        " papermill {params.notebook:q} {params.executed:q} --cwd notebooks --log-output"
+        " --no-progress-bar -y {params.values:q} > {log:q} 2>&1"

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from snakemake.cli import parse_args
 
 from growdarts_study.records import without_timing
 
@@ -19,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of what a batch needs, with a tiny tier."""
+    """A copy of what a batch needs, with a tiny tier, in a folder whose name a shell would take apart."""
+    tmp_path = tmp_path / "grow ö darts's $HOME"
     for name in ("lib", "notebooks", "profiles", "Snakefile", "data/registry.txt"):
         target = tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +65,7 @@ def test_failed_killed_and_missing_jobs(project):
     second = snakemake(project)
     output = second.communicate(timeout=180)[0]
     assert second.returncode != 0 and record(project, "mean")
+    assert output.count("Trying to restart job") == 2, output  # once would have done for a passing cause
     assert not list(project.glob("data/results/**/grow*.json")), output
 
     shutil.copy(project / "kept.pt", state)
@@ -78,3 +81,13 @@ def test_failed_killed_and_missing_jobs(project):
     fifth = snakemake(project)
     output = fifth.communicate(timeout=60)[0]
     assert fifth.returncode == 0 and "rule run:" not in output
+
+
+@pytest.mark.parametrize("options, retries", [([], 2), (["--workflow-profile", "profiles/slurm"], 5)])
+def test_what_the_profiles_ask_for(monkeypatch, options, retries):
+    """As Snakemake reads them: a job is tried again, on a cluster more often, watched by a command that is there."""
+    monkeypatch.chdir(ROOT)
+    _, given = parse_args(options)
+    assert given.retries == retries and given.keep_going and given.rerun_incomplete and given.nolock
+    if options:
+        assert given.executor == "slurm" and given.slurm_status_command == "squeue"

@@ -48,6 +48,61 @@ def test_bad_values_name_the_parameter_the_value_and_what_is_allowed(settings, c
         TimeSeriesRun.of(settings | change)
 
 
+def parameters(experiment, **changes):
+    config = grids.EXPERIMENTS[experiment]
+    return config, grids.defaults(experiment) | changes
+
+
+@pytest.mark.parametrize("experiment, changes, message", [
+    ("language", dict(methods=["lstm", "grow"], dropout_hidden=0.1), "'dropout_hidden' = 0.1: allowed is 0"),
+    ("language", dict(methods=["fixed"], dropout_hidden=0.1), "'dropout_hidden' = 0.1: allowed is 0"),
+    ("language", dict(methods=["lstm", "darts_v2"], dropout_hidden=0.1), None),
+    ("language", dict(space="darts_recurrent", operations=["tanh", "identity"], dropout_hidden=0.1), None),
+    ("images", dict(auxiliary=True), "'auxiliary' = True: allowed is False for digits"),
+    ("images", dict(auxiliary=True, dataset="cifar10"), None),
+    ("images", dict(search_images=20, search_portion=0.96),
+     "'search_portion' = 0.96: with 'search_images' = 20 it must leave at least 2"),
+    ("images", dict(train_images=20, train_portion=0.99),
+     "'train_portion' = 0.99: with 'train_images' = 20 it must leave at least 1"),
+    ("images", dict(train_images=20, train_portion=1.0, search_images=20, search_portion=0.9), None)])
+def test_what_a_run_cannot_do_is_refused_beforehand(experiment, changes, message):
+    config, values = parameters(experiment, **changes)
+    if message is None:
+        config.of(values)
+        return
+    with pytest.raises(ConfigError, match=f"parameter {message}"):
+        config.of(values)
+    with pytest.raises(ConfigError, match=f"parameter {message}"):
+        config.run_class.of({name: value for name, value in values.items() if name in config.run_class.model_fields}
+                            | {"method": "fixed"})
+
+
+@pytest.mark.parametrize("operations, message", [
+    (["add_tanh"], "'add_identity' or 'carry' is among them"), (["carry", "gate"], "never leaves the zero state"),
+    (["add_tan"], "allowed are add_tanh"), (["add_tanh", "carry"], None)])
+def test_cells_of_the_first_notebook_can_grow(operations, message):
+    values = dict(seed=0, window=3, hidden=4, operations=operations, epochs_before=1, epochs_after=1,
+                  epsilons=[0.1, 0.2], noises=[0.1], draws=1)
+    if message is None:
+        MorphismConfig.of(values)
+    else:
+        with pytest.raises(ConfigError, match=message):
+            MorphismConfig.of(values)
+
+
+def test_a_grid_is_read_in_any_locale_and_an_unreadable_one_is_named(tmp_path):
+    tier = {"seeds": [0], "methods": ["lstm"], "parameters": {"dataset": "folder", "folder": "ö"}}
+    text = yaml.safe_dump({"language": {"smoke": tier}}, allow_unicode=True)
+    (tmp_path / "grid.yml").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert grids.jobs("language", "smoke", tmp_path / "grid.yml")[0].config.folder == "ö"
+    (tmp_path / "grid.yml").write_bytes(b"\xff\xfe\x00")
+    for name in ("grid.yml", "nothing.yml"):
+        with pytest.raises(ConfigError, match=f"(?s){name} cannot be read .*in a clone of its repository"):
+            grids.all_jobs("reduced", grids=tmp_path / name)
+        with pytest.raises(ConfigError, match=f"{name} cannot be read"):
+            grids.jobs("language", "reduced", tmp_path / name)
+
+
 def test_a_missing_parameter_is_named(settings):
     del settings["hidden"]
     with pytest.raises(ConfigError, match="parameter 'hidden' is missing"):

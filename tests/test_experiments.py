@@ -12,7 +12,7 @@ from growdarts_study.experiments import images, language
 from growdarts_study.experiments.phases import largest_width
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts_study.page_settings import AblationConfig
-from growdarts.settings import ConfigError
+from growdarts.settings import ConfigError, DataError
 from growdarts.training import DivergenceError, Fit
 
 
@@ -124,6 +124,31 @@ def test_steps_are_tried_and_the_best_is_trained_with(monkeypatch):
     result = experiments.run(config)["result"]
     assert seen == [(4.0, 2), (2.0, 2), (4.0, 5)] and result["learning_rate"] == 4.0
     assert result["learning_rates"] == {"8": None, "4": 1.0, "2": 3.0}
+
+
+@pytest.mark.parametrize("changes, name, most", [
+    (dict(train_batch_size=10_001), "train_batch_size", 10_000),  # the grammar has 20,000, 4,000 and 4,000 tokens
+    (dict(eval_batch_size=2001), "eval_batch_size", 2000),
+    (dict(methods=["fixed"], batch_size=751), "batch_size", 750),  # of 1,500 that are searched on
+    (dict(methods=["fixed"], search_tokens=None, batch_size=2001), "batch_size", 2000)])
+def test_too_many_columns_are_named_before_anything_is_trained(monkeypatch, changes, name, most):
+    monkeypatch.setattr(language.phases, "search", lambda *_, **__: pytest.fail("searched"))
+    monkeypatch.setattr(language, "fit", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(ConfigError, match=f"parameter '{name}' = {changes[name]}: allowed is at most {most}, half the"):
+        experiments.run(smoke("language", **{"methods": ["lstm"], **changes}))
+
+
+def test_as_many_columns_as_there_are_pairs_of_words():
+    experiments.run(smoke("language", methods=["fixed"], search_epochs=1, batch_size=750, train_batch_size=10_000,
+                          eval_batch_size=2000))
+    experiments.run(smoke("language", methods=["lstm"], batch_size=100_000))  # it searches nothing
+
+
+@pytest.mark.parametrize("phase", ["search", "train"])
+def test_too_many_images_are_named_before_anything_is_trained(monkeypatch, phase):
+    monkeypatch.setattr(images.phases, "search", lambda *_, **__: pytest.fail("searched"))
+    with pytest.raises(DataError, match=f"with '{phase}_images' = 1438 and '{phase}_portion' = .*n_images=1438 is not"):
+        experiments.run(smoke("images", methods=["grow"], **{f"{phase}_images": 1438}))
 
 
 def test_an_image_run_cuts_out_in_training_only(monkeypatch):

@@ -90,7 +90,8 @@ def test_moments_of_a_picture_that_can_be_done_by_head():
     (dict(train=(arrays()[0] * np.uint8([1, 0, 1])[:, None, None], arrays()[1])), "channel 1 of own never changes"),
     (dict(train_portion=0.0), "train_portion=0.0 is not possible"), (dict(train_portion=1.1), "train_portion=1.1"),
     (dict(train_portion=0.01), "train_portion=0.01 .* at least one image"),
-    (dict(n_images=21), "n_images=21 is not possible"), (dict(n_images=1), "n_images=1 is not possible")])
+    (dict(n_images=21), "n_images=21 is not possible"), (dict(n_images=1), "n_images=1 is not possible"),
+    (dict(n_images=10.0), "n_images=10.0 is not possible"), (dict(n_images=True), "n_images=True is not possible")])
 def test_impossible_arrays_and_splits(change, message):
     with pytest.raises(DataError, match=message):
         images_from_arrays(**dict(train=arrays(), test=arrays(), classes="abcd") | change)

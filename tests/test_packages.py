@@ -50,15 +50,20 @@ def test_no_package_imports_one_above_it(package):
     assert wrong <= {(LOOKS_FOR_THE_FAST_PACKAGE, "growdarts_fast")}
 
 
+def imported_roots(path):
+    """The packages that a file imports, anybody's, anywhere in it."""
+    return {root.split(".")[0] for node in ast.walk(ast.parse(path.read_text())) for root in (
+        [alias.name for alias in node.names] if isinstance(node, ast.Import) else
+        [node.module] if isinstance(node, ast.ImportFrom) else [])}
+
+
 def test_the_method_needs_what_its_installation_brings():
     """The base dependencies of pyproject.toml; only drawings need one of the extras."""
     project = tomllib.loads((LIB.parent / "pyproject.toml").read_text())["project"]
     base = {re.match(r"[\w-]+", dependency)[0] for dependency in project["dependencies"]}
     for name, path in MODULES.items():
         if name.split(".")[0] == "growdarts":
-            roots = {root.split(".")[0] for node in ast.walk(ast.parse(path.read_text())) for root in (
-                [alias.name for alias in node.names] if isinstance(node, ast.Import) else
-                [node.module] if isinstance(node, ast.ImportFrom) else [])}
+            roots = imported_roots(path)
             extra = {"pygraphviz"} if name.startswith("growdarts.drawing") else set()
             assert roots <= base | extra | {"growdarts", "growdarts_fast"} | sys.stdlib_module_names, name
 

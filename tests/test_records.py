@@ -1,13 +1,15 @@
 """Records are whole, small, complete and read back as they were written."""
 
+import hashlib
 import json
+import resource
 
 import pytest
 import yaml
 
 from growdarts import checkpoints
 from growdarts_study import experiments, grids, records
-from growdarts_study.config import TimeSeriesConfig, TimeSeriesRun, TimeSeriesSettings
+from growdarts_study.config import LanguageConfig, TimeSeriesConfig, TimeSeriesRun, TimeSeriesSettings
 from growdarts.spaces.genotype import GenotypeError
 from growdarts.spaces.two_input.genotype import Genotype
 
@@ -78,14 +80,111 @@ def test_a_changed_configuration_is_another_file(settings):
     assert records.path(one, "smoke", "time_series").name.startswith("grow-seed3-last-fifth-")
 
 
-def test_damaged_and_foreign_files_are_refused(tmp_path):
-    file = tmp_path / "x.json"
-    file.write_text('{"config": ')
-    with pytest.raises(records.RecordError, match="x.json is not a record .*delete it"):
+STORED = json.loads(next((records.RESULTS / "language").rglob("grow-*.json")).read_text())
+
+
+@pytest.mark.parametrize("content, problem", [
+    (b'{"config": ', r"is not a record \(.*Expecting value"), (b"", r"is not a record \(.*Expecting value"),
+    (b"\x93\x00\xff\xfe", r"is not a record \(.*decode"),
+    (b"[" * 100_000, r"is not a record \(.*recursion"),
+    (b"null", "lacks config.method, config.seed, .* search;"), (b"3", "lacks config.method"), (b"[]", "lacks config"),
+    (b'"config.method"', "lacks config.method"), (b'{"config": {}}', "lacks config.method, config.seed, config_hash, "),
+    ({"result": {}}, "lacks result.test_error, result.validation_error, .*result.genotype;"),
+    ({"result": 3}, "lacks result.test_error, "), ({"provenance": {}}, "lacks provenance.data_sha256;"),
+    ({"result": {**STORED["result"], "test_error": float("nan")}}, r"is not a record \(NaN is no JSON\)"),
+    ({"training": {"8": [float("-inf")]}}, r"is not a record \(-Infinity is no JSON\)")])
+def test_a_file_that_is_no_record_is_named_with_what_is_wrong(tmp_path, content, problem):
+    file = tmp_path / f"grow-seed0-{STORED['config_hash']}.json"
+    file.write_text(json.dumps(STORED))
+    assert records.load(file) == STORED
+    file.write_bytes(content if isinstance(content, bytes) else json.dumps({**STORED, **content}).encode())
+    with pytest.raises(records.RecordError, match=f"{file} {problem}.*delete it to have it made again"):
         records.load(file)
-    file.write_text('{"config": {}}')
-    with pytest.raises(records.RecordError, match="lacks config_hash, cost, provenance, result"):
-        records.load(file)
+    with pytest.raises(records.RecordError, match=f"{tmp_path} is not a record"):
+        records.load(tmp_path)
+
+
+def test_a_record_under_another_name_is_refused(notebook_config, tmp_path):
+    """Copied over another's file, given another's hash as well, or with contents that were changed by hand."""
+    grid = {"time_series": {"smoke": {"seeds": [3, 4], "methods": ["mean"], "parameters": {}}}}
+    (tmp_path / "grid.yml").write_text(yaml.safe_dump(grid))
+    three, four = grids.jobs("time_series", "smoke", tmp_path / "grid.yml")
+    for job in (three, four):
+        experiments.run_all(job.config)
+    (file,), (other,) = three.files(), four.files()
+    good = json.loads(file.read_text())
+    assert len(grids.load_records("time_series", "smoke", tmp_path / "grid.yml")) == 2
+    copied = json.loads(other.read_text())
+    for wrong in (copied, copied | {"config_hash": good["config_hash"]}, good | {"config_hash": copied["config_hash"]},
+                  good | {"config": good["config"] | {"window": 4}}, good | {"config": good["config"] | {"windows": 4}},
+                  good | {"config": good["config"] | {"method": 3}}):
+        file.write_text(json.dumps(wrong))
+        for read in (lambda: grids.load_records("time_series", "smoke", tmp_path / "grid.yml"),
+                     lambda: experiments.run_all(three.config)):
+            with pytest.raises((records.RecordError, experiments.RunsFailed), match=f"{file} holds .* another run"):
+                read()
+
+
+def test_a_record_without_a_later_field_is_still_its_own():
+    """Committed ones were made before some fields came; their names say so."""
+    file = next((records.RESULTS / "time_series").rglob("grow-*.json"))
+    config = TimeSeriesRun.of(json.loads(file.read_text())["config"])
+    assert records.load_run(file, config)["config_hash"] == config.hash()
+
+
+def words(folder, *changes):
+    for part in ("train", "valid", "test"):
+        (folder / f"{part}.txt").write_text(f"{part if part in changes else 'a'} <unk> c\n" * 60)
+
+
+def test_a_record_belongs_to_its_data(tmp_path, notebook_config, monkeypatch):
+    """Files of a user that change make other work; with the old ones back, the record is found again."""
+    words(tmp_path)
+    config = LanguageConfig.of(grids.defaults("language") | {
+        "dataset": "folder", "folder": str(tmp_path), "methods": ["lstm"], "train_epochs": 1, "parameters": 2000,
+        "train_batch_size": 4, "keep_records": True})
+    (made,) = experiments.run_all(config)
+    assert made["provenance"]["data_sha256"] == {
+        f"{part}.txt": hashlib.sha256(b"a <unk> c\n" * 60).hexdigest() for part in ("train", "valid", "test")}
+    assert experiments.run_all(config)[0]["provenance"] == made["provenance"]
+    words(tmp_path, "valid")
+    with pytest.raises(experiments.RunsFailed, match="json was made from other data .*: valid.txt differ; bring those "
+                                                     "back, or move the record away to have it made anew"):
+        experiments.run_all(config)
+    words(tmp_path)
+    monkeypatch.setattr(experiments, "run", lambda *_, **__: pytest.fail("ran again"))
+    experiments.run_all(config)
+    assert not grids.Job(config, {}).is_done()  # by its files: only the job itself compares them
+
+
+def test_an_interrupted_run_does_not_go_on_with_other_data(tmp_path, notebook_config, monkeypatch):
+    words(tmp_path)
+    config = LanguageConfig.of(grids.defaults("language") | {
+        "dataset": "folder", "folder": str(tmp_path), "methods": ["lstm"], "train_epochs": 2, "parameters": 2000,
+        "train_batch_size": 4, "keep_records": True})
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            experiments.run_all(config)
+    words(tmp_path, "train")
+    with pytest.raises(experiments.RunsFailed, match="CheckpointError: .*train.pt was written by another run: its data is"):
+        experiments.run_all(config)
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
+    """The system itself refuses bytes past a limit."""
+    file, limits = tmp_path / "x.json", resource.getrlimit(resource.RLIMIT_FSIZE)
+    records.write({"a": 1}, file)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(records.RecordError, match=rf"{file} cannot be written \(.*too large.*\): nothing"):
+            records.write({"a": "0" * 10_000}, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert json.loads(file.read_text()) == {"a": 1} and [f.name for f in tmp_path.iterdir()] == ["x.json"]
+    (tmp_path / "no folder").write_text("")
+    with pytest.raises(records.RecordError, match="no folder/x.json cannot be written"):
+        records.write({}, tmp_path / "no folder" / "x.json")
 
 
 def test_nothing_is_half_written(tmp_path):

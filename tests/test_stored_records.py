@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from growdarts_study import records
+from growdarts_study import experiments, records
 from growdarts_study.config import ImageRun, LanguageRun, TimeSeriesRun
+from growdarts_study.data.files import cache_folder
 
 STORED = sorted(file for folder in ("time_series", "language", "images", "ablations")
                 for file in (records.RESULTS / folder).rglob("*.json"))
@@ -17,6 +18,24 @@ def run_of(file):
     values = json.loads(file.read_text())["config"]
     kind = LanguageRun if "length" in values else ImageRun if "channels" in values else TimeSeriesRun
     return kind.of(values)
+
+
+def test_they_belong_to_the_registered_data():
+    """Their hashes are those that data/registry.txt has, where what they name is a registered file."""
+    registry = dict(line.split()[:2] for line in (records.ROOT / "data" / "registry.txt").read_text().splitlines())
+    registered = [file for file in STORED if file.relative_to(records.RESULTS).parts[0] != "images"]
+    for file in registered:
+        made_from = records.load(file)["provenance"]["data_sha256"]
+        assert made_from == {name: registry[name].removeprefix("sha256:") for name in made_from}, file.name
+    for file in registered[::40]:
+        records.load_run(file, run_of(file), experiments.HASHES[type(run_of(file))](run_of(file)))
+
+
+def test_they_belong_to_the_images_that_are_there():
+    if not (cache_folder()[0] / "cifar10" / "cifar10_batch_50.png").is_file():
+        pytest.skip(f"{cache_folder()[0]} holds no CIFAR-10: set GROWDARTS_DATA to a folder that does")
+    for file in (records.RESULTS / "images").rglob("*.json"):
+        records.load_run(file, run_of(file), experiments.HASHES[ImageRun](run_of(file)))
 
 
 def test_they_are_found():

@@ -1,5 +1,6 @@
 """Text: words to numbers, batches and windows, and the known floor of the grammar."""
 
+import hashlib
 import math
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from growdarts_study.data import text
 from growdarts_study.data.files import cache_folder
 from growdarts.settings import DataError
-from growdarts_study.data.text import EOS, GRAMMAR_TOKENS, RULES, UNKNOWN, WORDS, encode, entropy_rate, grammar_matrix, load_text, sample_chain, TEXTS
+from growdarts_study.data.text import (EOS, GRAMMAR_TOKENS, RULES, TEXTS, UNKNOWN, WORDS, encode, entropy_rate,
+                                       grammar_matrix, load_text, sample_chain, text_hashes)
 from growdarts.tasks.text import batchify, windows
 
 # sha256 of the grammar text's bytes (little-endian int64)
@@ -54,6 +56,35 @@ def test_a_folder_of_your_own(tmp_path, pattern):
     assert loaded.validation.tolist() == [0, 3, 4]
     assert loaded.test.tolist() == [2, 1, 1, 4]
     assert set(loaded.hashes) == {pattern.format(part) for part in ("train", "valid", "test")}
+
+
+@pytest.mark.parametrize("marked", ["train", "valid", "test"])
+def test_a_byte_order_mark_is_no_word(tmp_path, marked):
+    write(tmp_path, "a b\n", "a\n", "b\n")
+    plain = load_text("folder", tmp_path)
+    file = tmp_path / f"{marked}.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    found = load_text("folder", tmp_path)
+    assert found.vocabulary == ("a", "b", EOS) and found.hashes != plain.hashes  # other bytes, same words
+    assert all(torch.equal(getattr(found, part), getattr(plain, part)) for part in ("train", "validation", "test"))
+
+
+def test_two_files_of_one_part_are_refused(tmp_path):
+    write(tmp_path, "a\n", "a\n", "a\n")
+    (tmp_path / "wiki.valid.tokens").write_text("b\n")
+    with pytest.raises(DataError, match="has both valid.txt and wiki.valid.tokens: leave one of them there"):
+        load_text("folder", tmp_path)
+
+
+def test_hashes_are_known_before_a_text_is_read(tmp_path, penn_treebank):
+    write(tmp_path, "a\n", "a\n", "a\n\n")
+    assert text_hashes("folder", tmp_path) == load_text("folder", tmp_path).hashes == {
+        name: hashlib.sha256(content).hexdigest()
+        for name, content in (("train.txt", b"a\n"), ("valid.txt", b"a\n"), ("test.txt", b"a\n\n"))}
+    assert text_hashes("grammar") == {"grammar": GOLDEN}
+    folder = cache_folder()[0]
+    assert text_hashes("penn_treebank") == penn_treebank.hashes == {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in penn_treebank.hashes}
 
 
 def test_unknown_words_without_a_word_for_them(tmp_path):

@@ -18,6 +18,8 @@ Grow a cell on your own returns, then train what was found from scratch and test
 the method; `spaces` has what can be searched, `tasks` what it can be trained for, `drawing` the pictures.
 """
 
+from importlib.metadata import distributions
+
 from growdarts.checkpoints import Checkpoint
 from growdarts.forms import plain_forms
 from growdarts.history import SearchResult
@@ -37,3 +39,4 @@ from growdarts.training import Task, fit
 __all__ = ["Checkpoint", "ForecastTask", "ImageTask", "LanguageModel", "LanguageTask", "RecurrentSearchCell", "Search",
            "SearchImageNetwork", "SearchResult", "SearchSettings", "SearchSpace", "Task", "derived_forecaster", "fit",
            "genotype_from_dict", "plain_forms", "series_from_returns", "two_input", "two_input_forecaster"]
+__version__ = next((found.version for found in distributions(name="growdarts")), "not installed")

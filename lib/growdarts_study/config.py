@@ -11,6 +11,7 @@ from growdarts.settings import SearchSettings
 from growdarts_study.settings import StudySettings, known_operations, no_value_twice
 
 Tier = Literal["smoke", "reduced", "full"]
+SEARCHING = ("grow", "grow_fresh", "fixed")  # methods that search
 
 
 class Grid(StudySettings):
@@ -153,6 +154,10 @@ class LanguageSettings(SearchSettings, StudySettings):
             raise ValueError(f"parameter 'folder' = {self.folder!r}: it goes with dataset 'folder', and only there")
         if self.space == "two_input":
             two_input_operations(self.operations)
+            methods = getattr(self, "methods", [getattr(self, "method", None)])
+            if self.dropout_hidden and set(methods) & set(SEARCHING):
+                raise ValueError(f"parameter 'dropout_hidden' = {self.dropout_hidden}: allowed is 0 where cells of "
+                                 "space 'two_input' are searched, they drop no states")
         else:
             known_operations(self.operations, RECURRENT_OPERATIONS)
             if self.operations == ["none"] or self.n_layers > 1:
@@ -215,6 +220,13 @@ class ImageSettings(SearchSettings, StudySettings):
         known_operations(self.operations, CONVOLUTIONAL_OPERATIONS)
         if self.operations == ["none"]:
             raise ValueError(f"parameter 'operations' = {self.operations}: an edge needs one besides none")
+        if self.auxiliary and self.dataset == "digits":
+            raise ValueError("parameter 'auxiliary' = True: allowed is False for digits, which have 8 pixels")
+        for phase, least in (("search", 2), ("train", 1)):
+            n, portion = getattr(self, f"{phase}_images"), getattr(self, f"{phase}_portion")
+            if n and portion < 1 and n - round(portion * n) < least:
+                raise ValueError(f"parameter '{phase}_portion' = {portion}: with '{phase}_images' = {n} it must leave "
+                                 f"at least {least} for validation")
         return self
 
 

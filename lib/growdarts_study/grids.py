@@ -37,12 +37,16 @@ class Job:
         return GRIDS.parent / NOTEBOOKS[type(self.config)]
 
     def is_done(self) -> bool:
-        """Whether every record of the job is there."""
-        return all(file.exists() for file in self.files())
+        """Whether every record of the job is there. With a user's own files only the job itself can tell."""
+        return all(file.exists() and run.dataset != "folder" for file, run in self.runs().items())
 
     def files(self) -> list[Path]:
         """The records that it makes."""
-        return [records.path(run, self.config.tier, self.config.records_folder()) for run in runs_of(self.config)]
+        return list(self.runs())
+
+    def runs(self) -> dict[Path, Any]:
+        """The configuration of every record that it makes."""
+        return {records.path(run, self.config.tier, self.config.records_folder()): run for run in runs_of(self.config)}
 
     def parameters_yaml(self) -> str:
         """What papermill injects, as one line of YAML. (As JSON, 1e-05 would be read as a string.)"""
@@ -57,7 +61,7 @@ def defaults(experiment: str) -> dict[str, Any]:
 
 def all_jobs(tier: str, experiment: str | None = None, grids: Path = GRIDS) -> list[Job]:
     """The jobs of `experiment`, None: of all experiments that have the tier."""
-    grid = yaml.safe_load(Path(grids).read_text())
+    grid = _read(grids)
     chosen = [experiment] if experiment else [name for name, tiers in grid.items() if tier in tiers]
     if not chosen:
         raise ConfigError(f"tier {tier!r}: allowed are {', '.join(sorted({t for tiers in grid.values() for t in tiers}))}")
@@ -81,9 +85,17 @@ def jobs(experiment: str, tier: str, grids: Path = GRIDS) -> list[Job]:
     return made
 
 
+def _read(grids: Path) -> dict[str, Any]:
+    try:
+        return yaml.safe_load(Path(grids).read_bytes())  # in UTF-8, whatever the locale
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{grids} cannot be read ({error}): the grids and notebooks of the study are in a clone of "
+                          "its repository, start Python there") from None
+
+
 def _entry(experiment: str, tier: str, grids: Path) -> dict[str, Any]:
     """What the grid file says about a tier."""
-    grid = yaml.safe_load(Path(grids).read_text())
+    grid = _read(grids)
     if experiment not in grid:
         raise ConfigError(f"experiment {experiment!r}: allowed are {', '.join(grid)}")
     if tier not in grid[experiment]:
@@ -140,9 +152,9 @@ def load_records(experiment: str, tier: str, grids: Path = GRIDS) -> list[dict[s
     Raises
     ------
     RecordError
-        records are missing, or there are some that the grid does not ask for.
+        records are missing, are not what their names say, or there are some that the grid does not ask for.
     """
-    expected = [file for job in jobs(experiment, tier, grids) for file in job.files()]
+    expected = {file: run for job in jobs(experiment, tier, grids) for file, run in job.runs().items()}
     missing = [file for file in expected if not file.exists()]
     if missing:
         raise records.RecordError(f"{len(missing)} of {len(expected)} records are missing, the first is {missing[0]}; "
@@ -152,4 +164,4 @@ def load_records(experiment: str, tier: str, grids: Path = GRIDS) -> list[dict[s
     if extra:
         raise records.RecordError(f"{len(extra)} records are not of the present grid, the first is {extra[0]}; "
                                   "delete them, they were made with another configuration or by hand")
-    return [records.load(file) for file in expected]
+    return [records.load_run(file, run) for file, run in expected.items()]

@@ -4,9 +4,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from growdarts_study.config import Grid, Tier
-from growdarts.spaces.two_input.operations import TWO_INPUT
-from growdarts_study.settings import StudySettings, known_operations
+from growdarts_study.config import Grid, Tier, two_input_operations
+from growdarts_study.settings import StudySettings
 
 
 class AblationConfig(Grid):
@@ -55,7 +54,7 @@ class MorphismConfig(StudySettings):
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
-        known_operations(self.operations, TWO_INPUT)
+        two_input_operations(self.operations)
         if not all(0 < epsilon < 1 for epsilon in self.epsilons):
             raise ValueError(f"parameter 'epsilons' = {self.epsilons}: allowed is above 0 and below 1")
         if not all(0 < noise <= 0.5 for noise in self.noises):

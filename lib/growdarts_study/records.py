@@ -17,17 +17,23 @@ import pandas as pd
 import torch
 
 from growdarts.checkpoints import replacing
+from growdarts.settings import ConfigError
 from growdarts.spaces.genotype import genotype_from_dict
+from growdarts_study import ROOT
 
-ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "data" / "results"
 CHECKPOINTS = ROOT / "_build" / "checkpoints"
 PACKAGES = ("torch", "numpy", "pandas", "pydantic", "papermill", "growdarts")
 TIMINGS = ("seconds", "seconds_spent")  # what may differ between two runs of one configuration
+# What every record of a run holds; what stands behind a dot is an entry of an entry.
+ENTRIES = ("config.method", "config.seed", "config_hash", "provenance.data_sha256", "cost.search_seconds",
+           "cost.search_flops", "cost.search_epochs", "cost.train_seconds", "result.test_error",
+           "result.validation_error", "result.parameters", "result.hidden", "result.genotype", "training", "search")
+AGAIN = "delete it to have it made again"
 
 
 class RecordError(RuntimeError):
-    """A file is not a record of this project."""
+    """A file is not the record that its name says, or cannot be written."""
 
 
 def path(config: Any, tier: str, experiment: str, folder: Path = RESULTS) -> Path:
@@ -36,24 +42,61 @@ def path(config: Any, tier: str, experiment: str, folder: Path = RESULTS) -> Pat
 
 
 def write(record: dict[str, Any], file: Path) -> None:
-    """Write `record` whole or not at all, one top-level entry a line."""
+    """Write `record` whole or not at all, one top-level entry a line; `RecordError` where there is no room for it."""
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, allow_nan=False, separators=(',', ':'))}"
                        for key, value in record.items())
-    with replacing(file) as temporary:
-        temporary.write_text("{\n" + lines + "\n}\n")
+    try:
+        with replacing(file) as temporary:
+            temporary.write_text("{\n" + lines + "\n}\n")
+    except OSError as error:
+        raise RecordError(f"{file} cannot be written ({error}): nothing of it was; make room, run again") from error
 
 
-def load(file: Path, entries: Iterable[str] = ("config", "config_hash", "provenance", "cost", "result"),
-         remedy: str = "delete it to have it made again") -> dict[str, Any]:
+def load(file: Path, entries: Iterable[str] = ENTRIES, remedy: str = AGAIN) -> dict[str, Any]:
     """Read one record; raises `RecordError` if the file is missing, is not one or lacks one of the `entries`."""
     try:
-        record = json.loads(Path(file).read_text())
-    except (FileNotFoundError, json.JSONDecodeError) as error:
+        record = json.loads(Path(file).read_text(encoding="utf-8-sig"), parse_constant=_no_number)
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{file} is not a record ({error}); {remedy}") from None
-    missing = set(entries) - set(record)
+    missing = [entry for entry in entries if _lacks(record, entry)]
     if missing:
-        raise RecordError(f"{file} lacks {', '.join(sorted(missing))}; {remedy}")
+        raise RecordError(f"{file} lacks {', '.join(missing)}; {remedy}")
     return record
+
+
+def load_run(file: Path, config: Any, hashes: dict[str, str] | None = None) -> dict[str, Any]:
+    """Read the record of the run of `config`; raises `RecordError` if it is that of another run, or of other data.
+
+    hashes : the sha256 of the data that it should have been made from; None: of any.
+    """
+    record = load(file)
+    try:
+        same = record["config_hash"] == config.hash() and type(config).of(record["config"]) == config
+    except (ConfigError, TypeError):
+        same = False
+    if not same:
+        found = record["config"]
+        raise RecordError(f"{file} holds the record of another run than its name says, of {found['method']} with seed "
+                          f"{found['seed']} and hash {record['config_hash']}; {AGAIN}")
+    made_from = record["provenance"]["data_sha256"]
+    if hashes is not None and made_from != hashes:
+        other = sorted({name for name, _ in dict(made_from or {}).items() ^ hashes.items()})
+        raise RecordError(f"{file} was made from other data than are there now: {', '.join(other)} differ; bring those "
+                          "back, or move the record away to have it made anew")
+    return record
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _lacks(record: Any, entry: str) -> bool:
+    """Whether a record lacks an entry of the form of `ENTRIES`."""
+    for name in entry.split("."):
+        if not isinstance(record, dict) or name not in record:
+            return True
+        record = record[name]
+    return False
 
 
 def table(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -113,14 +156,16 @@ def peak_memory_mib() -> float:
 @cache
 def _library_commit() -> dict[str, Any]:
     """Commit of the checkout, and whether lib/ differed from it."""
+    here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True,
+        return subprocess.run(["git", "-C", str(here.parent), *arguments], capture_output=True, text=True,
                               check=True).stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "modified": bool(git("status", "--porcelain", "--", "lib"))}
-    except (OSError, subprocess.CalledProcessError):  # an unpacked archive is no checkout
+        git("ls-files", "--error-unmatch", here.name)  # an archive or an installation may lie in somebody else's
+        return {"commit": git("rev-parse", "HEAD"), "modified": bool(git("status", "--porcelain", "--", ".."))}
+    except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "modified": None}
 
 

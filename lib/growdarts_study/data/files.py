@@ -17,11 +17,11 @@ with warnings.catch_warnings():  # its progress bar would like notebook widgets,
 from requests.exceptions import RequestException
 
 from growdarts.settings import DataError
+from growdarts_study import ROOT
 
 logger = logging.getLogger(__name__)
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-DATA = REPOSITORY / "data"
+DATA = ROOT / "data"
 PACKAGED = {  # file -> package of the extra "data", its version, path in it, sha256 of the bytes
     "santa_fe_laser": ("reservoirpy", "0.4.2", "reservoirpy/datasets/santafe_laser.npy",
                        "8c07281200935596f8e28bc94e1bb25e9964ab7d7f63c5e27ac87b810ac3b33a"),
@@ -48,8 +48,27 @@ def cache_folder() -> tuple[Path, bool]:
     """
     given = os.environ.get("GROWDARTS_DATA")
     if given:
-        return (REPOSITORY / Path(given).expanduser()).resolve(), False
+        return (ROOT / Path(given).expanduser()).resolve(), False
     return Path(pooch.os_cache("growdarts")), True
+
+
+def registered_sha256(file: str) -> str:
+    """What the bytes of a file of `data/registry.txt` have to hash to; `DataError` if it is not there."""
+    known = _source(cache_folder()[0]).registry
+    if file not in known:
+        names = ", ".join(name for name in known if not name.startswith("cifar10/"))
+        raise DataError(f"file {file!r} is not in data/registry.txt; it has {names} and the files of cifar10/")
+    return known[file].removeprefix("sha256:")
+
+
+def _source(folder: Path) -> pooch.Pooch:
+    """What downloads the registered files into `folder`."""
+    source = pooch.create(path=folder, base_url="", retry_if_failed=RETRIES)
+    registry = DATA / "registry.txt"
+    if not registry.is_file():
+        raise DataError(f"{registry} is missing; start Python in a full clone, or install it in editable mode")
+    source.load_registry(registry)
+    return source
 
 
 def fetch(file: str) -> Path:
@@ -64,16 +83,9 @@ def fetch(file: str) -> Path:
     DataError
         The file is not registered, damaged, or cannot be downloaded or stored.
     """
-    folder, ours = cache_folder()
-    source = pooch.create(path=folder, base_url="", retry_if_failed=RETRIES)
-    registry = DATA / "registry.txt"
-    if not registry.is_file():
-        raise DataError(f"{registry} is missing; install the package in editable mode from a full clone")
-    source.load_registry(registry)
-    if file not in source.registry:
-        known = ", ".join(name for name in source.registry if not name.startswith("cifar10/"))
-        raise DataError(f"file {file!r} is not in data/registry.txt; it has {known} and the files of cifar10/")
-    expected, url, path = source.registry[file].removeprefix("sha256:"), source.get_url(file), folder / file
+    (folder, ours), expected = cache_folder(), registered_sha256(file)
+    source = _source(folder)
+    url, path = source.get_url(file), folder / file
     here = f"set GROWDARTS_DATA to a folder that holds a good {file}"
     if path.exists():
         found = sha256(path)

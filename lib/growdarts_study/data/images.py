@@ -6,6 +6,8 @@ Shapes: n images, C channels, H = W pixels. A pixel stays a whole number of 0 ..
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import cache
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +119,12 @@ def load_images(name: str, *, train_portion: float = 0.5, n_images: int | None =
                               source="PNG copy, the first 1,000 test images", padding=4, flip=True)
 
 
+@cache
+def image_hashes(name: str, n_images: int | None) -> dict[str, str]:
+    """The sha256 of the images that `load_images` gives, which it has to decode: once in a process."""
+    return load_images(name, n_images=n_images).hashes
+
+
 def images_from_arrays(train: Arrays, test: Arrays, classes: Sequence[str], *, train_portion: float = 0.5,
                        n_images: int | None = None, name: str = "own", source: str = "arrays", padding: int = 0,
                        flip: bool = False) -> ImageData:
@@ -136,7 +144,7 @@ def images_from_arrays(train: Arrays, test: Arrays, classes: Sequence[str], *, t
     for part, (x, y) in (("training", train), ("test", test)):
         _check(part, x, y, len(classes), train[0].shape[1:])
     n = len(train[0]) if n_images is None else n_images
-    if not 2 <= n <= len(train[0]):
+    if not (isinstance(n, Integral) and 2 <= n <= len(train[0])):
         raise DataError(f"n_images={n_images} is not possible for {name}: allowed are None and 2 to the "
                         "number of its training images")
     if not (0 < train_portion <= 1 and (cut := round(train_portion * n)) >= 1):

@@ -5,12 +5,13 @@ Shapes: T days in a window, n windows, F features (indices of stock exchanges, a
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
 import torch
 
-from growdarts_study.data.files import DATA, fetch, packaged, sha256
+from growdarts_study.data.files import DATA, fetch, packaged, registered_sha256, sha256
 from growdarts_study.data.processes import PROCESSES, linear_var
 from growdarts.settings import DataError
 from growdarts.tasks.series import Series, series_from_returns
@@ -77,8 +78,7 @@ def common_days(columns: list[pd.Series]) -> tuple[pd.DataFrame, dict[str, str]]
     table = pd.concat(columns, axis=1, join="inner").sort_index()
     table = table[table.index.day_of_week < 5]
     table.index = table.index.strftime("%Y-%m-%d")
-    files = [f"g7_brics/{file}" for file, _, _ in G7_BRICS.values()]
-    return table, {file: sha256(fetch(file)) for file in files}
+    return table, series_hashes("g7_brics")
 
 
 def load_closes(name: str) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -171,6 +171,14 @@ def _source(name: str) -> Source:
 
 SERIES = ("synthetic_var", "eu_stock_markets", "g7_brics", *TABLES, *PROCESSES)  # names that `load_series` knows
 MIN_TRAIN = 250  # training windows below which an origin is refused: a little over a year
+
+
+@cache
+def series_hashes(name: str) -> dict[str, str]:
+    """The sha256 of everything that a series is read from; of registered files without reading them."""
+    if name in ("g7_brics", "log_range"):
+        return {f"g7_brics/{file}": registered_sha256(f"g7_brics/{file}") for file, _, _ in G7_BRICS.values()}
+    return _source(name).hashes
 
 
 def split_days(name: str, labels: list[str], window: int, origin: int | None) -> tuple[int, int, int]:

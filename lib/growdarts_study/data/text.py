@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from growdarts_study.data.files import fetch, sha256
+from growdarts_study.data.files import fetch, registered_sha256, sha256
 from growdarts.settings import DataError
 from growdarts.tasks.text import Text
 
 TEXTS = ("grammar", "penn_treebank", "folder")  # names that `load_text` knows
 EOS, UNKNOWN = "<eos>", "<unk>"
 PARTS = {"train": "train", "validation": "valid", "test": "test"}  # part -> its name in file names
+PENN_TREEBANK = tuple(f"ptb/ptb.{short}.txt" for short in PARTS.values())
 
 
 def load_text(name: str, folder: Path | str | None = None) -> Text:
@@ -30,7 +31,7 @@ def load_text(name: str, folder: Path | str | None = None) -> Text:
     ----------
     name : one of `TEXTS`: "grammar" (written in code, offline), "penn_treebank" (10,000 words), "folder".
     folder : for "folder" only, holds for each of train, valid and test one file, `train.txt` or
-        `wiki.train.tokens` as WikiText-2 calls it; UTF-8, words separated by white space.
+        `wiki.train.tokens` as WikiText-2 calls it, not both; UTF-8, words separated by white space.
 
     Raises
     ------
@@ -45,7 +46,7 @@ def load_text(name: str, folder: Path | str | None = None) -> Text:
     if name == "grammar":
         return grammar_text()
     if folder is None:
-        files = {f"ptb/ptb.{short}.txt": fetch(f"ptb/ptb.{short}.txt") for short in PARTS.values()}
+        files = {file: fetch(file) for file in PENN_TREEBANK}
     else:
         files = {path.name: path for path in _files_of(Path(folder).expanduser())}
     words = [read_words(path) for path in files.values()]
@@ -53,7 +54,16 @@ def load_text(name: str, folder: Path | str | None = None) -> Text:
     for word in words[0]:
         index.setdefault(word, len(index))
     ids = [encode(part, index, str(path)) for part, path in zip(words, files.values(), strict=True)]
-    return Text(name, tuple(index), *ids, None, {file: sha256(path) for file, path in files.items()})
+    return Text(name, tuple(index), *ids, None, text_hashes(name, folder))
+
+
+def text_hashes(name: str, folder: Path | str | None = None) -> dict[str, str]:
+    """The sha256 of everything that a text is read from, without reading it where it is fixed beforehand."""
+    if name == "grammar":
+        return grammar_text().hashes
+    if name == "penn_treebank":
+        return {file: registered_sha256(file) for file in PENN_TREEBANK}
+    return {path.name: sha256(path) for path in _files_of(Path(folder).expanduser())}
 
 
 def _files_of(folder: Path) -> list[Path]:
@@ -64,13 +74,15 @@ def _files_of(folder: Path) -> list[Path]:
     if missing:
         what = "has no" if folder.is_dir() else "is not a folder; it should hold"
         raise DataError(f"{folder} {what} {', '.join(missing)}")
+    if double := [paths for paths in found if len(paths) > 1]:
+        raise DataError(f"{folder} has both {double[0][0].name} and {double[0][1].name}: leave one of them there")
     return [paths[0] for paths in found]
 
 
 def read_words(path: Path) -> list[str]:
     """Words of a text file, `<eos>` after every line."""
     try:
-        with open(path, encoding="utf-8") as lines:
+        with open(path, encoding="utf-8-sig") as lines:  # a byte order mark is no part of the first word
             words = [word for line in lines for word in (*line.split(), EOS)]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as UTF-8 text ({error})") from error

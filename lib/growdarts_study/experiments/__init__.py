@@ -9,12 +9,19 @@ from tqdm import tqdm
 
 from growdarts_study import records
 from growdarts_study.config import Grid, ImageRun, LanguageRun, TimeSeriesRun
+from growdarts_study.data.images import image_hashes
+from growdarts_study.data.series import series_hashes
+from growdarts_study.data.text import text_hashes
 from growdarts_study.experiments import images, language, time_series
 from growdarts_study.grids import runs_of
 
 Run = TimeSeriesRun | LanguageRun | ImageRun
 RUNNERS: dict[type, Callable[..., dict[str, Any]]] = {
     TimeSeriesRun: time_series.run, LanguageRun: language.run, ImageRun: images.run}
+HASHES: dict[type, Callable[[Any], dict[str, str]]] = {  # sha256 of the data of a run, as its record keeps them
+    TimeSeriesRun: lambda config: series_hashes(config.dataset),
+    LanguageRun: lambda config: text_hashes(config.dataset, config.folder),
+    ImageRun: lambda config: image_hashes(config.dataset, config.train_images)}
 
 
 def run(config: Run, *, checkpoints: Path | None = None, progress: bool = False) -> dict[str, Any]:
@@ -58,7 +65,7 @@ def _recorded(config: Run, grid: Grid) -> dict[str, Any]:
     """The stored record of a run, made first if it is missing; resumes from checkpoints if it was killed."""
     file = records.path(config, grid.tier, grid.records_folder())
     if file.exists():
-        return records.load(file)
+        return records.load_run(file, config, HASHES[type(config)](config))
     checkpoints = records.CHECKPOINTS / config.hash()
     record = {"tier": grid.tier, **run(config, checkpoints=checkpoints, progress=grid.progress)}
     records.write(record, file)

@@ -11,6 +11,7 @@ from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
 from growdarts_study.experiments import phases
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
+from growdarts.settings import DataError
 from growdarts.tasks.images import ImageData, ImageTask, schedule_drop_path
 from growdarts_study.data.images import load_images
 from growdarts.spaces.darts.published import CIFAR10_DARTS_V2
@@ -26,12 +27,12 @@ def run(config: ImageRun, *, checkpoints: Path | None = None, progress: bool = F
     published and found cells compete at equal size. A search looks at cross entropy on its validation part; a
     training and the test count wrong answers.
     """
-    search_data = load_images(config.dataset, train_portion=config.search_portion, n_images=config.search_images)
+    search_data, data = _data(config, "search"), _data(config, "train")  # a search in vain costs hours
     with torch.random.fork_rng(devices=[]):
-        searched = phases.search(config, lambda nodes: search_network(config, search_data, nodes).to(memory_format=CHANNELS_LAST),
-                                 ImageTask(search_data, config.batch_size, measure="loss"), checkpoints, progress)
+        searched = phases.search(
+            config, lambda nodes: search_network(config, search_data, nodes).to(memory_format=CHANNELS_LAST),
+            ImageTask(search_data, config.batch_size, measure="loss"), checkpoints, progress)
         genotype = searched.result.genotype if searched else CIFAR10_DARTS_V2
-        data = load_images(config.dataset, train_portion=config.train_portion, n_images=config.train_images)
         task = ImageTask(data, config.train_batch_size, cutout_length=config.cutout_length)
         channels = phases.largest_width(lambda C: network(config, data, genotype, C, auxiliary=False),
                                         config.parameters, step=2)
@@ -50,6 +51,15 @@ def run(config: ImageRun, *, checkpoints: Path | None = None, progress: bool = F
         "images": {part: len(getattr(data, part).y) for part in ("train", "validation", "test")},
         "parameters": sum(p.numel() for name, p in fixed.named_parameters() if not name.startswith("auxiliary")),
         "hidden": channels, "genotype": genotype.to_dict()})
+
+
+def _data(config: ImageRun, phase: str) -> ImageData:
+    """The images of a phase, "search" or "train"."""
+    n, portion = getattr(config, f"{phase}_images"), getattr(config, f"{phase}_portion")
+    try:
+        return load_images(config.dataset, train_portion=portion, n_images=n)
+    except DataError as error:
+        raise DataError(f"with '{phase}_images' = {n} and '{phase}_portion' = {portion}: {error}") from error
 
 
 def search_network(config: ImageRun, data: ImageData, n_nodes: int) -> SearchImageNetwork:

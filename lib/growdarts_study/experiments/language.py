@@ -11,14 +11,16 @@ import torch
 from growdarts.tasks.carried import LSTM, derived_layers, two_input_layers
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
-from growdarts_study.config import LanguageRun
+from growdarts_study.config import SEARCHING, LanguageRun
 from growdarts.spaces.darts.genotypes import RecurrentGenotype
 from growdarts_study.experiments import phases
 from growdarts.spaces.two_input.genotype import Genotype
+from growdarts.settings import ConfigError
 from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, perplexity
 from growdarts.spaces.precision import used_precision
 from growdarts.spaces.darts.published import PTB_DARTS_V2
 from growdarts_study.data.text import load_text
+from growdarts.tasks.text import Text
 from growdarts.training import DivergenceError, Fit, fit
 
 
@@ -32,6 +34,7 @@ def run(config: LanguageRun, *, checkpoints: Path | None = None, progress: bool 
     text = load_text(config.dataset, config.folder)
     words = len(text.vocabulary)
     searched_text = replace(text, train=text.train[:config.search_tokens])
+    _columns_fit(config, searched_text, text)
     with torch.random.fork_rng(devices=[]):
         searched = phases.search(config, lambda nodes: search_model(config, words, nodes), task_of(
             config, searched_text, config.batch_size), checkpoints, progress)
@@ -67,6 +70,17 @@ def run(config: LanguageRun, *, checkpoints: Path | None = None, progress: bool 
         "precision": used_precision(config.precision),
         "parameters": sum(p.numel() for p in network.theta_parameters()), "hidden": width,
         "genotype": genotype.to_dict() if genotype else None})
+
+
+def _columns_fit(config: LanguageRun, searched: Text, whole: Text) -> None:
+    """`ConfigError` if a part of the text has fewer than two tokens for each of the columns that it is read in."""
+    read = [("train_batch_size", [whole.train]), ("eval_batch_size", [whole.validation, whole.test])]
+    if config.method in SEARCHING:
+        read.insert(0, ("batch_size", [searched.train, whole.validation]))
+    for name, parts in read:
+        if getattr(config, name) > (most := min(map(len, parts)) // 2):
+            raise ConfigError(f"parameter {name!r} = {getattr(config, name)}: allowed is at most {most}, half the "
+                              "tokens of the shortest part that is read in so many columns")
 
 
 def search_model(config: LanguageRun, words: int, n_nodes: int) -> LanguageModel:

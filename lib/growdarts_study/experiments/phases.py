@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from growdarts_study import records
+from growdarts_study.config import SEARCHING
 from growdarts.space import SearchSpace
 from growdarts.checkpoints import Checkpoint
 from growdarts.search import Search, SearchResult
 from growdarts.settings import ConfigError, SearchSettings
 from growdarts.training import Fit, Task
 
-SEARCHING = ("grow", "grow_fresh", "fixed")  # methods that search
 WIDEST = 8192  # units or channels
 
 
