@@ -50,7 +50,7 @@ $(HTML)/.complete: $(SLOW) $(EXECUTED) $(STAGED)
 	jupyter-book build -W -n --keep-going $(SITE) || { rm -rf $(SITE)/_build/.doctrees; exit 1; }
 	touch $@
 
-# What numba compiles in two minutes saves these small runs a few seconds: they go without.
+# To compile takes longer than it saves runs of this size: they go without numba.
 $(EXECUTED) nbval: export PYTHONPATH := $(CURDIR)/tests/without_fast$(addprefix :,$(PYTHONPATH))
 
 # A run that fails leaves what it has in _build/run, to look at. Pages that quote the notebook ({glue}) have to be read again with it.
