@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -105,8 +106,6 @@ def test_images_of_any_array(x, y, n_images, train_portion):
 @many
 @given(st.integers(0, 50), st.integers(-2, 60), st.integers(-2, 12))
 def test_windows_of_any_size(n, batch_size, length):
-    import torch
-
     try:
         found = list(windows(batchify(torch.arange(n), batch_size), length))
     except DataError as error:
