@@ -27,7 +27,7 @@ def test_they_belong_to_the_registered_data():
     for file in registered:
         made_from = records.load(file)["provenance"]["data_sha256"]
         assert made_from == {name: registry[name].removeprefix("sha256:") for name in made_from}, file.name
-    for file in registered[::40]:
+    for file in [file for file in registered if file.relative_to(records.RESULTS).parts[0] != "ablations"][::40]:
         records.load_run(file, run_of(file), experiments.HASHES[type(run_of(file))](run_of(file)))
 
 
