@@ -1,7 +1,8 @@
-"""Checkpoints: written whole or not at all, read without unpickling code."""
+"""Checkpoints: written whole or not at all, read without unpickling code, checked by a checksum."""
 
 import contextlib
 import hashlib
+import io
 import os
 import tempfile
 from collections.abc import Iterator
@@ -55,11 +56,12 @@ class Checkpoint:
         """Store tensors and plain values, with torch's random state, whole or not at all."""
         if self.path is None:
             return
+        content = io.BytesIO()
         try:
+            torch.save({"owner": self.owner, "kind": kind, "data": data, "random": torch.get_rng_state(), **state}, content)
             with replacing(Path(self.path)) as temporary:
-                torch.save({"owner": self.owner, "kind": kind, "data": data, "random": torch.get_rng_state(), **state},
-                           temporary)
-        except (OSError, RuntimeError) as error:  # torch's writer has errors of its own for a full disk
+                temporary.write_bytes(hashlib.sha256(content.getbuffer()).digest() + content.getbuffer())
+        except OSError as error:
             raise CheckpointError(f"{self.path} cannot be written ({type(error).__name__}): is there space, and may this "
                                   "user write there? What was there before is untouched") from error
 
@@ -68,12 +70,14 @@ class Checkpoint:
         if self.path is None or not Path(self.path).exists():
             return None
         try:
-            state = torch.load(self.path, weights_only=True)
+            content = Path(self.path).read_bytes()
+            if hashlib.sha256(content[32:]).digest() != content[:32]:
+                raise ValueError("its checksum is that of other bytes")
+            state = torch.load(io.BytesIO(content[32:]), weights_only=True)
             found = {name: state[name] for name in ("owner", "kind", "data")}
             torch.set_rng_state(state["random"])
         except Exception as error:
-            raise CheckpointError(f"{self.path} is no checkpoint that can be read ({type(error).__name__}); delete it to "
-                                  "start again") from error
+            raise CheckpointError(f"{self.path} is damaged or no checkpoint ({type(error).__name__}); delete it to start again") from error
         for name, wanted in (("owner", self.owner), ("kind", kind), ("data", data)):
             if found[name] != wanted:
                 raise CheckpointError(f"{self.path} was written by another run: its {name} is {found[name]!r}, expected "

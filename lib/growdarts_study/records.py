@@ -1,5 +1,6 @@
 """One run -> one JSON record with its provenance; reading them back as tables."""
 
+import hashlib
 import json
 import os
 import platform
@@ -43,13 +44,21 @@ def path(config: Any, tier: str, experiment: str, folder: Path = RESULTS) -> Pat
 
 def write(record: dict[str, Any], file: Path) -> None:
     """Write `record` whole or not at all, one top-level entry a line; `RecordError` where there is no room for it."""
-    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, allow_nan=False, separators=(',', ':'))}"
-                       for key, value in record.items())
+    lines = _lines(record | {"sha256": _checksum(record)})
     try:
         with replacing(file) as temporary:
             temporary.write_text("{\n" + lines + "\n}\n")
     except OSError as error:
         raise RecordError(f"{file} cannot be written ({error}): nothing of it was; make room, run again") from error
+
+
+def _lines(record: dict[str, Any]) -> str:
+    return ",\n".join(f"{json.dumps(key)}: {json.dumps(value, allow_nan=False, separators=(',', ':'))}"
+                      for key, value in record.items())
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    return hashlib.sha256(_lines(record).encode()).hexdigest()
 
 
 def load(file: Path, entries: Iterable[str] = ENTRIES, remedy: str = AGAIN) -> dict[str, Any]:
@@ -58,6 +67,8 @@ def load(file: Path, entries: Iterable[str] = ENTRIES, remedy: str = AGAIN) -> d
         record = json.loads(Path(file).read_text(encoding="utf-8-sig"), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{file} is not a record ({error}); {remedy}") from None
+    if isinstance(record, dict) and record.pop("sha256", None) not in (None, _checksum(record)):  # older ones have none
+        raise RecordError(f"{file} is damaged: its checksum is that of another content; {remedy}")
     missing = [entry for entry in entries if _lacks(record, entry)]
     if missing:
         raise RecordError(f"{file} lacks {', '.join(missing)}; {remedy}")
