@@ -1,4 +1,7 @@
-"""What several tests do: a training step to get away from the start, splitting matrices written out."""
+"""What several tests do: a training step to get away from the start, splitting matrices written out, a checkpoint's content."""
+
+import io
+from pathlib import Path
 
 import torch
 
@@ -17,3 +20,8 @@ def dense(matrices):
     multiply, D = matrices.product(), matrices.pack(matrices.weights).shape[1]
     basis = torch.eye(D).to(next(iter(matrices.weights.values())))
     return torch.stack([multiply(e.expand(matrices.units, -1)) for e in basis], dim=-1)
+
+
+def stored(path):
+    """The content of a checkpoint, whose checksum comes first."""
+    return torch.load(io.BytesIO(Path(path).read_bytes()[32:]), weights_only=True)

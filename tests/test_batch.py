@@ -1,6 +1,5 @@
 """The batch as a user runs it: a failed job stops no other, a killed one goes on, a rerun redoes what is missing."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 import yaml
 from snakemake.cli import parse_args
 
-from growdarts_study.records import without_timing
+from growdarts_study.records import load, without_timing
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,7 +43,7 @@ def snakemake(project):
 
 def record(project, method):
     (file,) = project.glob(f"data/results/time_series/smoke/synthetic_var/{method}/*.json")
-    return without_timing(json.loads(file.read_text()))
+    return without_timing(load(file))
 
 
 def test_failed_killed_and_missing_jobs(project):

@@ -130,7 +130,7 @@ def test_hash_changes_with_every_field(settings):
         assert TimeSeriesRun.of(settings | {name: new}).hash() != config.hash(), name
 
 
-@pytest.mark.parametrize("change", [{"order": 2}, {"resample": True}])
+@pytest.mark.parametrize("change", [{}, {"order": 2}, {"resample": True}])
 def test_hash_changes_with_the_version_of_the_results(settings, change, monkeypatch):
     config = TimeSeriesRun.of(settings | change)
     before = config.hash()

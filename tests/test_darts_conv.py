@@ -27,7 +27,7 @@ from growdarts.growth import carry_moments, grow_node
 from growdarts.forms import plain_forms
 from growdarts.pruning import prune
 from growdarts.search import Search
-from stepping import step
+from stepping import step, stored
 
 GOLDEN = Path(__file__).parent / "golden"
 CIFAR10 = {name: value for name, value in vars(published).items() if isinstance(value, ConvolutionalGenotype)}
@@ -553,7 +553,7 @@ def test_a_resumed_search_goes_on_bit_for_bit(settings, tmp_path):
         limited = TimeSeriesRun.of(config.model_dump() | dict(search_epochs=epochs))
         network = small(1)
         Search(network, ImageTask(), limited, morphism=True, checkpoint=Checkpoint(path, "same"), progress=False).run()
-        return torch.load(path, weights_only=True)
+        return stored(path)
 
     whole = run(4, tmp_path / "whole")
     run(2, tmp_path / "parts")

@@ -23,6 +23,7 @@ from growdarts.tasks.images import EVALUATION_BATCH, ImageTask, schedule_drop_pa
 from growdarts_study.data.images import images_from_arrays, load_images
 from growdarts_study.records import without_timing
 from growdarts.search import Search
+from stepping import stored
 
 OPERATIONS = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")
 
@@ -257,7 +258,7 @@ def test_a_killed_search_goes_on_bit_for_bit(settings, tmp_path, monkeypatch, or
         assert resumed.genotype == whole.genotype
         for part in ("history", "events", "stage_errors", "flops", "epochs", "validation_error"):
             assert without_timing(getattr(resumed, part)) == without_timing(getattr(whole, part))
-        now, then = (torch.load(p, weights_only=True)["now"]["network"] for p in (path, tmp_path / "whole.pt"))
+        now, then = (stored(p)["now"]["network"] for p in (path, tmp_path / "whole.pt"))
         assert all(torch.equal(value, then[name]) for name, value in now.items())
 
 

@@ -102,7 +102,7 @@ def test_divergence_names_the_epoch_and_keeps_the_last_good_checkpoint(task, con
     search._search_epoch = lambda: train() if search.state.epoch < 2 else math.nan
     with pytest.raises(DivergenceError, match=r"epoch 3: loss = nan; the last good checkpoint is .*search\.pt"):
         search.run()
-    assert torch.load(tmp_path / "search.pt", weights_only=True)["progress"]["epoch"] == 2
+    assert search.checkpoint.load("search", search.data)["progress"]["epoch"] == 2
 
 
 class ScriptedTask:

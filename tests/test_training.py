@@ -20,6 +20,7 @@ from growdarts_study.records import without_timing
 from growdarts.search import Search
 from growdarts_study.data.text import load_text
 from growdarts.training import DivergenceError, fit, learning_rate
+from stepping import stored
 
 SGD = dict(optimizer="sgd", momentum=0.9, schedule="cosine", learning_rate=0.02)
 AVERAGED = dict(optimizer="nt_asgd", learning_rate=0.2, patience=100, train_epochs=12)
@@ -232,7 +233,7 @@ def test_divergence_without_validation(settings, tmp_path):
     task.loss = lambda *arguments: loss(*arguments) * (math.nan if next(calls) == 7 else 1)
     with pytest.raises(DivergenceError, match=r"epoch 3: loss = nan; the last good checkpoint is .*fit\.pt"):
         run(TimeSeriesRun.of(settings), task, tmp_path / "fit.pt", validate=False)
-    assert torch.load(tmp_path / "fit.pt", weights_only=True)["epoch"] == 2
+    assert stored(tmp_path / "fit.pt")["epoch"] == 2
 
 
 def test_on_epoch_comes_before_each_epoch(settings):
@@ -279,18 +280,18 @@ def test_a_killed_training_ends_with_the_same_bits(settings, tmp_path, monkeypat
     config, calls = TimeSeriesRun.of(settings | changes), []
     options = dict(validate=validate, on_epoch=calls.append)
     whole, network = run(config, path=tmp_path / "whole.pt", **options)
-    state, averaging = torch.load(tmp_path / "whole.pt", weights_only=True), set()
+    state, averaging = stored(tmp_path / "whole.pt"), set()
     for stop in range(1, config.train_epochs + 1):
         path = tmp_path / f"{stop}.pt"
         killed_after(stop, monkeypatch, lambda path=path: run(config, path=path, **options))
-        averaging.add(torch.load(path, weights_only=True)["averaged"] is not None)
+        averaging.add(stored(path)["averaged"] is not None)
         calls.clear()
         resumed_network = line()
         torch.manual_seed(999)  # nothing may depend on what another process drew
         resumed, _ = run(config, path=path, network=resumed_network, **options)
         assert resumed.errors == whole.errors and resumed.validation_error == whole.validation_error
         assert torch.equal(flat(resumed_network), flat(network))
-        assert same(torch.load(path, weights_only=True), state)
+        assert same(stored(path), state)
         assert calls == list(range(stop, config.train_epochs))
     assert averaging == ({False, True} if config.optimizer == "nt_asgd" else {False})
 
@@ -311,7 +312,7 @@ def test_a_killed_averaged_language_model_ends_with_the_same_bits(settings, tmp_
     for stop in range(1, 6):
         path = tmp_path / f"{stop}.pt"
         killed_after(stop, monkeypatch, lambda path=path: train(path))
-        averaging.add(torch.load(path, weights_only=True)["averaged"] is not None)
+        averaging.add(stored(path)["averaged"] is not None)
         resumed, other = train(path)
         assert resumed.errors == whole.errors and torch.equal(flat(other), flat(network))
     assert averaging == {False, True}
