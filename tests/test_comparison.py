@@ -20,7 +20,7 @@ def test_interval_is_that_of_scipy():
 
 
 def test_equality_is_two_one_sided_tests():
-    """Values around 0.2: both p-values of scipy's one-sided tests against the margins decide, and the 90 % interval with them."""
+    """Values around 0.2: what the 90 % interval says is what the larger p-value of scipy's two tests says."""
     values = np.array([-0.3, 0.1, 0.2, 0.4, 0.6])
     low, high = stats.t.interval(0.9, 4, loc=values.mean(), scale=stats.sem(values))
     found = interval(values)
@@ -44,7 +44,7 @@ def test_what_could_be_found_is_found_with_a_power_of_80_percent():
 
 @pytest.mark.parametrize("intervals, told, expected", [
     ([(0.0, 0.5), (0.1, 0.4)], None, "equal within 1 %"), ([(0.0, 1.3), (0.1, 0.4)], None, "undecided"),
-    ([(0.0, 1.1), (0.0, 1.1)], None, "equal within 1 %"),  # the 95 % intervals are wider than the margin, those of 90 % are not
+    ([(0.0, 1.1), (0.0, 1.1)], None, "equal within 1 %"),  # those of 95 % are wider than the margin
     ([(-2.0, 0.9), (-2.0, 0.5)], None, "better"), ([(2.0, 0.9), (2.0, 0.5)], None, "worse"),
     ([(-2.0, 0.9), (-2.0, 2.5)], None, "undecided"), ([(-2.0, 0.9), (2.0, 0.5)], None, "undecided"),
     ([(-2.0, 0.9)], 0, "undecided"),  # days do not tell

@@ -248,7 +248,7 @@ def year_errors(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def differences(found: Sequence[Difference]) -> pd.DataFrame:
-    """Paired differences in percent, with both intervals, the Diebold-Mariano test (p after Holm) and what could be found."""
+    """Paired differences in percent: both intervals, the Diebold-Mariano test (p after Holm), what could be found."""
     rows = {LABELS[d.method]: {
         f"against {LABELS[d.rival]}, %": f"{d.over_origins.mean:+.2f}",
         "interval over years": d.over_origins.ends(), "interval over seeds": d.over_seeds.ends(),

@@ -17,8 +17,8 @@ Records = Sequence[dict[str, Any]]
 class Verdict:
     """The verdict on a claim with one of the estimates that it rests on; `p_value` is Diebold and Mariano's after Holm.
 
-    "supported" or "contradicted" by a difference that matters and is told from chance, "equal within ..." by two one-sided
-    tests, else "undecided".
+    "supported" or "contradicted" by a difference that matters and is told from chance, "equal within ..." by two
+    one-sided tests, else "undecided".
     """
 
     claim: str
@@ -29,7 +29,7 @@ class Verdict:
     p_value: float | None
 
     def detectable(self) -> float:
-        """What a test at 5 % would have found with a power of 80 %, by both intervals: a difference, or a ratio below one."""
+        """The difference, or the ratio below one, that 80 % power would have found, by both intervals."""
         known = (self.over_origins, self.over_seeds)
         if self.measure.startswith("error"):
             return detectable(known)
