@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from growdarts_study.report.comparison import (Difference, Interval, compare_all, diebold_mariano, errors, feature_skill, feature_tests,
-                                               interval, pair_of, relative_difference, seed_means)
+from growdarts_study.report.comparison import (Difference, Interval, compare_all, detectable, diebold_mariano, errors, feature_skill,
+                                               feature_tests, interval, outcome, pair_of, relative_difference, seed_means)
 
 
 def test_interval_is_that_of_scipy():
@@ -17,6 +17,42 @@ def test_interval_is_that_of_scipy():
     assert found.sign() == 0 and interval([1.0, 1.1, 1.2]).sign() == 1 and interval([-1.0, -1.1]).sign() == -1
     assert interval([2.0]).sign() == 0 and interval([2.0]).ends() == "-"
     assert Interval(0.0, -1.234, 5.0, 2).ends() == "-1.23 to +5.00" and Interval(1.0, 0.5, 2.0, 2).ends(".1f") == "0.5 to 2.0"
+
+
+def test_equality_is_two_one_sided_tests():
+    """Values around 0.2: what the 90 % interval says is what the larger p-value of scipy's two tests says."""
+    values = np.array([-0.3, 0.1, 0.2, 0.4, 0.6])
+    low, high = stats.t.interval(0.9, 4, loc=values.mean(), scale=stats.sem(values))
+    found = interval(values)
+    assert (found.at(0.9).low, found.at(0.9).high) == pytest.approx((low, high))
+    assert found.at(0.95).low == pytest.approx(found.low)
+    for margin in (0.3, 0.5, 0.52, 0.6, 1.0):
+        both = max(stats.ttest_1samp(values, -margin, alternative="greater").pvalue,
+                   stats.ttest_1samp(values, margin, alternative="less").pvalue)
+        assert found.within(margin) == (both < 0.05)
+
+
+def test_what_could_be_found_is_found_with_a_power_of_80_percent():
+    """The noncentral t distribution: n = 5 and n = 10 need 1.68 and 1.00 standard deviations."""
+    for values in ([-0.3, 0.1, 0.2, 0.4, 0.6], range(10)):
+        n, deviation = len(values), np.std(values, ddof=1)
+        centre, limit = interval(values).detectable() / deviation * np.sqrt(n), stats.t.ppf(0.975, n - 1)
+        assert stats.nct.sf(limit, n - 1, centre) + stats.nct.cdf(-limit, n - 1, centre) == pytest.approx(0.8, abs=1e-6)
+    few, many = interval([-1.0, 1.0]), interval([0.9, 1.0, 1.1])
+    assert detectable([few, many, interval([1.0])]) == few.detectable() > many.detectable()
+
+
+@pytest.mark.parametrize("intervals, told, expected", [
+    ([(0.0, 0.5), (0.1, 0.4)], None, "equal within 1 %"), ([(0.0, 1.3), (0.1, 0.4)], None, "undecided"),
+    ([(0.0, 1.1), (0.0, 1.1)], None, "equal within 1 %"),  # those of 95 % are wider than the margin
+    ([(-2.0, 0.9), (-2.0, 0.5)], None, "better"), ([(2.0, 0.9), (2.0, 0.5)], None, "worse"),
+    ([(-2.0, 0.9), (-2.0, 2.5)], None, "undecided"), ([(-2.0, 0.9), (2.0, 0.5)], None, "undecided"),
+    ([(-2.0, 0.9)], 0, "undecided"),  # days do not tell
+    ([(-0.9, 0.8)], None, "undecided"),  # told from zero, but perhaps too small to matter
+    ([(-0.5, 0.4)], None, "equal within 1 %")])  # told from zero, and too small to matter
+def test_three_outcomes(intervals, told, expected):
+    found = [Interval(mean, mean - half, mean + half, 10) for mean, half in intervals]
+    assert outcome([*found, interval([5.0])], told=told) == expected  # a single value says nothing
 
 
 def test_diebold_mariano_is_the_formula_written_out():

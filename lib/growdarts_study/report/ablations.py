@@ -63,15 +63,18 @@ def _effect(switch: str, group: Sequence[dict[str, Any]], base: Sequence[dict[st
 
 
 def table(found: Sequence[Effect]) -> pd.DataFrame:
-    """All effects for reading; a dash where a value is the base."""
+    """All effects for reading; a dash where a value is the base, and a note where two values led to the same errors."""
     rows = []
     for effect in found:
         is_base = effect.value == effect.base
+        same = [other.value for other in found if other is not effect and (other.switch, other.by_seed) == (
+            effect.switch, effect.by_seed)]
+        told = f"same errors as {same[0]}" if same else SIGNS[effect.error.sign()][2]
         rows.append({
             "switch": effect.switch, "value": str(effect.value),
             "test error, %": "-" if is_base else f"{effect.error.mean:+.2f}",
             "interval over seeds": "-" if is_base else effect.error.ends(),
-            "told from chance": "-" if is_base else SIGNS[effect.error.sign()][2],
+            "told from chance": "-" if is_base else told,
             "search FLOP": "1" if is_base else f"{effect.flops:.2f} x", "nodes": f"{effect.nodes:.1f}",
             "nodes added": f"{effect.changes['grow_node']:.1f}",
             "operations copied": f"{effect.changes['grow_operation']:.1f}",

@@ -2,7 +2,9 @@
 
 Two sources of chance are kept apart: the seed of a run and the year it is tested on. An interval over
 *seeds* averages every seed over the origins, one over *origins* every origin over the seeds; a difference
-counts only if it is told from zero by both, and by a test over days.
+counts only if it is told from zero by both, and by a test over days. Two methods are equal only if both 90 % intervals
+say that they differ by less than a margin: two one-sided tests at 5 %. All else is undecided, and it is said which
+difference could have been found.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,8 +16,11 @@ import pandas as pd
 import statsmodels.api as sm
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
 LEVEL = 0.95
+POWER = 0.8
+MARGIN = 1.0  # percent of the error: no smaller difference is of interest on the index returns
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,21 @@ class Interval:
         """-1 or +1 where the interval lies on one side of zero, else 0."""
         return int(self.low > 0) - int(self.high < 0) if self.n > 1 else 0
 
+    def at(self, level: float) -> "Interval":
+        """The interval of another level over the same values."""
+        half = (self.high - self.mean) * float(np.divide(*stats.t.ppf([0.5 + level / 2, 0.5 + LEVEL / 2], self.n - 1)))
+        return Interval(self.mean, self.mean - half, self.mean + half, self.n)
+
+    def within(self, margin: float) -> bool:
+        """Two one-sided tests at 5 %: whether the 90 % interval lies between minus and plus `margin`."""
+        found = self.at(2 * LEVEL - 1)
+        return -margin < found.low and found.high < margin
+
+    def detectable(self) -> float:
+        """The true mean that a test at 5 % on so many values, as scattered as these, finds with a power of 80 %."""
+        deviation = (self.high - self.mean) / float(stats.t.ppf(0.5 + LEVEL / 2, self.n - 1)) * np.sqrt(self.n)
+        return float(TTestPower().solve_power(nobs=self.n, alpha=1 - LEVEL, power=POWER) * deviation)
+
 
 def interval(values: Iterable[float]) -> Interval:
     """Mean and 95 % interval of independent values; no interval for a single one."""
@@ -44,6 +64,26 @@ def interval(values: Iterable[float]) -> Interval:
         return Interval(mean, np.nan, np.nan, n)
     half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
     return Interval(mean, mean - half, mean + half, n)
+
+
+def outcome(found: Iterable[Interval], margin: float = MARGIN, told: int | None = None) -> str:
+    """"equal within ...", "better", "worse" or "undecided", from the intervals over all sources of chance.
+
+    Better or worse needs a mean of at least `margin` besides `told`, the sign of what is told from chance: where it is
+    not given, that of all the intervals.
+    """
+    known = [i for i in found if i.n > 1]
+    if known and all(i.within(margin) for i in known):
+        return f"equal within {margin:g} %"
+    signs = {i.sign() for i in known} if told is None else {told}
+    if len(signs) != 1 or min(abs(i.mean) for i in known) < margin:
+        return "undecided"
+    return {-1: "better", 0: "undecided", 1: "worse"}[signs.pop()]
+
+
+def detectable(found: Iterable[Interval]) -> float:
+    """The difference that all sources of chance would have let us find, see `Interval.detectable`."""
+    return max(i.detectable() for i in found if i.n > 1)
 
 
 def geometric_mean(ratios: Iterable[float]) -> Interval:
@@ -84,6 +124,10 @@ class Difference:
         """
         signs = {i.sign() for i in (self.over_origins, self.over_seeds) if i.n > 1} | {int(np.sign(self.statistic))}
         return signs.pop() if len(signs) == 1 and self.p_value < 1 - LEVEL else 0
+
+    def outcome(self) -> str:
+        """What both intervals and the test over days say together."""
+        return outcome((self.over_origins, self.over_seeds), told=self.decided())
 
     def at_most(self, margin: float) -> bool:
         """Whether the method is worse than its rival by less than `margin` percent, by both intervals."""

@@ -12,9 +12,12 @@ from statsmodels.stats.proportion import proportion_confint
 
 from growdarts.spaces.genotype import genotype_from_dict
 from growdarts_study.records import table
-from growdarts_study.report.comparison import Difference, feature_skill, feature_tests, interval, relative_difference
+from growdarts_study.report.comparison import (Difference, detectable, feature_skill, feature_tests, interval, outcome,
+                                               relative_difference)
 from growdarts_study.report.figures import LABELS, SIGNS, methods_in
-from growdarts_study.report.verdicts import Verdict
+from growdarts_study.report.verdicts import Verdict, working_nodes
+
+FAILED = 2.0  # a run has failed whose error is more than so many times the historical mean's
 
 
 def show(table: pd.DataFrame) -> Markdown:
@@ -156,23 +159,64 @@ def budget(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def summary(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Per method: error, relative difference to the mean's, size of what was tested."""
+    """Per method: failed runs, error, relative difference to the mean's, size of what was tested.
+
+    A mean that a failed run is part of says nothing of the others: a dash stands for it.
+    """
     runs, out = table(records), {}
     for method in methods_in(runs):
         own, difference = runs[runs.method == method], relative_difference(runs, method, "mean")
+        failed = int((difference > 100 * (FAILED - 1)).to_numpy().sum())
         out[LABELS[method]] = {
-            "runs": len(own), "test error": f"{own.test.mean():.4f}",
-            "against the mean, %": f"{difference.to_numpy().mean():+.2f}",
+            "runs": len(own), "failed": failed, "test error": "-" if failed else f"{own.test.mean():.4f}",
+            "against the mean, %": "-" if failed else f"{difference.to_numpy().mean():+.2f}",
             "median run, %": f"{np.median(difference):+.2f}", "parameters (median)": f"{own.parameters.median():.0f}",
             "nodes (mean)": "-" if own.nodes.isna().all() else f"{own.nodes.astype(float).mean():.1f}"}
     return pd.DataFrame(out).T
 
 
+def _as_searched(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Test errors of the searched networks themselves, with the weights of the search."""
+    return pd.DataFrame([{**{name: r["config"][name] for name in ("method", "seed", "origin")},
+                          "test": r["search"]["test_error"]} for r in records if r["search"]])
+
+
+def one_shot(records: Sequence[dict[str, Any]], rivals: Sequence[str]) -> pd.DataFrame:
+    """Growing as searched against rivals, those that search as searched too, in percent; there is no test over days."""
+    runs, searched, rows = table(records), _as_searched(records), {}
+    source = pd.concat([searched, runs[~runs.method.isin(searched.method)]])
+    for rival in rivals:
+        difference = relative_difference(source, "grow", rival)
+        both = [interval(difference.mean(axis=axis)) for axis in (0, 1)]
+        rows[LABELS[rival]] = {
+            "growing against it, %": f"{both[0].mean:+.2f}",
+            **{f"{level} %, {name}": found.at(level / 100).ends()
+               for level in (95, 90) for name, found in zip(("years", "seeds"), both, strict=True)},
+            "outcome": outcome(both), "80 % power finds": f"{detectable(both):.1f}"}
+    return pd.DataFrame(rows).T
+
+
+def grown(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> pd.DataFrame:
+    """The derived cells of every method: nodes, those that do more than `carry`, and the Hadamard product's share."""
+    rows = {}
+    for method in methods:
+        own = [record for record in records if record["config"]["method"] == method]
+        cells = [genotype_from_dict(record["result"]["genotype"]) for record in own]
+        working = [working_nodes(record) for record in own]
+        drawn, chosen = own[0]["config"]["operations"], [name for cell in cells for name in cell.operations]
+        rows[LABELS[method]] = {
+            "cells": len(own), "nodes (mean)": f"{np.mean([cell.n_nodes for cell in cells]):.1f}",
+            "effective nodes (mean)": f"{np.mean(working):.1f}", "one effective node": working.count(1),
+            "cells with `carry`": sum("carry" in cell.operations for cell in cells),
+            "cells with `hadamard`": sum("hadamard" in cell.operations for cell in cells),
+            "`hadamard`, % of operations": f"{100 * chosen.count('hadamard') / len(chosen):.1f}",
+            "a draw of all": f"{100 * ('hadamard' in drawn) / len(drawn):.1f}"}
+    return pd.DataFrame(rows).T
+
+
 def discretising(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Searching methods as searched (all operations mixed) and as derived, both against the mean, in percent."""
-    runs, rows = table(records), {}
-    searched = pd.DataFrame([{**{name: r["config"][name] for name in ("method", "seed", "origin")},
-                              "test": r["search"]["test_error"]} for r in records if r["search"]])
+    runs, searched, rows = table(records), _as_searched(records), {}
     sources = {"as searched": pd.concat([searched, runs[runs.method == "mean"]]), "derived and retrained": runs}
     for method in methods_in(searched):
         rows[LABELS[method]] = row = {}
@@ -204,17 +248,18 @@ def year_errors(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def differences(found: Sequence[Difference]) -> pd.DataFrame:
-    """Paired differences in percent, with both intervals and the Diebold-Mariano test (p after Holm)."""
+    """Paired differences in percent: both intervals, the Diebold-Mariano test (p after Holm), what could be found."""
     rows = {LABELS[d.method]: {
         f"against {LABELS[d.rival]}, %": f"{d.over_origins.mean:+.2f}",
         "interval over years": d.over_origins.ends(), "interval over seeds": d.over_seeds.ends(),
-        "Diebold-Mariano": f"{d.statistic:+.2f}", "p": p_text(d.p_value), "told from chance": SIGNS[d.decided()][2]}
+        "Diebold-Mariano": f"{d.statistic:+.2f}", "p": p_text(d.p_value), "told from chance": SIGNS[d.decided()][2],
+        "80 % power finds": f"{detectable((d.over_origins, d.over_seeds)):.1f}"}
         for d in found}
     return pd.DataFrame(rows).T
 
 
 def verdicts(found: Sequence[Verdict]) -> pd.DataFrame:
-    """Verdicts with the estimates that they rest on, and both 95 % intervals."""
+    """Verdicts with the estimates that they rest on, both 95 % intervals and what could have been found."""
     rows = []
     for v in found:
         form = "+.2f" if v.measure.startswith("error") else ".2f"
@@ -222,5 +267,5 @@ def verdicts(found: Sequence[Verdict]) -> pd.DataFrame:
             "claim": v.claim, "verdict": v.verdict, "what was measured": v.measure,
             "estimate": f"{v.over_origins.mean:{form}}", "interval over years": v.over_origins.ends(form),
             "interval over seeds": v.over_seeds.ends(form), "years, seeds": f"{v.over_origins.n}, {v.over_seeds.n}",
-            "p": p_text(v.p_value)})
+            "p": p_text(v.p_value), "80 % power finds": f"{v.detectable():.2f}"})
     return pd.DataFrame(rows).set_index("claim")

@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from growdarts_study.report.comparison import Interval, compare_all, geometric_mean
+from growdarts_study.report.comparison import MARGIN, Interval, compare_all, detectable, geometric_mean
 
-MARGIN = 1.0  # percent of test error: "the same quality" means worse by less than this, by both intervals
 RIVALS = {"mean", "var1", "rnn", "gru", "lstm", "random"}  # of C1
 Records = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict on a claim with one of the estimates that it rests on; `p_value` is Diebold and Mariano's after Holm."""
+    """The verdict on a claim with one of the estimates that it rests on; `p_value` is Diebold and Mariano's after Holm.
+
+    "supported" or "contradicted" by a difference that matters and is told from chance, "equal within ..." by two
+    one-sided tests, else "undecided".
+    """
 
     claim: str
     verdict: str
@@ -24,6 +27,13 @@ class Verdict:
     over_origins: Interval
     over_seeds: Interval
     p_value: float | None
+
+    def detectable(self) -> float:
+        """The difference, or the ratio below one, that 80 % power would have found, by both intervals."""
+        known = (self.over_origins, self.over_seeds)
+        if self.measure.startswith("error"):
+            return detectable(known)
+        return float(np.exp(-detectable(Interval(*np.log([i.mean, i.low, i.high]), i.n) for i in known)))
 
 
 def verdicts(records: Records, runs: pd.DataFrame) -> list[Verdict]:
@@ -35,13 +45,13 @@ def claim_c1(records: Records, runs: pd.DataFrame) -> Verdict:
     """C1, growing beats LSTM and other baselines; p-values are adjusted for all rivals."""
     found = {d.rival: d for d in compare_all(records, runs, "grow", reverse=True)}
     rivals = RIVALS & found.keys()
-    better, lstm = sum(found[name].decided() < 0 for name in rivals), found["lstm"]
-    if lstm.decided() > 0 or found["mean"].decided() > 0:
+    better, lstm = sum(found[name].outcome() == "better" for name in rivals), found["lstm"]
+    if "worse" in (lstm.outcome(), found["mean"].outcome()):
         verdict = "contradicted"
-    elif lstm.decided() == 0:
-        verdict = "not supported"
-    else:
+    elif lstm.outcome() == "better":
         verdict = "supported" if better == len(rivals) else "supported in part"
+    else:
+        verdict = lstm.outcome()
     return Verdict("C1", verdict, f"error against LSTM, % (better than {better} of {len(rivals)} rivals)",
                    lstm.over_origins, lstm.over_seeds, lstm.p_value)
 
@@ -50,11 +60,11 @@ def claim_c3(records: Records, runs: pd.DataFrame) -> tuple[Verdict, Verdict]:
     """C3, growing makes the search cheaper for the same quality: its cost, and its quality."""
     cost = cost_ratio(runs)
     (quality,) = compare_all(records, runs, "grow", reverse=True, only=("fixed",))
-    if quality.decided() > 0 or all(ratio.low > 1 for ratio in cost):
+    if quality.outcome() == "worse" or all(ratio.low > 1 for ratio in cost):
         verdict = "contradicted"
     else:
         cheaper = all(ratio.high < 1 for ratio in cost)
-        verdict = "supported" if cheaper and quality.at_most(MARGIN) else "not supported"
+        verdict = "supported" if cheaper and quality.at_most(MARGIN) else "undecided"
     return (Verdict("C3", verdict, "operations of the search, fixed backbone = 1", *cost, None),
             Verdict("C3", verdict, "error against the fixed backbone, %", quality.over_origins, quality.over_seeds,
                     quality.p_value))
@@ -71,16 +81,21 @@ def cost_ratio(runs: pd.DataFrame) -> tuple[Interval, Interval]:
 def claim_c4(records: Records, runs: pd.DataFrame) -> Verdict:
     """C4, the morphism beats fresh random weights."""
     (quality,) = compare_all(records, runs, "grow", reverse=True, only=("grow_fresh",))
-    verdict = {-1: "supported", 0: "not supported", 1: "contradicted"}[quality.decided()]
+    verdict = {"better": "supported", "worse": "contradicted"}.get(quality.outcome(), quality.outcome())
     return Verdict("C4", verdict, "error against growing with fresh weights, %", quality.over_origins,
                    quality.over_seeds, quality.p_value)
 
 
+def working_nodes(record: dict[str, Any]) -> int:
+    """Effective nodes of the derived cell: those that do more than `carry` the state on."""
+    return sum(set(node) != {"carry"} for node in record["result"]["genotype"]["layers"][0])
+
+
 def kept_nodes(records: Records, method: str) -> tuple[int, int, int]:
     """Searches of `method`; of these, kept a node that was added; ended with two or more that do more than `carry`."""
-    layers = [r["result"]["genotype"]["layers"][0] for r in records if r["config"]["method"] == method]
-    working = [sum(node[0] != "carry" for node in nodes) for nodes in layers]
-    return len(layers), sum(len(nodes) > 1 for nodes in layers), sum(count > 1 for count in working)
+    own = [record for record in records if record["config"]["method"] == method]
+    return (len(own), sum(len(record["result"]["genotype"]["layers"][0]) > 1 for record in own),
+            sum(working_nodes(record) > 1 for record in own))
 
 
 def growth_jumps(records: Records, method: str) -> list[float]:
