@@ -114,7 +114,7 @@ class VirtualStep:
 
     @torch.no_grad()
     def response(self, theta: Sequence[Tensor], gradient: Sequence[Tensor], vector: Sequence[Tensor]) -> list[Tensor]:
-        """`vector` times the derivative of -theta' by g, divided by xi c; m, s and c count as constants."""
+        """`vector` times the derivative of -theta' by g, over xi c: the vector itself for SGD. m, s and c count as constants."""
         if self.adam is None:
             return list(vector)
         c, found = self.coefficient(gradient), []
@@ -160,8 +160,7 @@ def second_order(network: SearchSpace, loss: Loss, train_batch: Any, validation_
     r"""$\nabla_\alpha L_{val}(\theta', \alpha) - \xi c\, \nabla^2_{\alpha,\theta} L_{train}\, (s \kappa \odot \nabla_{\theta'} L_{val})$
     with $\theta'$, c, s and $\kappa$ of `VirtualStep` [DARTS Eq. 7].
 
-    m, s and c count as constants: like the original's, the derivative knows that a clipped gradient moves theta less, not
-    that the factor depends on alpha. No pass leaves a trace in weights or in batch norms' running statistics.
+    m, s and c count as constants, as in the original: the factor of the clipping is applied, but not differentiated. No pass leaves a trace in weights or in batch norms' running statistics.
     """
     theta, alpha = network.theta_parameters(), network.alpha_parameters()
     with _restored(network) as saved:

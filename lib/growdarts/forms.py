@@ -1,9 +1,12 @@
 """Plain and fast forms of the same function.
 
 A few functions decide how long a search takes. In this package each is a plain one, which reads like its equation and can
-be differentiated as often as one likes, marked by `has_fast_form`. A package beside it may register a faster form of the
-same signature for a kind of device, with `fast_form`. It is used unless it returns `NotImplemented`, by which it declines
-arguments that it cannot take, `plain_forms` asks for the plain one, or hooks or a tracer look at the operations.
+be differentiated as often as one likes, marked by `has_fast_form`. The package `growdarts_fast`, if it can be
+imported, registers faster forms of the same signature for a kind of device, with `fast_form`. The plain form is used if
+
+* the fast form returns `NotImplemented`, by which it declines arguments that it cannot take,
+* the code is inside `plain_forms()`, or
+* torch is tracing or exporting, or a module has hooks.
 
 The contract of a fast form: the values and first derivatives of the plain one up to rounding, the same side effects on
 buffers, no random draws, and an error for a second derivative.

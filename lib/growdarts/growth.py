@@ -1,4 +1,4 @@
-"""Growth that keeps the function, and what an optimiser remembers of the parameters that stay."""
+"""Growing nodes and operations, and carrying the optimisers' state over to the new parameters."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def grow_node(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer:
     Parameters
     ----------
     morphism : initialise the new node function-preserving; otherwise with fresh random weights.
-    epsilon : most relative change of the network's output.
+    epsilon : scale of the relative change of the network's output; how strict it is says the space.
     noise : deviation of the additive noise on the new weights, in units of epsilon.
     max_nodes : limit, None: none.
 
@@ -148,9 +148,9 @@ def _copies(mixture: Mixture, key: str) -> int:
 
 
 def _random_direction(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Normal entries, for a unit of about length 1; a unit reads one row of every weight of its layer.
+    """A normal direction, scaled by the root of the fan-in, so that every unit's vector has a length of about 1.
 
-    Names tell the layers, as torch.nn's do: `"op.1.weight"` and `"op.1.bias"` belong to `"op.1"`, `"W"` and `"U"` to "".
+    Weights whose names share a prefix belong to one layer: `"op.1.weight"` and `"op.1.bias"`, or `"W"` and `"U"`.
     """
     fan_in: Counter[str] = Counter()
     for name, weight in weights.items():
@@ -167,7 +167,7 @@ def _scale_moments(optimizer: Optimizer, parameter: nn.Parameter, factor: Tensor
 
 
 def follow(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer) -> None:
-    """Let the optimisers train exactly the network's parameters: moments of those they know stay, vanished ones go."""
+    """Replace the optimisers' lists of parameters by the network's. The state of parameters that are gone is deleted."""
     for optimizer, parameters in ((theta_optimizer, network.theta_parameters()),
                                   (alpha_optimizer, network.alpha_parameters())):
         (group,) = optimizer.param_groups
@@ -208,18 +208,17 @@ def refuse_weightless(network: SearchSpace, mode: str) -> None:
 
 
 def largest_weight(network: SearchSpace, settings: SearchSettings) -> Duplication | None:
-    """That of the largest mixture weight, if it surpasses `duplicate_above`, in a random direction [JG criteria]."""
+    """The operation of the largest mixture weight, if that is above `duplicate_above`, in a random direction [JG criteria]."""
     found = operation_to_duplicate(growable_operations(network, max_copies=settings.max_copies),
                                    settings.duplicate_above)
     return None if found is None else Duplication(found)
 
 
 def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings) -> tuple[Duplication | None, float]:
-    """That whose splitting lowers the training loss, and the cost of the answer [JG criteria].
+    """The operation whose split lowers the training loss in the most units, and what the choice cost [JG criteria].
 
-    In the mode that the network is trained in, whose loss it is: what batch norm makes of a batch is all the
-    curvature that convolutions have. The running statistics stay. None if nothing can be split: no such operation has
-    fewer than `max_copies` copies, or none a negative eigenvalue.
+    The loss is taken in the network's present mode: convolutions are curved in train mode only, by the statistics of the
+    batch. The running statistics stay. None if every operation has `max_copies` copies, or no eigenvalue is negative.
 
     Returns
     -------

@@ -10,7 +10,7 @@ from growdarts.space import Genotype, SearchSpace, named_mixtures
 
 @dataclass
 class Progress:
-    """What a search knows besides the network: counters, histories, best states. Plain, so that it is stored."""
+    """The state of a search besides the network: counters, histories, best states. Plain values, so that it can be saved."""
 
     epoch: int = 0
     seconds: float = 0.0

@@ -42,10 +42,10 @@ def resample(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: 
              before: Mapping[str, Sequence[str]], weight: float) -> list[str]:
     """Refill every slot that was taken `before`, see `held_operations`, and is free after a pruning.
 
-    Each by an operation drawn uniformly from the network's candidates that the mixture neither holds nor held before: a
-    pruned operation does not come back at once. It has fresh weights and enters with `weight`, in the mixture and,
-    about, as a change of the function; the others keep their ratios and moments. Where there is no such candidate,
-    nothing comes in. Returns what was added, as `"mixture: key"`.
+    Each slot gets an operation drawn uniformly from the candidates that the mixture neither holds nor held before, so a
+    pruned operation does not come back at once. It starts with fresh weights and mixture weight `weight`; the others keep
+    their ratios and moments. If there is no such candidate, the slot stays empty. Returns what was added, as
+    `"mixture: key"`.
     """
     added = []
     for name, mixture in named_mixtures(network).items():
@@ -67,7 +67,7 @@ def resample(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: 
 def renew_statistics(network: nn.Module, task: Task) -> bool:
     """Let all batch norms forget their running statistics and average anew over one pass of the training batches.
 
-    What they knew is that of the old architecture, and a recurrent cell feeds what it normalises by them back. The
+    The old statistics are those of the unpruned network; in a recurrent cell their error would add up over time. The
     weights stay. Returns whether there is any batch norm; without one, nothing is done or drawn.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]

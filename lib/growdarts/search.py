@@ -37,8 +37,9 @@ class Search:
     ----------
     network, task : what is grown, and on which data.
     settings : every number of the search.
-    morphism : new nodes preserve the function (C4 compares with fresh random weights).
+    morphism : new nodes preserve the function; False: they have fresh random weights, which is the control.
     checkpoint : stored after every epoch; a search that finds one goes on from there, bit for bit.
+    progress : show a bar also where stderr is no terminal.
 
     Raises
     ------
@@ -80,7 +81,7 @@ class Search:
         self._restore(state.best)
         if settings.prune == "end":
             if self._prune(refill=settings.resample) and settings.resample:  # 19
-                self._tune()  # of what came in
+                self._tune()  # the operations that were added
         return SearchResult(self.network.genotype(), self.validation_error(), state.epoch, state.seconds,
                             state.flops, state.stage_errors, state.history, state.events)
 
@@ -89,7 +90,7 @@ class Search:
         settings, state = self.settings, self.state
         with tqdm(total=settings.search_epochs, initial=state.epoch, desc="search", leave=False,
                   disable=None if not self.show else False) as bar:
-            while state.epoch < settings.search_epochs and self._stage_goes_on():
+            while state.epoch < settings.search_epochs and self._duplicate_or_stop():
                 started = time.perf_counter()
                 self.theta_optimizer.param_groups[0]["lr"] = learning_rate(settings, state.epoch, settings.search_epochs)
                 loss, error = self._search_epoch(), self.validation_error()
@@ -108,10 +109,10 @@ class Search:
         self._restore(state.stage_best)
         state.epoch_errors, state.split_at, state.stage_best = [], 0, {}
 
-    def _stage_goes_on(self) -> bool:
-        """Asked before every epoch: whether the stage is not over, which splitting may put off [JG Alg. 4].
+    def _duplicate_or_stop(self) -> bool:
+        """Called before every epoch: duplicates an operation if the settings ask for it [JG Alg. 4]; whether the stage goes on.
 
-        The checkpoint of the epoch before knows nothing of what is duplicated here: a resumed search repeats it.
+        This happens after the checkpoint of the epoch before, so a resumed search repeats it.
         """
         settings, state = self.settings, self.state
         over = stage_is_over(state.epoch_errors, settings.patience, settings.min_gain, state.split_at)

@@ -60,13 +60,13 @@ class SearchSettings(Settings):
                                "the real one is")
     search_epochs: int = Field(ge=1, description="most passes over the training data in a search")
     patience: int = Field(ge=1, description="epochs without validation gain that end a stage")
-    min_gain: float = Field(ge=0, description="relative validation gain that counts as one")
-    epsilon: float = Field(ge=1e-5, lt=1, description="most relative change of the output by a growth; "
+    min_gain: float = Field(ge=0, description="smallest relative decrease of the validation error that counts as a gain")
+    epsilon: float = Field(ge=1e-5, lt=1, description="scale of the relative change of the output by a growth; "
                            "below 1e-5 float32 rounds as much")
     noise: float = Field(gt=0, le=0.5, description="deviation of the noise on new weights, in epsilon")
     prune: Literal["stage", "end", "none"] = Field(description="when operations are pruned")
-    prune_below: float = Field(ge=0, lt=1, description="mixture weight below which one is pruned ...")
-    keep_all_above: float = Field(gt=0, le=1, description="... while the node's largest is below this")
+    prune_below: float = Field(ge=0, lt=1, description="operations below this mixture weight are pruned ...")
+    keep_all_above: float = Field(gt=0, le=1, description="... unless the largest weight of the node reaches this")
     resample: bool = Field(default=False, description="refill a pruned slot with an operation that the mixture does not "
                            "hold, at mixture weight epsilon")
     tune_epochs: int = Field(ge=0, description="theta-only epochs after a pruning")
@@ -87,7 +87,7 @@ class SearchSettings(Settings):
     momentum: float = Field(default=0.0, ge=0, lt=1, description="of SGD")
     schedule: Literal["constant", "cosine"] = Field(
         default="constant", description="of the learning rate of theta, over search_epochs or train_epochs")
-    learning_rate: float = Field(gt=0, description="step of theta at first, also xi of the second order")
+    learning_rate: float = Field(gt=0, description="initial learning rate of theta, also xi of the second order")
     weight_decay: float = Field(ge=0, description="L2 factor of theta")
     alpha_learning_rate: float = Field(gt=0, description="Adam step of alpha")
     alpha_weight_decay: float = Field(ge=0, description="L2 factor of alpha")

@@ -1,4 +1,4 @@
-"""Search spaces, one file each, behind the interface `SearchSpace`."""
+"""The interface `SearchSpace` between a search and its network. The spaces themselves are in `spaces`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable

@@ -138,7 +138,7 @@ def lowest_eigenpairs(matrices: SplittingMatrices, *, tolerance: float = 1e-2, m
     """
     multiply, like = matrices.product(), matrices.pack(matrices.weights)
     U, D = like.shape
-    generator = torch.Generator().manual_seed(0)  # own draws: a search goes on as without the question
+    generator = torch.Generator().manual_seed(0)  # a generator of its own: torch's random state is unchanged
     q = torch.randn(U, D, generator=generator, dtype=torch.float64).to(like)
     q = q / q.norm(dim=1, keepdim=True)
     rounding = 4 * D**0.5 * torch.finfo(like.dtype).eps  # of products with S, as a fraction of its size
@@ -147,9 +147,9 @@ def lowest_eigenpairs(matrices: SplittingMatrices, *, tolerance: float = 1e-2, m
     for k in range(1, min(max_steps, D) + 1):
         basis = torch.cat([basis, q[:, None]], dim=1)
         r = multiply(q)
-        ended = ~q.any(dim=1)  # the unit's Krylov space is exhausted: keep what is added out of the way
+        ended = ~q.any(dim=1)  # the unit's Krylov space is exhausted: pad with a value that cannot become the lowest
         diagonal = torch.cat([diagonal, torch.where(ended, scale, (q * r).sum(dim=1))[:, None]], dim=1)
-        for _ in range(2):  # twice is enough
+        for _ in range(2):  # reorthogonalise twice, which is enough
             r = r - torch.einsum("ukd,uk->ud", basis, torch.einsum("ukd,ud->uk", basis, r))
         norm = r.norm(dim=1)
         scale = torch.maximum(scale, diagonal[:, -1].abs() + norm)
@@ -198,7 +198,7 @@ def possible_splits(matrices: Iterable[SplittingMatrices], *, tolerance: float =
 
 
 def select_operation(splits: Iterable[Split]) -> Split | None:
-    """The split of most units, of equals the one of most effect; None if none lowers the loss [JG Alg. 4]."""
+    """The split with the most negative eigenvalues, of equals that of the lowest sum; None if none lowers the loss [JG Alg. 4]."""
     by_operation = {split.operation: split for split in splits}
     chosen = operation_to_split({operation: split.eigenvalues for operation, split in by_operation.items()})
     return None if chosen is None else by_operation[chosen]

@@ -24,8 +24,8 @@ class OperationTrace:
     weights : the weights that may be split, by name; other parts of the operation count as constant.
     function : weights by name -> the output $o$ for all inputs of the evaluation, which are held constant;
         twice differentiable by autograd.
-    gradient, weight : their product is $dL/do$, of the shape of that output, through everything that comes after. So
-        operations of one mixture share the gradient by the mixture, and have a weight each.
+    gradient, weight : gradient of L by the output of the mixture, which its operations share, and the mixture weight; their
+        product is $dL/do$, through everything that comes after.
     units : number of units U.
     unit_dim : dimension of the weights along which rows are counted.
     """

@@ -19,7 +19,7 @@ from growdarts.settings import SearchSettings
 from growdarts.criteria import averaging_starts, stage_is_over
 from growdarts.bilevel import gradient
 
-Batch = tuple[Tensor, Tensor]  # windows (T, B, F), targets (B, F)
+Batch = tuple[Tensor, Tensor]  # as the task makes it; entry 1 holds the targets
 
 if hasattr(os, "register_at_fork"):  # a forked child has none of OpenMP's threads, and would wait for them for ever
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))

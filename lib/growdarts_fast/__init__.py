@@ -1,7 +1,8 @@
 """Faster forms, for CPUs, of the functions that decide the time of a search; importing the package registers them.
 
 `growdarts.forms` says how a form is chosen. Nothing here has to be imported by name: where numba is installed,
-`growdarts` finds the package by itself.
+`growdarts` finds the package by itself. numba's cache does not notice a change in a function of another file: after one in a
+kernel that others call (`exponentials`, `conv.norm_kernels`), delete `__pycache__/*.nb?`.
 """
 
 import atexit

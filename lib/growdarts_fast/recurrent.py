@@ -9,7 +9,7 @@ $$ s_0 = \mathrm{BN}(h + \sigma(c_0)(\tanh u_0 - h)), \quad
 
 The plain form is `RecurrentSearchCell.states`. This one keeps the states and the products [c, u]. The backward pass
 computes everything elementwise again, leaves the products' gradients in the products' place, and gives each weight its
-gradient in one product over all time steps. A gradient that nobody asks for is not computed.
+gradient in one product over all time steps. Only gradients that are asked for are computed.
 
 Shapes: T time, B batch, H hidden, N nodes, L edges of a node, K activations.
 """
@@ -91,7 +91,7 @@ def _count(bn: nn.BatchNorm1d, means: Tensor, variances: Tensor) -> None:
 def mixed_scan(wx: Tensor, h: Tensor, h_mask: Tensor | None, U: Tensor, output_weights: Tensor,
                mixtures: Sequence[Tensor], weights: Sequence[Tensor], nodes: Sequence[Blocks],
                norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
-    """States h_1 .. h_T (T, B, H), and mean and variance that the batch norm met, (T, N + 1, H) each [DARTS Eq. 2].
+    """States h_1 .. h_T (T, B, H), and mean and variance of every batch norm's input, (T, N + 1, H) each [DARTS Eq. 2].
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ class _MixedScan(torch.autograd.Function):
         hidden[0] = h
         w, (s, m, v, z) = _arrays(mixtures), _arrays((states, means, variances, work.z))
 
-        def settle(t: int, i: int, z: np.ndarray) -> None:
+        def normalise_state(t: int, i: int, z: np.ndarray) -> None:
             """z becomes state i."""
             normalise(z, m[t, i], v[t, i], norm.eps, train, s[t, i])
             if read is not states:
@@ -151,7 +151,7 @@ class _MixedScan(torch.autograd.Function):
         for t in range(T):
             torch.add(wx[t], matmul(masked(hidden[t], h_mask).to(dtype), U, halves=True), out=first[t])
             c, u = first[t].chunk(2, dim=-1)
-            settle(t, 0, torch.lerp(hidden[t], torch.tanh(u), torch.sigmoid(c)).numpy())
+            normalise_state(t, 0, torch.lerp(hidden[t], torch.tanh(u), torch.sigmoid(c)).numpy())
             for i, blocks in enumerate(nodes):
                 product, row = products[i][t], 0
                 for block, W in zip(blocks, Ws[i], strict=True):
@@ -159,7 +159,7 @@ class _MixedScan(torch.autograd.Function):
                     matmul(_pick(read[t], block).flatten(0, 1), W, out=rows, halves=True)
                     row += len(block)
                 mix(s[t], work.sources[i], work.widened(product).numpy(), w[i], z)
-                settle(t, i + 1, z)
+                normalise_state(t, i + 1, z)
             torch.mv(states[t, 1:].view(N, -1).t(), r, out=hidden[t + 1].view(-1))
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(h_mask, U, r, *mixtures, *(W for block in Ws for W in block))
@@ -188,7 +188,7 @@ class _MixedScan(torch.autograd.Function):
         w, dw, (s, v, by_s, by_z) = _arrays(mixtures), _arrays(dws), _arrays((states, variances, ds, dz))
         mask = np.empty((0, 0), by_z.dtype) if h_mask is None else h_mask.numpy()
 
-        def unsettle(t: int, i: int) -> None:
+        def normalise_state_backward(t: int, i: int) -> None:
             """dz of what became state i."""
             normalise_backward(by_s[i], s[t, i], v[t, i], norm.eps, train, by_z)
 
@@ -197,7 +197,7 @@ class _MixedScan(torch.autograd.Function):
             ds[0] = 0
             torch.mul(r[:, None, None], dh, out=ds[1:])
             for i in reversed(range(N)):
-                unsettle(t, i + 1)
+                normalise_state_backward(t, i + 1)
                 product, row = products[i][t], 0
                 values = work.widened(product)
                 mix_backward(s[t], work.sources[i], values.numpy(), w[i], by_z, by_s, dw[i], wants_w)
@@ -208,7 +208,7 @@ class _MixedScan(torch.autograd.Function):
                     matmul(product[row:row + len(block)].flatten(0, 1), W.t(), out=back.view(-1, W.shape[0]))
                     row += len(block)
                 add_at(by_s, work.sources[i], work.back[:row].to(dz.dtype).numpy(), mask)
-            unsettle(t, 0)
+            normalise_state_backward(t, 0)
             c, u = first[t].chunk(2, dim=-1)
             gate, candidate = torch.sigmoid(c), torch.tanh(u)
             dc = torch.ops.aten.sigmoid_backward(dz * (candidate - hidden[t]), gate)

@@ -9,7 +9,7 @@ $D^{wx}$, $D^{us}$, $D^s$. `two_input_kernels` has them, and step by step the gr
 
 $$ ds_{j-1} = D^s_j \odot ds_j + (D^{us}_j \odot ds_j)\, U_j . $$
 
-Every weight gets its gradient in one product over all time steps. A gradient that nobody asks for is not computed.
+Every weight gets its gradient in one product over all time steps. Only gradients that are asked for are computed.
 
 Shapes: T time, B batch, I inputs, H hidden, N nodes, K operations, R columns, H for every weight of a node.
 """
@@ -65,7 +65,7 @@ def two_input_scan(x: Tensor, h: Tensor, nodes: Sequence[ScanNode]) -> Tensor:
 class _NodePass:
     """A node's pass over the time steps: its mixture in one step, and the gradients through it.
 
-    What it keeps of the forward pass makes space for the gradients.
+    The backward pass overwrites the values that the forward pass saved.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class _NodePass:
 
     Attributes
     ----------
-    us_gradient : of the loss by U s (T, B, R), once `back` has been called for all steps.
+    us_gradient : of the loss by U s (T, B, R), once `backward_step` has been called for all steps.
     dw : of the loss by w (K,), if it was wanted.
     """
 
@@ -106,7 +106,7 @@ class _NodePass:
             add_product(a, s, self.U_ahead, halves=True)
         mix(*self.layout, kept, inputs, s_read, self.shares, z)
 
-    def back(self, t: int, ds: Tensor, wants_w: bool) -> Tensor:
+    def backward_step(self, t: int, ds: Tensor, wants_w: bool) -> Tensor:
         """From the loss's gradient ds (B, H) by the state made in time step t to that by the state read there, which is
         valid until the next call. The steps come from the last to the first."""
         us_gradient, kept, inputs, _, s_read, _ = self.steps[t]
@@ -165,7 +165,7 @@ class _TwoInputScan(torch.autograd.Function):
         for t in reversed(range(len(grad))):
             ds = ds + grad[t]
             for j in reversed(range(N)):
-                ds = passes[j].back(t, ds, wants[j][3])
+                ds = passes[j].backward_step(t, ds, wants[j][3])
         by_x, grads = torch.zeros_like(x) if wants_x else None, []
         for j, (node, node_pass) in enumerate(zip(nodes, passes, strict=True)):
             grads += _of_weights(node_pass, node, x, chain[j:-1:N], ctx.dtype, wants[j], by_x)

@@ -1,9 +1,12 @@
 r"""The elementwise part of a two-input node, compiled by numba: its mixture and the gradients by it.
 
 For the operations of `CODES`; what they compute is said in `growdarts.spaces.two_input.operations`. With a = W x + b + U s, what a node
-keeps of a sample is a row of `kept` (n, R), with H columns for every weight its operations own: sigmoid(a) or tanh(a)
-where an operation looks at nothing else, U s alone where it multiplies the two, else a. W x + b of the latter
-is in `inputs`. `s` (n, H) is the state that the node reads, `w` (K,) are the mixture weights, `codes` (K,) says which
+keeps of a sample is a row of `kept` (n, R), with H columns for every weight its operations own:
+
+* tanh, sigmoid, gate, update: tanh(a) or sigmoid(a);
+* relu, identity: a;
+* hadamard: U s, with its W x + b in `inputs`.
+ `s` (n, H) is the state that the node reads, `w` (K,) are the mixture weights, `codes` (K,) says which
 operation, `starts` and `places` (K,) where its columns in `kept` and in `inputs` begin.
 
 All functions fill arrays that are given or add to them. Shapes: n samples (or time steps times samples), H hidden, K
@@ -23,7 +26,7 @@ TANH, SIGMOID, RELU, IDENTITY, HADAMARD, GATE, UPDATE, CARRY = CODES.values()
 # Operation by operation and only then row by row: the other way round takes three times as long.
 
 @compiled
-def _squash(code, first, kept, H):
+def _activate(code, first, kept, H):
     """sigmoid and tanh of what an operation looks at through nothing else, in place."""
     one, two, last = kept.dtype.type(1), kept.dtype.type(2), first + H
     for i in range(len(kept)):
@@ -71,7 +74,7 @@ def _add_output(code, first, place, kept, inputs, s, share, out):
 
 
 @compiled
-def _go_back(code, first, place, kept, inputs, s, share, ds, back, scratch):
+def _add_gradients(code, first, place, kept, inputs, s, share, ds, back, scratch):
     """Gradients through `share` o: they replace its columns of `kept` and `inputs`; that by s is added to `back`."""
     n, H = s.shape
     one, zero, last = s.dtype.type(1), s.dtype.type(0), first + H
@@ -127,7 +130,7 @@ def mix(codes, starts, places, kept, inputs, s, w, z):
     """
     total = np.zeros(s.shape)
     for o in range(len(codes)):
-        _squash(codes[o], starts[o], kept, s.shape[1])
+        _activate(codes[o], starts[o], kept, s.shape[1])
         _add_output(codes[o], starts[o], places[o], kept, inputs, s, np.float64(w[o]), total)
     z[:] = total
 
@@ -148,4 +151,4 @@ def mix_backward(codes, starts, places, kept, inputs, s, w, ds, back, dw, wants_
             for i in range(n):
                 by_share += dot(ds[i], out[i])
             dw[o] += by_share
-        _go_back(codes[o], starts[o], places[o], kept, inputs, s, w[o], ds, back, scratch)
+        _add_gradients(codes[o], starts[o], places[o], kept, inputs, s, w[o], ds, back, scratch)

@@ -7,7 +7,7 @@ As soon as a state is known, the operations of all edges that leave it are compu
 the last state whose gradient is not known. The operations of such a *stage* are shared out to as
 many threads as torch has, each with sums of its own: a single kernel or product is too short to be divided.
 
-The plain form is `growdarts.spaces.darts_conv.cell.SearchCell.forward`. A gradient that nobody asks for is not computed.
+The plain form is `growdarts.spaces.darts_conv.cell.SearchCell.forward`. Only gradients that are asked for are computed.
 
 Shapes: pixels (C, H, W, B), batch last; N nodes, K operations of an edge.
 """
@@ -37,7 +37,11 @@ WIDE = 128  # channels from which on torch's convolutions, channels side by side
 
 @fast_form(SearchCell.forward, "cpu")
 def forward(cell: SearchCell, s0: Tensor, s1: Tensor, mixtures: Sequence[tuple[Sequence[str], Tensor]]) -> Tensor:
-    """`SearchCell.forward` in float32 or float64, where all operations have forms here and there are few channels."""
+    """`SearchCell.forward` in float32 or float64.
+
+    Where an operation has no form here, or the cell has at least `WIDE` channels, that is the plain form with the channels
+    last in memory.
+    """
     if s0.dtype not in (torch.float32, torch.float64):
         return NotImplemented
     fits = [as_operation(fit) for fit in (cell.preprocess0, cell.preprocess1)]

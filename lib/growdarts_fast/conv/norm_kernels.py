@@ -122,7 +122,7 @@ def folded(W, known):
 
 
 @compiled
-def _take_note(n, share, running_mean, running_var, mean, variance):
+def _update_running(n, share, running_mean, running_var, mean, variance):
     """Let the running statistics follow those of n values by `share`, as torch's batch norm does."""
     for c in range(len(mean)):
         running_mean[c] += share * (mean[c] - running_mean[c])
@@ -131,7 +131,7 @@ def _take_note(n, share, running_mean, running_var, mean, variance):
 
 @compiled
 def normalise(d, W, train, eps, share, running_mean, running_var, known, buffer):
-    """Fill `known` of BN(W d), by the batch's statistics in train mode, of which the running ones take note; `buffer` is as
+    """Fill `known` of BN(W d), by the batch's statistics in train mode, which the running ones follow; `buffer` is as
     large as d."""
     n = d.shape[1]
     if not train:
@@ -146,7 +146,7 @@ def normalise(d, W, train, eps, share, running_mean, running_var, known, buffer)
     rest = row_sums(buffer) / n
     WS = np.dot(W, _products(buffer, buffer) / n - np.outer(rest, rest))
     mean, variance = np.dot(W, inner), np.maximum((W * WS).sum(axis=1), 0.0)
-    _take_note(n, share, running_mean, running_var, mean, variance)
+    _update_running(n, share, running_mean, running_var, mean, variance)
     known[0], known[1], known[2], known[3:] = mean, 1 / np.sqrt(variance + eps), inner, WS
 
 
@@ -218,7 +218,7 @@ def add_normalised(d, weight, train, eps, share, running_mean, running_var, know
         for i in range(n):
             result[i] += scale * x[i] + constant
     if train:
-        _take_note(n, share, running_mean, running_var, mean, variance)
+        _update_running(n, share, running_mean, running_var, mean, variance)
 
 
 @compiled

@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def torch_alone() -> Iterator[int]:
-    """Within the context torch computes on one thread; gives how many it had.
+    """Within the context torch computes on one thread; gives the number that it had before.
 
     After an operation on several threads these wait for the next one in a loop, which keeps their cores busy for some
     milliseconds.

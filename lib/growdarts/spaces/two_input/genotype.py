@@ -10,9 +10,9 @@ from growdarts.spaces.two_input.operations import TWO_INPUT
 @genotypes_of("two_input")
 @dataclass(frozen=True)
 class Genotype(JsonForm):
-    """A two-input architecture: for every layer, for every node, the operations it sums.
+    """A two-input architecture: for every layer, for every node, its operations.
 
-    A node usually holds one operation; a duplicated one is listed as often as it was copied.
+    A node holds one operation, or several copies of it, whose outputs are averaged.
 
     Raises
     ------
