@@ -68,6 +68,12 @@ def test_what_is_left_to_torch_mm(calls):
     assert not calls
 
 
+def test_tensors_elsewhere_are_left_to_torch(calls):
+    """On torch's `meta` device, as on a GPU, there is no oneDNN."""
+    x, W = torch.empty(512, 256, device="meta"), torch.empty(256, 512, device="meta")
+    assert products.matmul(x, W).device.type == product(x, W).device.type == "meta" and not calls
+
+
 def test_the_compiler_chooses_for_itself(calls, monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     x, W = operands(192, 128, 256)

@@ -57,8 +57,9 @@ def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optim
     so the function is kept to first order in $\delta$, and exactly where o is affine in theta.
 
     Each of the two gets half the gradient that the original would have got, for theta as for alpha. So both start with
-    half the first and a quarter of the second moments of the optimisers. Weights that had been shared with other
-    operations, and are the original's own only now, start without. All other moments are untouched.
+    half the first and a quarter of the second moments of the optimisers; without weight decay Adam then moves the function
+    as if nothing had been duplicated. Weights that had been shared with other operations, and are the original's own only
+    now, start without. All other moments are untouched.
 
     Parameters
     ----------

@@ -80,7 +80,7 @@ def _onednn(x: Tensor, W: Tensor) -> Tensor:
 def _is_faster(x: Tensor, W: Tensor) -> bool:
     if _linear is None or torch.compiler.is_compiling():  # which chooses for itself
         return False
-    return x.dtype == torch.float32 and x.numel() * W.shape[1] >= LEAST
+    return x.dtype == torch.float32 and x.is_cpu and W.is_cpu and x.numel() * W.shape[1] >= LEAST
 
 
 class _Product(torch.autograd.Function):
