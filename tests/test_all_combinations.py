@@ -101,13 +101,21 @@ def space_of(kind):
 
 
 def search(space, settings, **changes):
-    """A search in which every stage ends after an epoch without a gain of half the error, and so each has two."""
+    """A search in which every stage ends after an epoch without a gain of half the error, and so each has two.
+
+    With `resample` the mixtures start without their last candidate, which can then come in.
+    """
     torch.manual_seed(1)
+    network, n = space.network(), len(space.operations)
+    if changes.get("resample"):
+        n -= 1
+        for mixture in network.mixtures():
+            network.keep_operations(mixture, list(range(n)))
     config = TimeSeriesRun.of(settings | dict(
         hidden=H, operations=list(TWO_INPUT), max_nodes=2, search_epochs=4, patience=1, min_gain=0.5,
-        prune_below=1 / len(space.operations) - 1e-3, keep_all_above=1.0, alpha_learning_rate=0.3,
+        prune_below=1 / n - 1e-3, keep_all_above=1.0, alpha_learning_rate=0.3,
         learning_rate=0.01, duplicate_above=0.01) | changes)
-    return Search(space.network(), copy.copy(space.task), config)
+    return Search(network, copy.copy(space.task), config)
 
 
 @pytest.mark.parametrize("growth", ["off", "morphism", "splitting"])
