@@ -122,7 +122,7 @@ class RecurrentSearchCell(HighwayCell):
         cell.
         """
         like = self.nodes[0].W
-        node = RecurrentNode(self.hidden, [self.operations] * (len(self.nodes) + 1), morphism).to(like)
+        node = RecurrentNode(self.hidden, [self.operations] * (len(self.nodes) + 1), morphism).to(like).train(self.training)
         if morphism:
             nn.init.constant_(node.output_weight, noise * epsilon / 10 / (len(self.nodes) + 1))
         self.nodes.append(node)
@@ -193,7 +193,7 @@ class RecurrentSearchCell(HighwayCell):
     def restructure(self, structure: Sequence[dict[str, Any]]) -> None:
         """Rebuild the nodes for `structure`, with fresh weights."""
         like = self.nodes[0].W
-        self.nodes = nn.ModuleList(RecurrentNode(self.hidden, **node) for node in structure).to(like)
+        self.nodes = nn.ModuleList(RecurrentNode(self.hidden, **node) for node in structure).to(like).train(self.training)
 
     def flops(self) -> int:
         """Multiply-adds, counted twice, of the matrix products of one time step and sample."""
