@@ -51,7 +51,7 @@ $(HTML)/.complete: $(SLOW) $(EXECUTED) $(STAGED)
 	touch $@
 
 # To compile takes longer than it saves runs of this size: they go without numba.
-$(EXECUTED) nbval: export PYTHONPATH := $(CURDIR)/tests/without_fast$(addprefix :,$(PYTHONPATH))
+$(EXECUTED) nbval: export GROWDARTS_PLAIN := 1
 
 # A run that fails leaves what it has in _build/run, to look at. Pages that quote the notebook ({glue}) have to be read again with it.
 $(EXECUTED): $(SITE)/%: % $(LIBRARY) $(EMBEDDED) $(ENV)

@@ -196,6 +196,28 @@ def test_zero_vector_gives_zero(problem):
     assert all((g == 0).all() for g in hessian_vector_product(network, loss, batch, zeros, 1e-4))
 
 
+def test_with_dropout_masks_of_their_own_the_passes_give_noise():
+    """D14: the term of the original, whose passes draw new masks, against the exact one at the masks of the first pass."""
+    network, loss, batch, other = mid_search(*language())
+    loss(network, batch), loss(network, other)
+    vector = torch.autograd.grad(loss(network, other), network.theta_parameters())
+
+    def term(radius, own):
+        def drawn(network, window):
+            return loss(network, window._replace(memory=Memory(window.memory.before)) if own else window)
+
+        return flat(hessian_vector_product(network, drawn, batch, vector, radius))
+
+    longer, cosines, shared = [], [], []
+    for _ in range(16):
+        batch = batch._replace(memory=Memory(batch.memory.before, network.draw_masks(B)))
+        exact, own = term(1e-5, own=False), term(1e-2, own=True)
+        longer.append((own.norm() / exact.norm()).item())
+        cosines.append(torch.cosine_similarity(own, exact, dim=0).item())
+        shared.append(torch.cosine_similarity(term(1e-2, own=False), exact, dim=0).item())
+    assert np.median(longer) > 10 and abs(np.median(cosines)) < 0.5 and np.median(shared) > 0.98
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_weights_and_running_statistics_are_as_before(problem, fails):
     network, loss, train_batch, validation_batch = problem

@@ -231,11 +231,16 @@ def test_a_derived_cell_can_be_traced_and_exported():
 
 
 @pytest.mark.skipif("WITHOUT_FAST" in os.environ, reason="there is no numba to switch off")
-def test_with_numbas_compiler_switched_off_the_plain_forms_compute():
-    code = "import torch, growdarts; n = growdarts.two_input_forecaster(2, 3, 1, 1, ['gate']); print(n(torch.ones(2, 1, 2)).shape)"
-    run = subprocess.run([sys.executable, "-c", code], env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, capture_output=True,
-                         text=True, timeout=120)
-    assert run.returncode == 0 and "torch.Size([1, 2])" in run.stdout, run.stderr
+@pytest.mark.parametrize("switch, imported", [("NUMBA_DISABLE_JIT", True), ("GROWDARTS_PLAIN", False)])
+def test_with_the_compiler_or_the_fast_package_switched_off_the_plain_forms_compute(switch, imported):
+    code = """
+import sys, torch, growdarts
+states = growdarts.two_input_forecaster(2, 3, 1, 1, ["gate"]).cells[0](torch.ones(2, 1, 2))
+print(type(states.grad_fn).__name__, "numba" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], env=os.environ | {switch: "1"}, capture_output=True, text=True,
+                         timeout=120)
+    assert run.stdout.split() == ["StackBackward0", str(imported)], run.stderr
 
 
 def _loss():

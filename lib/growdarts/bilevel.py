@@ -55,7 +55,7 @@ class VirtualStep:
     $$ \theta' = \theta - \xi\, s \odot (\mu m + \kappa\, h), \qquad h = c\, g + \lambda \theta, \qquad
        c = \min(1, \text{clip} / \lVert g \rVert) $$
 
-    with g the gradient of the training loss. SGD has $s = \kappa = 1$ and its momentum m. Adam has the mean m of its gradients,
+    with g the gradient of the training loss. SGD has $s = \kappa = 1$ and its momentum m. Adam has the mean m of gradients,
     $\mu = \beta_1 / (1 - \beta_1^t)$, $\kappa = (1 - \beta_1) / (1 - \beta_1^t)$ and, with the mean v of their squares,
     $1 / s = \sqrt{(\beta_2 v + (1 - \beta_2) h^2) / (1 - \beta_2^t)} + \epsilon$.
 
@@ -114,7 +114,10 @@ class VirtualStep:
 
     @torch.no_grad()
     def response(self, theta: Sequence[Tensor], gradient: Sequence[Tensor], vector: Sequence[Tensor]) -> list[Tensor]:
-        """`vector` times the derivative of -theta' by g, over xi c: the vector itself for SGD. m, s and c count as constants."""
+        """`vector` times the derivative of -theta' by g, over xi c: the vector itself for SGD.
+
+        m, s and c count as constants. s is computed again: kept since `after`, it would be as large as theta.
+        """
         if self.adam is None:
             return list(vector)
         c, found = self.coefficient(gradient), []
@@ -157,10 +160,11 @@ def alpha_gradient(network: SearchSpace, loss: Loss, train_batch: Any, validatio
 
 def second_order(network: SearchSpace, loss: Loss, train_batch: Any, validation_batch: Any,
                  step: VirtualStep, radius: float) -> list[Tensor]:
-    r"""$\nabla_\alpha L_{val}(\theta', \alpha) - \xi c\, \nabla^2_{\alpha,\theta} L_{train}\, (s \kappa \odot \nabla_{\theta'} L_{val})$
-    with $\theta'$, c, s and $\kappa$ of `VirtualStep` [DARTS Eq. 7].
+    r"""$\nabla_\alpha L_{val}(\theta', \alpha)
+    - \xi c\, \nabla^2_{\alpha,\theta} L_{train}\, (s \kappa \odot \nabla_{\theta'} L_{val})$ with $\theta'$, c, s and $\kappa$ of `VirtualStep` [DARTS Eq. 7].
 
-    m, s and c count as constants, as in the original: the factor of the clipping is applied, but not differentiated. No pass leaves a trace in weights or in batch norms' running statistics.
+    m, s and c count as constants, as in the original: the factor of the clipping is applied, but not differentiated. No pass
+    leaves a trace in weights or in batch norms' running statistics.
     """
     theta, alpha = network.theta_parameters(), network.alpha_parameters()
     with _restored(network) as saved:

@@ -77,7 +77,8 @@ class Checkpoint:
             found = {name: state[name] for name in ("owner", "kind", "data")}
             torch.set_rng_state(state["random"])
         except Exception as error:
-            raise CheckpointError(f"{self.path} is damaged or no checkpoint ({type(error).__name__}); delete it to start again") from error
+            raise CheckpointError(f"{self.path} is damaged or no checkpoint ({type(error).__name__}); delete it to start "
+                                  "again") from error
         for name, wanted in (("owner", self.owner), ("kind", kind), ("data", data)):
             if found[name] != wanted:
                 raise CheckpointError(f"{self.path} was written by another run: its {name} is {found[name]!r}, expected "

@@ -5,7 +5,7 @@ be differentiated as often as one likes, marked by `has_fast_form`. The package 
 imported, registers faster forms of the same signature for a kind of device, with `fast_form`. The plain form is used if
 
 * the fast form returns `NotImplemented`, by which it declines arguments that it cannot take,
-* the code is inside `plain_forms()`, or
+* the code is inside `plain_forms()`, or the environment has GROWDARTS_PLAIN=1, or
 * torch is tracing or exporting, or a module has hooks.
 
 The contract of a fast form: the values and first derivatives of the plain one up to rounding, the same side effects on
@@ -13,6 +13,7 @@ buffers, no random draws, and an error for a second derivative.
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -67,7 +68,12 @@ def fast_form(of: Callable[..., Any], device: str) -> Callable[[F], F]:
 
 @cache
 def _fast_package() -> bool:
-    """Whether `growdarts_fast` can be imported, which registers its forms. The only place that looks for it."""
+    """Whether `growdarts_fast` can be imported, which registers its forms. The only place that looks for it.
+
+    Not where the environment has GROWDARTS_PLAIN=1: compiling the forms takes longer than a small run.
+    """
+    if os.environ.get("GROWDARTS_PLAIN") == "1":
+        return False
     try:
         import growdarts_fast  # noqa: F401
     except ModuleNotFoundError as error:

@@ -16,8 +16,8 @@ RESULTS_VERSION = 3
 
 
 def _results_version(values: dict[str, Any]) -> int:
-    """The version that enters the hash. Version 3 changed three kinds of run only; the others keep version 2, and their records
-    their names."""
+    """The version that enters the hash. Version 3 changed three kinds of run only; the others keep version 2, and their
+    records their names."""
     if RESULTS_VERSION != 3:
         return RESULTS_VERSION
     adam = values.get("order") == 2 and values.get("optimizer", "adam") == "adam"
@@ -56,7 +56,8 @@ class StudySettings(Settings):
         """
         later = {name for name, field in type(self).model_fields.items()
                  if not field.is_required() and getattr(self, name) == field.default}
-        text = json.dumps({**self.model_dump(exclude=later), "results_version": _results_version(self.model_dump())}, sort_keys=True)
+        version = _results_version(self.model_dump())
+        text = json.dumps({**self.model_dump(exclude=later), "results_version": version}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -1,9 +1,8 @@
 """Convolutional candidate operations by name, and the maps that fit a cell's inputs.
 
 Every operation maps (B, C, H, W) -> (B, C, H / stride, W / stride). To add one, write a function that
-builds its module and the line `@convolutional()`; mixing, growing and pruning
-then know it. A searched cell that holds it is computed in its plain form. Submodules carry the names of the original's,
-so that its state dicts fit.
+builds its module and the line `@convolutional()`; mixing, growing and pruning then know it. A searched cell that holds
+it is computed in its plain form. Submodules carry the names of the original's, so that its state dicts fit.
 """
 
 from collections.abc import Callable

@@ -152,7 +152,8 @@ class SearchImageNetwork(ImageNetwork):
         return Duplicate(twin, old, new, {name: (weights[name], copies[name]) for name in weights})
 
     def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
-        """Every operation that ends in a convolution, cell by cell; meant for train mode (`growdarts.spaces.darts_conv.tracing`)."""
+        """Every operation that ends in a convolution, cell by cell; meant for train mode, see
+        `growdarts.spaces.darts_conv.tracing`."""
         places = [(mixture, key, cell, edge.operations[key]) for mixture in self.mixtures() for key in mixture.keys
                   for cell, edge in self._edges_of(mixture).items() if last_convolutions(edge.operations[key])]
         with statistics_kept(self), plain_forms():  # which call every operation as a module
