@@ -15,7 +15,7 @@ from growdarts_study.data.files import DATA, PACKAGED, cache_folder
 from growdarts.settings import DataError
 from growdarts_study.data.processes import PROCESSES, VAR_FACTOR, VAR_MATRIX
 from growdarts_study.data.series import G7_BRICS, SERIES, load_closes, load_series
-from growdarts_study.experiments.time_series import HeterogeneousAutoregression
+from growdarts_study.experiments.baselines import HeterogeneousAutoregression
 from growdarts.tasks.series import series_from_returns
 
 PARTS = ("train", "validation", "test")

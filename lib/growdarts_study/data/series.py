@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from growdarts_study.data.files import DATA, fetch, packaged, registered_sha256, sha256
-from growdarts_study.data.processes import PROCESSES, linear_var
+from growdarts_study.data.processes import LENGTH, PROCESSES, SEED, linear_var
 from growdarts.settings import DataError
 from growdarts.tasks.series import Series, series_from_returns
 
@@ -150,16 +150,33 @@ class Source:
     horizon: int = 1
 
 
-def _source(name: str) -> Source:
+def _source(name: str, days: int | None = None, draw: int | None = None) -> Source:
+    if draw is not None and name not in PROCESSES:
+        raise DataError(f"draw={draw!r} is not possible for {name!r}, of which there is one series: allowed is None")
+    source = _whole(name, LENGTH if days is None else days, SEED if draw is None else draw)
+    if days is None and draw is None:
+        return source
+    if days is not None and not 1 <= days <= len(source.labels):
+        raise DataError(f"days={days!r} is not possible for {name!r}: allowed are 1 to {len(source.labels)}")
+    values = source.values[:days]
+    hashes = source.hashes if name not in PROCESSES else {
+        f"{name}, draw {SEED if draw is None else draw}, {len(values)} days": _sha256(values)}
+    return replace(source, values=values, labels=source.labels[:days], hashes=hashes)
+
+
+def _sha256(values: np.ndarray) -> str:
+    return hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()
+
+
+def _whole(name: str, length: int, seed: int) -> Source:
     if name in TABLES:
         table, hashes = TABLES[name]()
         return Source(np.ascontiguousarray(table.to_numpy()), list(table.index), tuple(table.columns), hashes)
     if name == "synthetic_var" or name in PROCESSES:
         process = PROCESSES.get(name, PROCESSES["linear_var"])
-        values = process.generate() if name in PROCESSES else synthetic_var()
-        hashes = {name: hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()}
+        values = process.generate(length, seed) if name in PROCESSES else synthetic_var()
         labels = [str(i) for i in range(len(values))]
-        return Source(values, labels, process.features, hashes, process.floors, process.horizon)
+        return Source(values, labels, process.features, {name: _sha256(values)}, process.floors, process.horizon)
     closes, hashes = load_closes(name)
     # The return of a day is from the common day before it. One memory layout, whatever
     # the frame's: the order of a sum moves its last bit.
@@ -174,11 +191,11 @@ MIN_TRAIN = 250  # training windows below which an origin is refused: a little o
 
 
 @cache
-def series_hashes(name: str) -> dict[str, str]:
+def series_hashes(name: str, days: int | None = None, draw: int | None = None) -> dict[str, str]:
     """The sha256 of everything that a series is read from; of registered files without reading them."""
     if name in ("g7_brics", "log_range"):
         return {f"g7_brics/{file}": registered_sha256(f"g7_brics/{file}") for file, _, _ in G7_BRICS.values()}
-    return _source(name).hashes
+    return _source(name, days, draw).hashes
 
 
 def split_days(name: str, labels: list[str], window: int, origin: int | None) -> tuple[int, int, int]:
@@ -209,7 +226,8 @@ def split_days(name: str, labels: list[str], window: int, origin: int | None) ->
     return cut(origin)
 
 
-def load_series(name: str, window: int, origin: int | None = None, *, dtype: torch.dtype = torch.float32) -> Series:
+def load_series(name: str, window: int, origin: int | None = None, *, days: int | None = None, draw: int | None = None,
+                dtype: torch.dtype = torch.float32) -> Series:
     """Windows of `window` days of a series and the day that follows each (`mackey_glass`: the sixth after it).
 
     A window belongs to the part of its *target* day: its inputs may reach back into an earlier
@@ -222,6 +240,8 @@ def load_series(name: str, window: int, origin: int | None = None, *, dtype: tor
     window : T, number of days in a window
     origin : None for 60/20/20 % of the days in time order; else the calendar year to test on, with
         the year before for validation and everything before that for training
+    days : how many of the first days are used, or generated; None: all, `processes.LENGTH` of a generated series
+    draw : seed of a generated series, None for the one that all runs share
 
     Raises
     ------
@@ -232,7 +252,7 @@ def load_series(name: str, window: int, origin: int | None = None, *, dtype: tor
         raise DataError(f"series {name!r} is unknown: allowed are {', '.join(SERIES)}")
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
         raise DataError(f"window={window!r} is not possible: allowed are whole numbers of days from 1")
-    source = _source(name)
+    source = _source(name, days, draw)
     cuts = split_days(name, source.labels, window, origin)
     targets = range(len(source.floors or source.features))  # the first features; inputs of a process come behind them
     series = series_from_returns(source.values, window, cuts, source.features, source.labels, name=name,

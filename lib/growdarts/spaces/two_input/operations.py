@@ -121,6 +121,34 @@ def hadamard(wx: Tensor, us: Tensor, s: Tensor) -> Tensor:
 
 
 @two_input(blocks=1)
+def mul_identity(wx: Tensor, us: Tensor, s: Tensor) -> Tensor:
+    """(W x + b) * (1 + U s): a product with a bias on both sides [Wu et al. 2016].
+
+    The bias of the state's side may be 1, as any other but 0 can be moved into W, b and U. Unlike `hadamard` it lets the
+    input through while the state is zero.
+    """
+    return wx * (1 + us)
+
+
+@two_input(blocks=1)
+def mul_tanh(wx: Tensor, us: Tensor, s: Tensor) -> Tensor:
+    """tanh((W x + b) * (1 + U s))."""
+    return torch.tanh(wx * (1 + us))
+
+
+@two_input(blocks=1)
+def mul_sigmoid(wx: Tensor, us: Tensor, s: Tensor) -> Tensor:
+    """sigmoid((W x + b) * (1 + U s))."""
+    return torch.sigmoid(wx * (1 + us))
+
+
+@two_input(blocks=1)
+def mul_relu(wx: Tensor, us: Tensor, s: Tensor) -> Tensor:
+    """relu((W x + b) * (1 + U s))."""
+    return torch.relu(wx * (1 + us))
+
+
+@two_input(blocks=1)
 def gate(wx: Tensor, us: Tensor, s: Tensor) -> Tensor:
     """sigmoid(W x + U s + b) * s, a forget gate."""
     return torch.sigmoid(wx + us) * s
@@ -141,3 +169,6 @@ def carry(wx: Tensor, us: Tensor, s: Tensor) -> Tensor:
 
 DEFAULT_TWO_INPUT = ("add_tanh", "add_sigmoid", "add_relu", "add_identity", "hadamard", "gate",
                      "gated_update", "carry")
+# Sums and products alone: no operation is most of a GRU, and none passes the state on.
+ELEMENTARY_TWO_INPUT = ("add_tanh", "add_sigmoid", "add_relu", "add_identity",
+                        "mul_tanh", "mul_sigmoid", "mul_relu", "mul_identity")
