@@ -9,13 +9,14 @@ import papermill
 import yaml
 
 from growdarts_study import records
-from growdarts_study.config import Grid, ImageConfig, LanguageConfig, TimeSeriesConfig
+from growdarts_study.config import Grid, ImageConfig, LanguageConfig, TimeSeriesConfig, WholeSpaceConfig
 from growdarts_study.page_settings import AblationConfig
 from growdarts.settings import ConfigError
 
 GRIDS = records.ROOT / "notebooks" / "grids.yml"
 NOTEBOOKS: dict[type[Grid], str] = {TimeSeriesConfig: "02_time_series.ipynb", LanguageConfig: "03_penn_treebank.ipynb",
-                                    ImageConfig: "04_cifar10.ipynb", AblationConfig: "05_ablations.ipynb"}
+                                    ImageConfig: "04_cifar10.ipynb", AblationConfig: "05_ablations.ipynb",
+                                    WholeSpaceConfig: "09_whole_space.ipynb"}
 EXPERIMENTS: dict[str, type[Grid]] = {config.experiment: config for config in NOTEBOOKS}
 
 
@@ -105,6 +106,8 @@ def _entry(experiment: str, tier: str, grids: Path) -> dict[str, Any]:
 
 def _variations(chosen: dict[str, Any]) -> list[dict[str, Any]]:
     """What differs between the jobs of a tier."""
+    if "series" in chosen:
+        return [{"series": {name: own}, "nodes": nodes} for name, own in chosen["series"].items() for nodes in chosen["nodes"]]
     if "switches" in chosen:
         return [{"switch": switch, "values": values, "seeds": [seed]}
                 for switch, values in chosen["switches"].items() for seed in chosen["seeds"]]

@@ -80,7 +80,7 @@ def load_run(file: Path, config: Any, hashes: dict[str, str] | None = None) -> d
 
     hashes : the sha256 of the data that it should have been made from; None: of any.
     """
-    record = load(file)
+    record = load(file, getattr(config, "record_entries", ENTRIES))
     try:
         same = record["config_hash"] == config.hash() and type(config).of(record["config"]) == config
     except (ConfigError, TypeError):

@@ -33,8 +33,12 @@ class Searched:
 
 def seed(config: SearchSettings, phase: str) -> None:
     """Seed torch for one phase, so that a resumed run need not repeat the phases before it."""
-    digest = hashlib.sha256(f"{config.seed}/{phase}".encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:4], "big"))
+    torch.manual_seed(seed_of(config.seed, phase))
+
+
+def seed_of(seed: int, phase: str) -> int:
+    """The number that torch is seeded with for one phase of the runs with `seed`."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{phase}".encode()).digest()[:4], "big")
 
 
 def checkpoint(config: SearchSettings, phase: str, folder: Path | None) -> Checkpoint:
