@@ -1,0 +1,182 @@
+"""Every cell of a space -> what it holds: its best cells, what a second node brings, what a random draw is worth."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from growdarts_study.config import Generated
+from growdarts_study.report.comparison import Interval, interval, outcome
+from growdarts_study.report.figures import COLOURS
+
+NO_SIGNAL, CONTROLS = ("garch", "g7_brics"), ("garch", "g7_brics", "linear_var")  # of the protocol
+TRAINED = ("lstm", "gru")
+MARGIN = 2.0  # percent within a task
+MARGIN_OVER_TASKS = 3.0
+PRODUCTS = ("mul_", "hadamard")
+
+
+@dataclass(frozen=True)
+class TaskSpace:
+    """All cells on one series. validation, test: mean squared error, cells ("a+b") by seeds; rivals and rivals_validation
+    likewise by name; best: the least possible error by seed, or that of the closed form with the least validation error."""
+
+    name: str
+    validation: pd.DataFrame
+    test: pd.DataFrame
+    rivals_validation: pd.DataFrame
+    rivals: pd.DataFrame
+    best: pd.Series
+    best_name: str
+
+    def cells(self, nodes: int | None = None) -> list[str]:
+        """The cells of so many nodes, None: all."""
+        return [cell for cell in self.test.index if nodes in (None, nodes_of(cell))]
+
+    def chosen(self, nodes: int | None = None) -> str:
+        """The cell with the least validation error, mean over the seeds."""
+        return self.validation.loc[self.cells(nodes)].mean(axis=1).idxmin()
+
+    def errors(self, name: str) -> pd.Series:
+        """Test errors by seed of a cell or a rival."""
+        return self.test.loc[name] if name in self.test.index else self.rivals.loc[name]
+
+    def share(self, name: str) -> float:
+        """Part of the way from the error of the mean to the best one, mean over the seeds; NaN where there is no way."""
+        mean = self.rivals.loc["mean"]
+        return float("nan") if self.name in NO_SIGNAL else float(((mean - self.errors(name)) / (mean - self.best)).mean())
+
+    def effect(self, name: str, rival: str) -> pd.Series:
+        """Log ratio of test errors by seed, percent; negative: `name` is better."""
+        return 100 * np.log(self.errors(name) / self.errors(rival))
+
+    def one_draw(self) -> bool:
+        """Whether all seeds share one series, so that their interval says nothing of other data."""
+        return self.name not in get_args(Generated)
+
+
+def nodes_of(cell: str) -> int:
+    """Nodes of a cell, "a+b" has two."""
+    return cell.count("+") + 1
+
+
+def holds_product(cell: str) -> bool:
+    """Whether an operation of the cell is a product of input and state."""
+    return any(name.startswith(PRODUCTS) for name in cell.split("+"))
+
+
+def read(records: Iterable[Mapping[str, Any]]) -> list[TaskSpace]:
+    """The records of a tier, joined by series; a training that diverged has the error of the mean [protocol]."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(record["config"]["dataset"], []).append(record)
+    return [_task(name, group) for name, group in groups.items()]
+
+
+def _task(name: str, group: Sequence[Mapping[str, Any]]) -> TaskSpace:
+    first, seeds = group[0], group[0]["config"]["seeds"]
+    rivals, rivals_validation = (pd.DataFrame({rival: found[part] for rival, found in first["rivals"].items()}, seeds).T
+                                 for part in ("test", "validation"))
+
+    def cells(part: str) -> pd.DataFrame:
+        own = rivals if part == "test" else rivals_validation
+        table = pd.concat(pd.DataFrame(record[part], record["cells"], seeds, dtype=float) for record in group)
+        return table.fillna(own.loc["mean"])
+
+    closed = rivals_validation.drop(index=["mean", *TRAINED]).mean(axis=1).idxmin()
+    best = rivals.loc[closed] if first["floor"] is None else pd.Series(first["floor"], seeds)
+    return TaskSpace(name, cells("validation"), cells("test"), rivals_validation, rivals, best,
+                     "known" if first["floor"] else closed)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A cell against a rival or another cell, percent of log error over the seeds; `p_value` after Holm."""
+
+    task: TaskSpace
+    cell: str
+    rival: str
+    effect: Interval
+    p_value: float
+
+    def outcome(self) -> str:
+        """By the rules of the protocol within a task."""
+        told = self.effect.sign() if self.p_value < 0.05 else 0
+        return outcome([self.effect], MARGIN, told)
+
+
+def compare(tasks: Sequence[TaskSpace], pair) -> list[Comparison]:
+    """`pair(task)` names a cell and what it is compared with; the p-values of all tasks are corrected together [Holm 1979]."""
+    pairs = [pair(task) for task in tasks]
+    effects = [task.effect(*names) for task, names in zip(tasks, pairs, strict=True)]
+    raw = [1.0 if np.allclose(effect, 0) else float(stats.ttest_1samp(effect, 0).pvalue) for effect in effects]
+    return [Comparison(task, cell, rival, interval(effect), float(p)) for task, (cell, rival), effect, p in zip(
+        tasks, pairs, effects, multipletests(raw, method="holm")[1], strict=True)]
+
+
+def over_tasks(found: Sequence[Comparison]) -> tuple[Interval, str]:
+    """The mean effect over tasks, a task being one value, and its outcome."""
+    over = interval([one.effect.mean for one in found])
+    return over, outcome([over], MARGIN_OVER_TASKS)
+
+
+def against_lstm(tasks: Sequence[TaskSpace]) -> list[Comparison]:
+    """The chosen cell of the whole space against LSTM."""
+    return compare(tasks, lambda task: (task.chosen(), "lstm"))
+
+
+def second_node(tasks: Sequence[TaskSpace]) -> list[Comparison]:
+    """The chosen cell of two nodes against the chosen one of one."""
+    return compare(tasks, lambda task: (task.chosen(2), task.chosen(1)))
+
+
+def products_in_best(task: TaskSpace, part: float = 0.1) -> tuple[float, float]:
+    """Share of cells with a product among the best `part` by validation error, and among all."""
+    order = task.validation.mean(axis=1).sort_values().index
+    best = order[: max(1, round(part * len(order)))]
+    return float(np.mean([holds_product(cell) for cell in best])), float(np.mean([holds_product(cell) for cell in order]))
+
+
+def best_of(task: TaskSpace, k: int) -> float:
+    """Expected test error of the best on validation of k random cells, drawn with replacement; mean over the seeds.
+
+    The r-th best of n is the best of the draw with probability ((n - r + 1)^k - (n - r)^k) / n^k.
+    """
+    n = len(task.test)
+    left = np.arange(n, -1, -1) / n
+    probability = left[:-1] ** k - left[1:] ** k
+    return float(np.mean([probability @ task.test[seed].loc[task.validation[seed].sort_values(kind="stable").index]
+                          for seed in task.test]))
+
+
+def picture(tasks: Sequence[TaskSpace]) -> Figure:
+    """A row a series, a dot a cell: its test error over LSTM's, mean over the seeds."""
+    random = np.random.default_rng(0)
+    figure, ax = plt.subplots(figsize=(8, 0.9 + 0.62 * len(tasks)))
+    for row, task in enumerate(tasks):
+        lstm = task.rivals.loc["lstm"].mean()
+        ratio = np.clip(task.test.mean(axis=1) / lstm, 0.2, 5)
+        product = np.array([holds_product(cell) for cell in ratio.index])
+        height = row + random.uniform(-0.26, 0.26, len(ratio))
+        for chosen, colour, marker, label in ((~product, COLOURS[0], "o", "a cell of sums"),
+                                              (product, COLOURS[1], "^", "a cell with a product")):
+            ax.scatter(ratio[chosen], height[chosen], s=16, marker=marker, color=colour, alpha=0.55, lw=0,
+                       label=label if not row else None)
+        best = task.best.mean() / lstm
+        ax.plot([best, best], [row - 0.4, row + 0.4], color="black", lw=2.5,
+                label="best possible, or best closed form" if not row else None)
+        ax.plot(np.clip(task.test.loc[task.chosen()].mean() / lstm, 0.2, 5), row, marker="D", ms=8, mfc="none", mec="black", mew=1.6,
+                ls="", label="chosen on validation" if not row else None)
+    ax.axvline(1, color=COLOURS[7], ls="--", zorder=0)
+    ax.set(xscale="log", xlim=(0.19, 5.3), ylim=(len(tasks) - 0.4, -0.6), yticks=range(len(tasks)),
+           yticklabels=[task.name for task in tasks], xlabel="test error, LSTM = 1 (left is better)")
+    ax.set_xticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "LSTM", "2", "5 or more"])
+    ax.minorticks_off()
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=10)
+    return figure
