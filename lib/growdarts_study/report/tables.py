@@ -129,7 +129,7 @@ def provenance(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
         rows |= {"hours of computing": str(total_hours(records)),
                  "peak memory of a process, MiB": str(round(max(r["cost"]["peak_memory_mib"] for r in records))),
                  "data files": f"{len(first['data_sha256'])}, SHA-256 in every record"}
-    else:  # of benchmarks
+    elif "minutes" in first:  # of benchmarks
         rows |= {"minutes": f"{first['minutes']:.0f}", "computes in bfloat16": values("provenance", "bfloat16"),
                  "load average of the machine": "{before:.2f} before, {after:.2f} after".format(**first["load_average"])}
     return pd.DataFrame({"": rows}).rename_axis("all runs")

@@ -13,7 +13,8 @@ from statsmodels.stats.multitest import multipletests
 
 from growdarts_study.config import Generated
 from growdarts_study.report.comparison import Interval, interval, outcome
-from growdarts_study.report.figures import COLOURS
+from growdarts_study.report.figures import COLOURS, LABELS
+from growdarts_study.report.tables import p_text
 
 NO_SIGNAL, CONTROLS = ("garch", "g7_brics"), ("garch", "g7_brics", "linear_var")  # of the protocol
 TRAINED = ("lstm", "gru")
@@ -180,3 +181,36 @@ def picture(tasks: Sequence[TaskSpace]) -> Figure:
     ax.minorticks_off()
     figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=10)
     return figure
+
+
+def ranking(task: TaskSpace, rows: int = 8) -> pd.DataFrame:
+    """The best cells by validation error, and the rivals; mean test error and share of the way to the best."""
+    names = [*task.validation.mean(axis=1).nsmallest(rows).index, *task.rivals.index]
+    return pd.DataFrame({"": names, "test error": [f"{task.errors(name).mean():.3f}" for name in names],
+                         "share": [f"{task.share(name):.2f}" for name in names]}).set_index("")
+
+
+def comparison_table(found: Sequence[Comparison]) -> pd.DataFrame:
+    """A row a series: the cell, what it is compared with, shares of both, the difference with its interval, the outcome."""
+    def share(task: TaskSpace, name: str) -> str:
+        return "-" if task.name in NO_SIGNAL else f"{task.share(name):.2f}"
+
+    rows = [{"series": one.task.name + "*" * one.task.one_draw(), "cell": one.cell.replace("+", ", "),
+             "compared with": LABELS.get(one.rival, one.rival.replace("+", ", ")),
+             "shares": f"{share(one.task, one.cell)}, {share(one.task, one.rival)}",
+             "error, %": f"{one.effect.mean:+.1f} ({one.effect.ends('+.1f')})", "p": p_text(one.p_value),
+             "outcome": one.outcome()} for one in found]
+    return pd.DataFrame(rows).set_index("series")
+
+
+def draws_table(tasks: Sequence[TaskSpace]) -> pd.DataFrame:
+    """A row a series: products among the best tenth and all, and the expected error of the best of some random cells."""
+    rows = []
+    for task in tasks:
+        lstm, (best, all_cells) = task.rivals.loc["lstm"].mean(), products_in_best(task)
+        rows.append({"series": task.name, "products, best tenth": f"{best:.0%}", "products, all": f"{all_cells:.0%}",
+                     **{f"best of {k}": f"{best_of(task, k) / lstm:.2f}" for k in (1, 8, 64)},
+                     "chosen": f"{task.errors(task.chosen()).mean() / lstm:.2f}",
+                     "best possible": f"{task.best.mean() / lstm:.2f}" + (
+                         "" if task.best_name == "known" else f" ({task.best_name})")})
+    return pd.DataFrame(rows).set_index("series")
