@@ -19,7 +19,7 @@ from growdarts.checkpoints import Checkpoint, fingerprint
 from growdarts.settings import SearchSettings
 from growdarts.criteria import gained_since, growing_helps, stage_is_over
 from growdarts.history import Progress, SearchResult, change, mixture_weights
-from growdarts.growth import (Duplication, grow_node, grow_operation, growth_step, largest_weight, refuse_weightless,
+from growdarts.growth import (Duplication, grow_node, grow_operation, growable_operations, growth_step, largest_weight,
                               steepest_descent)
 from growdarts.pruning import held_operations, prune, renew_statistics, resample
 from growdarts.training import (DivergenceError, Task, learning_rate, theta_epoch, theta_optimizer,
@@ -52,8 +52,9 @@ class Search:
         self.network, self.task, self.settings = network, task, settings
         self.morphism, self.checkpoint, self.show = morphism, checkpoint, progress
         self.state, self.data = Progress(), fingerprint(task) if checkpoint.path else ""
-        if settings.grow_operations != "off":
-            refuse_weightless(network, settings.grow_operations)
+        if settings.grow_operations != "off" and not growable_operations(network):
+            raise ValueError(f"grow_operations = {settings.grow_operations!r}: allowed is 'off' with the operations "
+                             f"{list(network.operations)}, none of which owns weights")
         self._new_optimizers()
 
     def run(self) -> SearchResult:
