@@ -40,7 +40,7 @@ def grow_node(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer:
         raise ValueError(f"a cell of {network.n_nodes()} nodes cannot grow: allowed are at most max_nodes = {max_nodes}")
     for old, new, index in network.grow_node(morphism=morphism, epsilon=epsilon, noise=noise) or ():
         carry_moments(theta_optimizer, old, new, place=index)
-    follow(network, theta_optimizer, alpha_optimizer)
+    replace_parameters(network, theta_optimizer, alpha_optimizer)
 
 
 @torch.no_grad()
@@ -111,7 +111,7 @@ def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optim
     half = torch.ones_like(grown.alpha)
     half[[i, -1]] = 0.5
     _scale_moments(alpha_optimizer, grown.alpha, half)
-    follow(network, theta_optimizer, alpha_optimizer)
+    replace_parameters(network, theta_optimizer, alpha_optimizer)
     return grown.key
 
 
@@ -167,7 +167,7 @@ def _scale_moments(optimizer: Optimizer, parameter: nn.Parameter, factor: Tensor
             value.mul_(factor**MOMENTS[name])
 
 
-def follow(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer) -> None:
+def replace_parameters(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer) -> None:
     """Replace the optimisers' lists of parameters by the network's. The state of parameters that are gone is deleted."""
     for optimizer, parameters in ((theta_optimizer, network.theta_parameters()),
                                   (alpha_optimizer, network.alpha_parameters())):
@@ -199,13 +199,6 @@ class Duplication(NamedTuple):
 
     operation: Operation
     direction: Mapping[str, Tensor] | None = None
-
-
-def refuse_weightless(network: SearchSpace, mode: str) -> None:
-    """Raises ValueError if `network`, which still holds all its candidates, has no operation with weights."""
-    if not growable_operations(network):
-        raise ValueError(f"grow_operations = {mode!r}: allowed is 'off' with the operations "
-                         f"{list(network.operations)}, none of which owns weights")
 
 
 def largest_weight(network: SearchSpace, settings: SearchSettings) -> Duplication | None:

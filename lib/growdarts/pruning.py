@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from growdarts.space import SearchSpace, named_mixtures
 from growdarts.criteria import operations_to_prune
 from growdarts.mixture import operation_name
-from growdarts.growth import carry_moments, follow
+from growdarts.growth import carry_moments, replace_parameters
 from growdarts.training import Task
 
 
@@ -29,7 +29,7 @@ def prune(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Opt
         dropped += [f"{name}: {key}" for key in weak]
         old, new = network.keep_operations(mixture, keep)
         carry_moments(alpha_optimizer, old, new, keep)
-    follow(network, theta_optimizer, alpha_optimizer)
+    replace_parameters(network, theta_optimizer, alpha_optimizer)
     return dropped
 
 
@@ -59,7 +59,7 @@ def resample(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: 
             old, new = network.add_operation(mixture, chosen, weight)
             carry_moments(alpha_optimizer, old, new, place=slice(0, len(old)))
             added.append(f"{name}: {chosen}")
-    follow(network, theta_optimizer, alpha_optimizer)
+    replace_parameters(network, theta_optimizer, alpha_optimizer)
     return added
 
 

@@ -8,7 +8,6 @@ import copy
 import math
 import time
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from growdarts.checkpoints import Checkpoint, fingerprint
 from growdarts.settings import SearchSettings
 from growdarts.criteria import gained_since, growing_helps, stage_is_over
 from growdarts.history import Progress, SearchResult, change, mixture_weights
-from growdarts.growth import (Duplication, grow_node, grow_operation, growth_step, largest_weight, refuse_weightless,
+from growdarts.growth import (Duplication, grow_node, grow_operation, growable_operations, growth_step, largest_weight,
                               steepest_descent)
 from growdarts.pruning import held_operations, prune, renew_statistics, resample
 from growdarts.training import (DivergenceError, Task, learning_rate, theta_epoch, theta_optimizer,
@@ -53,8 +52,9 @@ class Search:
         self.network, self.task, self.settings = network, task, settings
         self.morphism, self.checkpoint, self.show = morphism, checkpoint, progress
         self.state, self.data = Progress(), fingerprint(task) if checkpoint.path else ""
-        if settings.grow_operations != "off":
-            refuse_weightless(network, settings.grow_operations)
+        if settings.grow_operations != "off" and not growable_operations(network):
+            raise ValueError(f"grow_operations = {settings.grow_operations!r}: allowed is 'off' with the operations "
+                             f"{list(network.operations)}, none of which owns weights")
         self._new_optimizers()
 
     def run(self) -> SearchResult:
@@ -103,7 +103,7 @@ class Search:
                 state.flops += PASSES[settings.order] * self.task.flops(self.network)
                 state.seconds += time.perf_counter() - started
                 state.history.append(self._row(loss, error))
-                self.checkpoint.save("search", self.data, {"progress": asdict(state), "now": self._snapshot()})
+                self.checkpoint.save("search", self.data, {"progress": vars(state), "now": self._now()})
                 bar.update()
                 bar.set_postfix(validation=f"{error:.4f}", nodes=self.network.n_nodes())
         self._restore(state.stage_best)
@@ -219,11 +219,15 @@ class Search:
             self.network.alpha_parameters(), lr=settings.alpha_learning_rate, betas=(0.5, 0.999),
             weight_decay=settings.alpha_weight_decay)
 
+    def _now(self) -> dict[str, Any]:
+        """Structure, weights and optimiser states, which go on changing with the search."""
+        return {"structure": self.network.structure(), "network": self.network.state_dict(),
+                "theta_optimizer": self.theta_optimizer.state_dict(),
+                "alpha_optimizer": self.alpha_optimizer.state_dict()}
+
     def _snapshot(self) -> dict[str, Any]:
-        """Structure, weights and optimiser states, detached from the running search."""
-        return copy.deepcopy({"structure": self.network.structure(), "network": self.network.state_dict(),
-                              "theta_optimizer": self.theta_optimizer.state_dict(),
-                              "alpha_optimizer": self.alpha_optimizer.state_dict()})
+        """A copy of `_now`, to come back to."""
+        return copy.deepcopy(self._now())
 
     def _restore(self, snapshot: dict[str, Any]) -> None:
         """Back to a snapshot, whatever has been grown or pruned since."""

@@ -1,11 +1,12 @@
 """The grid file -> the jobs of a tier, checked against the notebook they run."""
 
 import ast
+import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import papermill
 import yaml
 
 from growdarts_study import records
@@ -56,8 +57,9 @@ class Job:
 
 def defaults(experiment: str) -> dict[str, Any]:
     """Parameters of an experiment's notebook as it stands: values of its cell tagged `parameters`."""
-    found = papermill.inspect_notebook(str(GRIDS.parent / NOTEBOOKS[EXPERIMENTS[experiment]]))
-    return {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}
+    cells = json.loads((GRIDS.parent / NOTEBOOKS[EXPERIMENTS[experiment]]).read_bytes())["cells"]
+    (source,) = ("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", ()))
+    return {line.target.id: ast.literal_eval(line.value) for line in ast.parse(source).body}
 
 
 def all_jobs(tier: str, experiment: str | None = None, grids: Path = GRIDS) -> list[Job]:
@@ -88,10 +90,13 @@ def jobs(experiment: str, tier: str, grids: Path = GRIDS) -> list[Job]:
 
 def _read(grids: Path) -> dict[str, Any]:
     try:
-        return yaml.safe_load(Path(grids).read_bytes())  # in UTF-8, whatever the locale
+        return _parsed(Path(grids).read_bytes())  # in UTF-8, whatever the locale
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{grids} cannot be read ({error}): the grids and notebooks of the study are in a clone of "
                           "its repository, start Python there") from None
+
+
+_parsed = cache(yaml.safe_load)  # slow, and asked for by every job of a tier
 
 
 def _entry(experiment: str, tier: str, grids: Path) -> dict[str, Any]:

@@ -67,7 +67,8 @@ def load(file: Path, entries: Iterable[str] = ENTRIES, remedy: str = AGAIN) -> d
         record = json.loads(Path(file).read_text(encoding="utf-8-sig"), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{file} is not a record ({error}); {remedy}") from None
-    if isinstance(record, dict) and record.pop("sha256", None) not in (None, _checksum(record)):  # older ones have none
+    stored = record.pop("sha256", None) if isinstance(record, dict) else None
+    if stored is not None and stored != _checksum(record):  # older ones have none
         raise RecordError(f"{file} is damaged: its checksum is that of another content; {remedy}")
     missing = [entry for entry in entries if _lacks(record, entry)]
     if missing:
