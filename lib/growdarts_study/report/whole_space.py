@@ -62,6 +62,11 @@ class TaskSpace:
         return self.name not in get_args(Generated)
 
 
+def geometric(errors: pd.DataFrame) -> pd.Series:
+    """Geometric mean over the seeds, by row."""
+    return np.exp(np.log(errors).mean(axis=1))
+
+
 def nodes_of(cell: str) -> int:
     """Nodes of a cell, "a+b" has two."""
     return cell.count("+") + 1
@@ -145,35 +150,37 @@ def products_in_best(task: TaskSpace, part: float = 0.1) -> tuple[float, float]:
 
 
 def best_of(task: TaskSpace, k: int) -> float:
-    """Expected test error of the best on validation of k random cells, drawn with replacement; mean over the seeds.
+    """Typical test error of the best on validation of k random cells, drawn with replacement.
 
-    The r-th best of n is the best of the draw with probability ((n - r + 1)^k - (n - r)^k) / n^k.
+    The r-th best of n is the best of the draw with probability ((n - r + 1)^k - (n - r)^k) / n^k. The mean over draws and
+    seeds is geometric, as effects are: one cell that explodes on the test part would be all of another mean.
     """
     n = len(task.test)
     left = np.arange(n, -1, -1) / n
     probability = left[:-1] ** k - left[1:] ** k
-    return float(np.mean([probability @ task.test[seed].loc[task.validation[seed].sort_values(kind="stable").index]
-                          for seed in task.test]))
+    logs = np.log(task.test)
+    return float(np.exp(np.mean([probability @ logs[seed].loc[task.validation[seed].sort_values(kind="stable").index]
+                                 for seed in task.test])))
 
 
 def picture(tasks: Sequence[TaskSpace]) -> Figure:
-    """A row a series, a dot a cell: its test error over LSTM's, mean over the seeds."""
+    """A row a series, a dot a cell: its test error over LSTM's, geometric means over the seeds."""
     random = np.random.default_rng(0)
     figure, ax = plt.subplots(figsize=(8, 0.9 + 0.62 * len(tasks)))
     for row, task in enumerate(tasks):
-        lstm = task.rivals.loc["lstm"].mean()
-        ratio = np.clip(task.test.mean(axis=1) / lstm, 0.2, 5)
+        lstm = geometric(task.rivals).loc["lstm"]
+        ratio = np.clip(geometric(task.test) / lstm, 0.2, 5)
         product = np.array([holds_product(cell) for cell in ratio.index])
         height = row + random.uniform(-0.26, 0.26, len(ratio))
         for chosen, colour, marker, label in ((~product, COLOURS[0], "o", "a cell of sums"),
                                               (product, COLOURS[1], "^", "a cell with a product")):
             ax.scatter(ratio[chosen], height[chosen], s=16, marker=marker, color=colour, alpha=0.55, lw=0,
                        label=label if not row else None)
-        best = task.best.mean() / lstm
+        best = geometric(task.best.to_frame().T).iloc[0] / lstm
         ax.plot([best, best], [row - 0.4, row + 0.4], color="black", lw=2.5,
                 label="best possible, or best closed form" if not row else None)
-        ax.plot(np.clip(task.test.loc[task.chosen()].mean() / lstm, 0.2, 5), row, marker="D", ms=8, mfc="none", mec="black", mew=1.6,
-                ls="", label="chosen on validation" if not row else None)
+        ax.plot(ratio[task.chosen()], row, marker="D", ms=8, mfc="none", mec="black",
+                mew=1.6, ls="", label="chosen on validation" if not row else None)
     ax.axvline(1, color=COLOURS[7], ls="--", zorder=0)
     ax.set(xscale="log", xlim=(0.19, 5.3), ylim=(len(tasks) - 0.4, -0.6), yticks=range(len(tasks)),
            yticklabels=[task.name for task in tasks], xlabel="test error, LSTM = 1 (left is better)")
@@ -207,10 +214,10 @@ def draws_table(tasks: Sequence[TaskSpace]) -> pd.DataFrame:
     """A row a series: products among the best tenth and all, and the expected error of the best of some random cells."""
     rows = []
     for task in tasks:
-        lstm, (best, all_cells) = task.rivals.loc["lstm"].mean(), products_in_best(task)
+        lstm, (best, all_cells) = geometric(task.rivals).loc["lstm"], products_in_best(task)
         rows.append({"series": task.name, "products, best tenth": f"{best:.0%}", "products, all": f"{all_cells:.0%}",
                      **{f"best of {k}": f"{best_of(task, k) / lstm:.2f}" for k in (1, 8, 64)},
-                     "chosen": f"{task.errors(task.chosen()).mean() / lstm:.2f}",
-                     "best possible": f"{task.best.mean() / lstm:.2f}" + (
+                     "chosen": f"{geometric(task.test).loc[task.chosen()] / lstm:.2f}",
+                     "best possible": f"{geometric(task.best.to_frame().T).iloc[0] / lstm:.2f}" + (
                          "" if task.best_name == "known" else f" ({task.best_name})")})
     return pd.DataFrame(rows).set_index("series")
