@@ -6,24 +6,26 @@ from pathlib import Path
 import pytest
 
 from growdarts_study import experiments, records
-from growdarts_study.config import ImageRun, LanguageRun, TimeSeriesRun
+from growdarts_study.config import ImageRun, LanguageRun, TimeSeriesRun, WholeSpaceRun
 from growdarts_study.data.files import cache_folder
 
-STORED = sorted(file for folder in ("time_series", "language", "images", "ablations")
+FOLDERS = ("time_series", "language", "images", "ablations", "whole_space")
+STORED = sorted(file for folder in FOLDERS
                 for file in (records.RESULTS / folder).rglob("*.json"))
 
 
 def run_of(file):
     """The configuration of a stored record, read by the class of its experiment."""
     values = json.loads(file.read_text())["config"]
-    kind = LanguageRun if "length" in values else ImageRun if "channels" in values else TimeSeriesRun
+    kind = (LanguageRun if "length" in values else ImageRun if "channels" in values else
+            WholeSpaceRun if "nodes" in values else TimeSeriesRun)
     return kind.of(values)
 
 
 def test_they_belong_to_the_registered_data():
     """Their hashes are those that data/registry.txt has, where what they name is a registered file."""
     registry = dict(line.split()[:2] for line in (records.ROOT / "data" / "registry.txt").read_text().splitlines())
-    registered = [file for file in STORED if file.relative_to(records.RESULTS).parts[0] != "images"]
+    registered = [file for file in STORED if file.relative_to(records.RESULTS).parts[0] not in ("images", "whole_space")]
     for file in registered:
         made_from = records.load(file)["provenance"]["data_sha256"]
         assert made_from == {name: registry[name].removeprefix("sha256:") for name in made_from}, file.name
@@ -38,11 +40,21 @@ def test_they_belong_to_the_images_that_are_there():
         records.load_run(file, run_of(file), experiments.HASHES[ImageRun](run_of(file)))
 
 
+def test_they_belong_to_the_series_that_are_generated():
+    """One of every process: the draws are made anew, their hashes compared."""
+    generated = [file for file in STORED if "whole_space" in file.parts and "1-nodes" in file.name
+                 and run_of(file).draw(0) is not None]
+    assert len(generated) >= 4
+    for file in generated:
+        config = run_of(file)
+        assert records.load_run(file, config, experiments.HASHES[WholeSpaceRun](config))["cells"] == config.operations
+
+
 def test_they_are_found():
     assert len(STORED) > 400
 
 
-@pytest.mark.parametrize("folder", ["time_series", "language", "images", "ablations"])
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_every_hash_is_the_one_it_is_stored_under(folder):
     for file in (file for file in STORED if file.relative_to(records.RESULTS).parts[0] == folder):
         assert run_of(file).hash() == json.loads(file.read_text())["config_hash"], file.name
