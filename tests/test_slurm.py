@@ -14,6 +14,12 @@ pytestmark = pytest.mark.skipif("ONE_NODE_SLURM" not in os.environ, reason="need
 PROFILE = ("--workflow-profile", "profiles/slurm", "--slurm-init-seconds-before-status-checks", "2")
 
 
+@pytest.fixture
+def folder(project):  # noqa: F811
+    """The tiny project of the test of the batch. A `$` in its path is more than Slurm's plugin can quote."""
+    return project.rename(project.with_name("grow ö"))
+
+
 def job_ids():
     return subprocess.check_output(["squeue", "--noheader", "--format", "%A"], text=True).split()
 
@@ -43,16 +49,16 @@ def processes_of(job):
     return found
 
 
-def test_a_job_killed_on_a_cluster_ends_with_the_numbers_of_this_machine(project):  # noqa: F811
-    local = snakemake(project)
+def test_a_job_killed_on_a_cluster_ends_with_the_numbers_of_this_machine(folder):
+    local = snakemake(folder)
     output = local.communicate(timeout=300)[0]
     assert local.returncode == 0, output
-    expected = {method: record(project, method) for method in ("mean", "grow")}
+    expected = {method: record(folder, method) for method in ("mean", "grow")}
     for name in ("data/results", "_build", ".snakemake"):
-        shutil.rmtree(project / name)
+        shutil.rmtree(folder / name)
 
-    checkpoints = project / "_build" / "checkpoints"
-    first = snakemake(project, *PROFILE)
+    checkpoints = folder / "_build" / "checkpoints"
+    first = snakemake(folder, *PROFILE)
     until(lambda: list(checkpoints.glob("*/search.pt")), first)
     (job,) = [job for job in job_ids() if "grow" in described(job)]
     asked = described(job)
@@ -65,19 +71,19 @@ def test_a_job_killed_on_a_cluster_ends_with_the_numbers_of_this_machine(project
     while job_ids() or processes_of(job):  # a kernel that went on alone would write the same checkpoints
         assert time.monotonic() < deadline, (job_ids(), processes_of(job))
         time.sleep(0.1)
-    assert list(checkpoints.glob("*/search.pt")) and not list(project.glob("data/results/**/grow/*.json"))
+    assert list(checkpoints.glob("*/search.pt")) and not list(folder.glob("data/results/**/grow/*.json"))
 
-    second = snakemake(project, *PROFILE)
+    second = snakemake(folder, *PROFILE)
     output = second.communicate(timeout=300)[0]
     assert second.returncode == 0, output
-    assert {method: record(project, method) for method in expected} == expected
-    third = snakemake(project, *PROFILE)
+    assert {method: record(folder, method) for method in expected} == expected
+    third = snakemake(folder, *PROFILE)
     output = third.communicate(timeout=60)[0]
     assert third.returncode == 0 and "rule run:" not in output
 
 
-def test_a_job_asks_for_a_gpu_where_the_device_is_one(project):  # noqa: F811
-    batch = snakemake(project, *PROFILE, "--config", "device=cuda")
+def test_a_job_asks_for_a_gpu_where_the_device_is_one(folder):
+    batch = snakemake(folder, *PROFILE, "--config", "device=cuda")
     try:
         assert "gpu:1" in described(until(job_ids, batch)[0])
     finally:
