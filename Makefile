@@ -5,7 +5,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help env book test unit avx2 plain nbval outputs picture batch benchmark clean distclean
 
-PYTHON ?= $(or $(shell command -v python3.11),python3)
+# The first of these that starts and can make environments.
+PYTHON ?= $(or $(shell for python in python3.11 python3.12 python3.13; do \
+  if $$python -c "import ensurepip" 2>/dev/null; then echo $$python; break; fi; done),python3)
 TIER   ?= reduced
 CORES  ?= 2
 
@@ -34,7 +36,7 @@ help:  ## this list
 env: $(ENV)  ## make .venv with the pinned packages and growdarts itself (editable)
 
 $(ENV): requirements.lock pyproject.toml
-	@"$(PYTHON)" -c 'import sys; v = sys.version.split()[0]; sys.version_info[:2] == (3, 11) or sys.exit(f"growdarts needs Python 3.11 and found {v} at {sys.executable}: install python3.11, or name it: make PYTHON=/path/to/python3.11")'
+	@"$(PYTHON)" -c 'import sys; v = sys.version.split()[0]; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit(f"growdarts needs Python 3.11, 3.12 or 3.13 and found {v} at {sys.executable}: install one, or name it: make PYTHON=/path/to/python3.13")'
 	@echo "Installing the packages of requirements.lock into .venv: a few minutes the first time."
 	test -x .venv/bin/pip || "$(PYTHON)" -m venv .venv
 	.venv/bin/python -m pip install --quiet --requirement requirements.lock

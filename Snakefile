@@ -13,6 +13,7 @@ TIER = config.get("tier", "reduced")
 JOBS = {job.name: job for job in all_jobs(TIER, config.get("experiment"))}
 MISSING = [name for name, job in JOBS.items() if not job.is_done()]
 EXECUTED = f"_build/batch/{TIER}"
+GPUS = int(config.get("device") == "cuda")  # that a job asks for
 
 for name in MISSING:  # a flag whose records have gone says nothing
     Path(f"{EXECUTED}/{name}.done").unlink(missing_ok=True)
@@ -28,6 +29,8 @@ rule run:
         touch(EXECUTED + "/{name}.done"),
     log:
         EXECUTED + "/{name}.log",
+    resources:
+        gpu=GPUS,
     params:
         notebook=lambda wildcards: JOBS[wildcards.name].notebook,
         executed=EXECUTED + "/{name}.ipynb",

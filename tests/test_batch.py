@@ -34,9 +34,9 @@ def project(tmp_path):
     return tmp_path
 
 
-def snakemake(project):
+def snakemake(project, *options):
     environment = os.environ | {"PYTHONPATH": str(project / "lib"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "snakemake", "--cores", "1", "--config", "tier=smoke"],
+    return subprocess.Popen([sys.executable, "-m", "snakemake", *(options or ("--cores", "1")), "--config", "tier=smoke"],
                             cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                             start_new_session=True)
 

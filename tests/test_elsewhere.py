@@ -129,7 +129,7 @@ def test_the_version_is_that_of_the_project(installed):
 def test_the_study_needs_what_its_extra_brings():
     project = tomllib.loads((LIB.parent / "pyproject.toml").read_text())["project"]
     extras, distributions = project["optional-dependencies"], packages_distributions()
-    required = sum((extras[name] for name in ("fast", "drawing", "study")), project["dependencies"])
+    required = sum((extras[name] for name in ("fast", "draw", "study")), project["dependencies"])
     brought = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in required}
     for name, path in MODULES.items():
         if name.split(".")[0] == "growdarts_study":
