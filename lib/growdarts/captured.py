@@ -9,11 +9,12 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 logger = logging.getLogger(__name__)
 _active: ContextVar["Graphs | None"] = ContextVar("graphs", default=None)
@@ -74,7 +75,7 @@ class Graphs:
         ----------
         function : reads no numbers of the device and copies none to it; depends on nothing that changes but the tensors of
             network and batch. It may leave tensors in `batch.memory`, in fields that were None or are no arguments.
-        batch : tensors, None and plain values in tuples and dataclasses.
+        batch : tensors, None and plain values in tuples and in dataclasses that torch's `register_dataclass` knows.
         key : what else tells one function from another.
         """
         key = (*key, _signature(batch))
@@ -105,7 +106,8 @@ class _Pass:
         left = [f.name for f in fields(memory) if not f.init or getattr(memory, f.name) is None] if memory else []
 
         def of_inputs() -> Any:
-            copied = _rebuilt(batch, iter(self.inputs))
+            inputs = iter(self.inputs)
+            copied = tree_map_only(Tensor, lambda _: next(inputs), batch)
             return function(copied), {name: getattr(copied.memory, name) for name in left}
 
         self.recorded = record(of_inputs)
@@ -113,41 +115,17 @@ class _Pass:
     def __call__(self, batch: Any) -> Any:
         for kept, given in zip(self.inputs, _tensors(batch), strict=True):
             kept.copy_(given)
-        result, left = self.recorded.replay()
+        result, left = tree_map_only(Tensor, torch.clone, self.recorded.replay())
         for name, value in left.items():
-            setattr(batch.memory, name, _cloned(value))
-        return _cloned(result)
+            setattr(batch.memory, name, value)
+        return result
 
 
-def _parts(value: Any) -> list[Any]:
-    """Entries of a tuple or list, arguments of a dataclass; none of anything else."""
-    if isinstance(value, tuple | list):
-        return list(value)
-    return [getattr(value, field.name) for field in fields(value) if field.init] if is_dataclass(value) else []
+def _tensors(batch: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    for part in _parts(value):
-        yield from _tensors(part)
-
-
-def _signature(value: Any) -> Any:
+def _signature(batch: Any) -> Any:
     """What two batches share that share a graph."""
-    if isinstance(value, Tensor):
-        return value.shape, value.stride(), value.dtype
-    return (type(value), *map(_signature, parts)) if (parts := _parts(value)) else value
-
-
-def _rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """`value` with other tensors."""
-    if isinstance(value, Tensor):
-        return next(tensors)
-    parts = [_rebuilt(part, tensors) for part in _parts(value)]
-    return value if not parts else type(value)(parts) if type(value) in (tuple, list) else type(value)(*parts)
-
-
-def _cloned(value: Any) -> Any:
-    """`value` with copies of its tensors."""
-    return _rebuilt(value, (tensor.clone() for tensor in _tensors(value)))
+    leaves, form = tree_flatten(batch)
+    return form, *((x.shape, x.stride(), x.dtype) if isinstance(x, Tensor) else x for x in leaves)

@@ -59,16 +59,16 @@ def defaults(experiment: str) -> dict[str, Any]:
     return {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}
 
 
-def all_jobs(tier: str, experiment: str | None = None, grids: Path = GRIDS) -> list[Job]:
-    """The jobs of `experiment`, None: of all experiments that have the tier."""
+def all_jobs(tier: str, experiment: str | None = None, grids: Path = GRIDS, device: str | None = None) -> list[Job]:
+    """The jobs of `experiment`, None: of all experiments that have the tier; on `device`, None: on that of the tier."""
     grid = _read(grids)
     chosen = [experiment] if experiment else [name for name, tiers in grid.items() if tier in tiers]
     if not chosen:
         raise ConfigError(f"tier {tier!r}: allowed are {', '.join(sorted({t for tiers in grid.values() for t in tiers}))}")
-    return [job for name in chosen for job in jobs(name, tier, grids)]
+    return [job for name in chosen for job in jobs(name, tier, grids, device)]
 
 
-def jobs(experiment: str, tier: str, grids: Path = GRIDS) -> list[Job]:
+def jobs(experiment: str, tier: str, grids: Path = GRIDS, device: str | None = None) -> list[Job]:
     """All jobs of `tier`, in the order of methods (or switches) and seeds.
 
     Raises
@@ -80,6 +80,8 @@ def jobs(experiment: str, tier: str, grids: Path = GRIDS) -> list[Job]:
     own, made = defaults(experiment), []
     for varied in _variations(chosen):
         overrides = {**chosen["parameters"], **varied, "tier": tier, "progress": True, "keep_records": True}
+        if device:
+            overrides["device"] = device
         _known(overrides, own, str(grids))
         made.append(Job(config.of(own | overrides), overrides))
     return made

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import register_dataclass
 
 from growdarts.captured import Graphs
 from growdarts.training import MeanLoss
@@ -158,6 +159,9 @@ class Memory:
     before: State | None
     masks: Masks | None = None  # drawn by the first pass in training mode
     after: State | None = field(default=None, init=False)
+
+
+register_dataclass(Memory)  # for `growdarts.captured`
 
 
 class Window(NamedTuple):
