@@ -45,7 +45,7 @@ class Counting(TorchDispatchMode):
 
 
 class Repeated:
-    """Stands in for `growdarts.captured.CudaGraph` on other devices: the function itself, computed without being counted."""
+    """Stands in for `growdarts.captured.CudaGraph` where there is no GPU: the function itself, without being counted."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self.function = function
@@ -69,16 +69,16 @@ def few(size: Size) -> Size:
 
 
 def launches(size: Size, order: int) -> dict[str, int]:
-    """Kernels of a step: of the plain reference, of the library, and beside the graphs of its captured form; `replays` of
-    those, and `transfers` of the library's."""
+    """Kernels of a step: of the plain reference, of the library (`eager`), and beside the graphs of its captured form, of
+    which it makes `replays`."""
     made = subject(few(size))
     found, step = {"reference": counted(reference_step(made, order)).kernels.total()}, search_step(made, order)
     eager, graphs = counted(step), Graphs(Repeated, "cpu")
     with graphs.of(made.network):
-        step(), step()
+        step()
+        step()
         before, captured = graphs.replays, counted(step)
-    return found | {"eager": eager.kernels.total(), "captured": captured.kernels.total(),
-                    "replays": graphs.replays - before, "transfers": eager.transfers.total() + captured.transfers.total()}
+    return found | {"eager": eager.kernels.total(), "captured": captured.kernels.total(), "replays": graphs.replays - before}
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def jobs(experiment: str, tier: str, grids: Path = GRIDS, device: str | None = N
     ConfigError
         unknown experiment or tier, or a parameter that the notebook does not have or allow.
     """
-    chosen, config = _entry(experiment, tier, grids), EXPERIMENTS[experiment]
+    chosen, config = tier_of(experiment, tier, grids), EXPERIMENTS[experiment]
     own, made = defaults(experiment), []
     for varied in _variations(chosen):
         overrides = {**chosen["parameters"], **varied, "tier": tier, "progress": True, "keep_records": True}
@@ -95,7 +95,7 @@ def _read(grids: Path) -> dict[str, Any]:
                           "its repository, start Python there") from None
 
 
-def _entry(experiment: str, tier: str, grids: Path) -> dict[str, Any]:
+def tier_of(experiment: str, tier: str, grids: Path) -> dict[str, Any]:
     """What the grid file says about a tier."""
     grid = _read(grids)
     if experiment not in grid:
@@ -137,7 +137,7 @@ def runs_of(config: Grid) -> list[Any]:
     base_config = EXPERIMENTS[config.base_experiment]
     base = defaults(config.base_experiment) | {"methods": ["grow"]}
     if config.base_tier != "smoke":
-        base |= _entry(config.base_experiment, config.base_tier, GRIDS)["parameters"]
+        base |= tier_of(config.base_experiment, config.base_tier, GRIDS)["parameters"]
     changed = {"methods" if config.switch == "method" else config.switch: None, **config.changes}
     _known(changed, base, "an ablation")
     runs = []
