@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -30,6 +30,7 @@ from growdarts.checkpoints import Checkpoint
 from growdarts.devices import find_device
 from growdarts.search import Search
 from growdarts.settings import DataError
+from growdarts.tasks.text import Text
 from growdarts_study import grids, records
 from growdarts_study.config import LanguageConfig, LanguageRun
 from growdarts_study.data.text import load_text
@@ -37,6 +38,7 @@ from growdarts_study.experiments import language, phases
 
 ROUNDS = 10
 MINUTES = 10.0  # for everything
+WORDS, TOKENS = 10_000, {"train": 929_589, "validation": 73_760, "test": 82_430}  # of Penn Treebank
 Record = dict[str, Any]
 
 
@@ -94,9 +96,8 @@ def whole_search(config: LanguageRun, device: torch.device, until: float) -> Rec
     except DataError as error:
         print(f"no Penn Treebank here, so numbers in its place ({error})", flush=True)
         generator = torch.Generator().manual_seed(0)
-        text = replace(load_text("grammar"), name="numbers", vocabulary=tuple(map(str, range(10_000))), floor=None, hashes={}, **{
-            part: torch.randint(10_000, (n,), generator=generator)
-            for part, n in (("train", 929_589), ("validation", 73_760), ("test", 82_430))})
+        parts = {part: torch.randint(WORDS, (n,), generator=generator) for part, n in TOKENS.items()}
+        text = Text("numbers", tuple(map(str, range(WORDS))), **parts, floor=None, hashes={})
     phases.seed(config, "search")
     task = language.task_of(config, text, config.batch_size, device)
     network = language.search_model(config, len(text.vocabulary), config.initial_nodes).to(device)

@@ -76,8 +76,9 @@ def made(space, device="cpu", random_length=False):
 
 
 def settings(**changes):
-    return SearchSettings.usual(**{"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.05, "search_epochs": 3, "patience": 1,
-                                   "max_nodes": 2, "tune_epochs": 1, "prune_below": 0.3} | changes)
+    return SearchSettings.usual(**{
+        "optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.05, "search_epochs": 3, "patience": 1, "max_nodes": 2,
+        "tune_epochs": 1, "prune_below": 0.3} | changes)
 
 
 def optimizers(network, chosen):
@@ -135,9 +136,8 @@ def test_a_network_grows_and_is_pruned_and_stored_where_it_is(space, tmp_path):
     chosen = settings()
     both = optimizers(network, chosen)
     search_steps(network, task, *both, 1)
-    grow_node(network, *both, morphism=True, epsilon=1e-3, noise=0.1) if space != "convolutional" else None
-    if space == "convolutional":  # how large new columns are depends on alpha's values: fresh ones do not
-        grow_node(network, *both, morphism=False, epsilon=1e-3, noise=0.1)
+    # how large new columns of an image network are, and which operations are affine, depends on values
+    grow_node(network, *both, morphism=space == "recurrent", epsilon=1e-3, noise=0.1)
     index, mixture = next((i, m) for i, m in enumerate(network.mixtures()) if len(m.keys) > 2)
     key = {"recurrent": "tanh", "two_input": "add_tanh", "convolutional": "sep_conv_3x3"}[space]
     twin = grow_operation(network, *both, mixture=index, key=key, step=0.1)

@@ -95,7 +95,7 @@ def _read(grids: Path) -> dict[str, Any]:
                           "its repository, start Python there") from None
 
 
-def tier_of(experiment: str, tier: str, grids: Path) -> dict[str, Any]:
+def tier_of(experiment: str, tier: str, grids: Path = GRIDS) -> dict[str, Any]:
     """What the grid file says about a tier."""
     grid = _read(grids)
     if experiment not in grid:
