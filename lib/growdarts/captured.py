@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 logger = logging.getLogger(__name__)
 _active: ContextVar["Graphs | None"] = ContextVar("graphs", default=None)
@@ -101,28 +101,25 @@ class _Pass:
     """A recorded function, with the tensors that it reads."""
 
     def __init__(self, function: Callable[[Any], Any], batch: Any, record: Callable[[Callable[[], Any]], Any]) -> None:
-        self.inputs = [tensor.clone() for tensor in _tensors(batch)]
+        leaves, form = tree_flatten(tree_map_only(Tensor, torch.clone, batch))
+        self.inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         memory = getattr(batch, "memory", None)
         left = [f.name for f in fields(memory) if not f.init or getattr(memory, f.name) is None] if memory else []
 
         def of_inputs() -> Any:
-            inputs = iter(self.inputs)
-            copied = tree_map_only(Tensor, lambda _: next(inputs), batch)
+            copied = tree_unflatten(leaves, form)
             return function(copied), {name: getattr(copied.memory, name) for name in left}
 
         self.recorded = record(of_inputs)
 
     def __call__(self, batch: Any) -> Any:
-        for kept, given in zip(self.inputs, _tensors(batch), strict=True):
-            kept.copy_(given)
+        given = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+        for kept, value in zip(self.inputs, given, strict=True):
+            kept.copy_(value)
         result, left = tree_map_only(Tensor, torch.clone, self.recorded.replay())
         for name, value in left.items():
             setattr(batch.memory, name, value)
         return result
-
-
-def _tensors(batch: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
 
 
 def _signature(batch: Any) -> Any:
