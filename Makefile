@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env book test unit avx2 plain nbval outputs picture batch benchmark clean distclean
+.PHONY: help env book test unit avx2 plain nbval outputs picture batch benchmark gpu clean distclean
 
 # The first of these that starts and can make environments.
 PYTHON ?= $(or $(shell for python in python3.11 python3.12 python3.13; do \
@@ -113,13 +113,19 @@ picture: $(ENV)  ## draw the growing cell anew from the records
 	  print(drawing.growth(records.longest_search(grids.load_records("time_series", "reduced"), "grow")))' \
 	  > book/_static/growing_cell.svg
 
-batch: $(ENV)  ## missing runs of a tier: make batch TIER=reduced EXPERIMENT=language CORES=2 (no experiment: all)
-	snakemake --cores $(CORES) --config "tier=$(TIER)" $(if $(EXPERIMENT),"experiment=$(EXPERIMENT)")
+# On GPUs one job each, if CORES are at least as many.
+batch: $(ENV)  ## missing runs of a tier: make batch TIER=reduced EXPERIMENT=language CORES=2 DEVICE=cuda (no experiment: all)
+	snakemake --cores $(CORES) --config "tier=$(TIER)" $(if $(EXPERIMENT),"experiment=$(EXPERIMENT)") \
+	  $(if $(DEVICE),"device=$(DEVICE)") --resources gpu=$$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
 
 # On two threads, and on a machine with nothing else to do: the record says how busy it was.
 benchmark: export OMP_NUM_THREADS := 2
 benchmark: $(ENV)  ## seconds and memory of a step, into data/results/benchmarks (QUICK=1: toy sizes, into _build)
 	pytest benchmarks $(if $(QUICK),--quick) --benchmark-columns=median,min,max,rounds --benchmark-sort=fullname
+
+# With `make gpu PYTHON=python3` by a Python that has torch and the study's packages; nothing is installed or downloaded.
+gpu: $(if $(filter file,$(origin PYTHON)),$(ENV))  ## on a machine with a GPU: its tests, search steps, a search on Penn Treebank; ten minutes
+	PYTHONPATH=lib:tests:. $(if $(filter file,$(origin PYTHON)),python,"$(PYTHON)") -m benchmarks.gpu
 
 clean:  ## remove the built book (checkpoints and executed batch runs stay in _build)
 	rm -rf _build/site _build/run _build/html _build/.doctrees _build/jupyter_execute

@@ -73,6 +73,9 @@ STEPS = [recurrent(64, 32), recurrent(128, 32), recurrent(300, 64), recurrent(30
          two_input(64, 32), two_input(128, 32), two_input(300, 64), two_input(300, 256),
          convolutional(4, 3, 16), convolutional(8, 5, 32), convolutional(16, 8, 16)]
 
+# Those of the original's code for Penn Treebank (search, training) and CIFAR-10, and the paper's cell at the same.
+ORIGINAL = [recurrent(300, 256), recurrent(300, 64), two_input(300, 256), two_input(300, 64), convolutional(16, 8, 64)]
+
 # The same three spaces at a size at which a step takes milliseconds.
 TOY: dict[Space, Size] = {
     "recurrent": replace(recurrent(8, 4, 2), length=4, words=40),

@@ -65,24 +65,25 @@ class Subject:
     fixed: Callable[[], tuple[nn.Module, Reference]]
 
 
-def subject(size: Size) -> Subject:
+def subject(size: Size, device: str = "cpu") -> Subject:
     """Build it, from a fixed seed."""
     torch.manual_seed(0)
-    return _images(size) if size.space == "convolutional" else _language(size)
+    return _images(size, device) if size.space == "convolutional" else _language(size, device)
 
 
-def _language(size: Size) -> Subject:
+def _language(size: Size, device: str) -> Subject:
     H, B, V = size.width, size.batch, size.words
     if size.space == "recurrent":
         cell = RecurrentSearchCell(H, H, size.nodes, size.candidates())
     else:
         cell = two_input_layers(H, 1, size.nodes, size.candidates())
-    network = LanguageModel(V, cell)
-    data = {train: torch.randint(V, (2, size.length, B)) for train in (True, False)}
-    h = torch.zeros(B, H)
+    rows = export_alphas(cell)[0].detach().to(device) if size.space == "recurrent" else None
+    network = LanguageModel(V, cell).to(device)
+    data = {train: torch.randint(V, (2, size.length, B)).to(device) for train in (True, False)}
+    h = torch.zeros(B, H, device=device)
     if size.space == "recurrent":
         columns = [RECURRENT_OPERATIONS.index(name) for name in size.candidates()]
-        alpha = [nn.Parameter(export_alphas(cell)[0].detach()[:, columns])]
+        alpha = [nn.Parameter(rows[:, columns])]
         loss = partial(recurrent_loss, original_tensors(cell), network.embedding, network.bias, alpha[0],
                        size.candidates(), h=h)
     else:
@@ -94,16 +95,16 @@ def _language(size: Size) -> Subject:
         genotype = network.genotype()
         if size.space == "recurrent":
             cell = RecurrentCell(H, H, genotype)
-            model = LanguageModel(V, cell)
+            model = LanguageModel(V, cell).to(device)
             loss = partial(fixed_recurrent_loss, original_tensors(cell), model.embedding, model.bias, genotype.recurrent,
                            genotype.concat, h=h)
         else:
-            model = LanguageModel(V, derived_layers(genotype, H))
+            model = LanguageModel(V, derived_layers(genotype, H)).to(device)
             loss = partial(two_input_loss, two_input_nodes(model), model.embedding, model.bias, h=h)
         return model, Reference(loss, weights_of(model), [])
 
     return Subject(size, network, lambda train: Window(*data[train], Memory(None), train),
-                   lambda precision: LanguageTask(None, B, size.length, precision=precision),
+                   lambda precision: LanguageTask(None, B, size.length, precision=precision, device=device),
                    Reference(loss, network.theta_parameters(), alpha), fixed)
 
 
@@ -114,18 +115,18 @@ def two_input_nodes(network: LanguageModel) -> list[list[tuple[str, dict[str, nn
             for mixture in network.mixtures()]
 
 
-def _images(size: Size) -> Subject:
+def _images(size: Size, device: str) -> Subject:
     shape = dict(image_channels=3, image_size=size.pixels)
 
     def stored(network: nn.Module) -> nn.Module:  # as `growdarts_study.experiments.images` does
         return network.to(memory_format=torch.channels_last)
 
-    network = SearchImageNetwork(size.width, CLASSES, size.cells, size.nodes, size.candidates(), **shape)
+    network = SearchImageNetwork(size.width, CLASSES, size.cells, size.nodes, size.candidates(), **shape).to(device)
     state, normal, reduce, leaves = copies(network)  # before its weights are stored in another order
     network = stored(network)
-    data = {train: (torch.randn(size.batch, 3, size.pixels, size.pixels), torch.randint(CLASSES, (size.batch,)))
-            for train in (True, False)}
-    task = ImageTask(None, size.batch)
+    data = {train: (torch.randn(size.batch, 3, size.pixels, size.pixels).to(device),
+                    torch.randint(CLASSES, (size.batch,)).to(device)) for train in (True, False)}
+    task = ImageTask(None, size.batch, device=device)
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return nn.functional.cross_entropy(search_network(state, normal, reduce, x), y)
@@ -135,7 +136,7 @@ def _images(size: Size) -> Subject:
 
     def fixed() -> tuple[FixedImageNetwork, Reference]:
         genotype = network.genotype()
-        found = FixedImageNetwork(genotype, size.width, CLASSES, size.cells, **shape)
+        found = FixedImageNetwork(genotype, size.width, CLASSES, size.cells, **shape).to(device)
         state, parameters = copied(found)
         kinds = (genotype.normal, genotype.normal_concat), (genotype.reduce, genotype.reduce_concat)
         return stored(found), Reference(lambda x, y: nn.functional.cross_entropy(fixed_network(state, *kinds, x), y),
@@ -193,7 +194,8 @@ def weights_of(network: nn.Module) -> list[nn.Parameter]:
 def lstm_step(subject: Subject) -> Callable[[], None]:
     """A weight step of torch.nn.LSTM, of as many units, in the same language model."""
     size = subject.size
-    return weight_step(LanguageModel(size.words, LSTM(size.width, size.width)), subject)
+    network = LanguageModel(size.words, LSTM(size.width, size.width)).to(subject.reference.theta[0].device)
+    return weight_step(network, subject)
 
 
 def reference_weight_step(reference: Reference, subject: Subject) -> Callable[[], None]:

@@ -1,6 +1,7 @@
 """Shared fixtures: a small configuration and a small task.
 
 With WITHOUT_FAST=1 the tests run as where neither the fast package nor numba is installed; tests of its parts are left out.
+GPUs are seen with GPU_TESTS=1 only: the numbers of all tests but those of `test_gpu` are a CPU's.
 """
 
 import os
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+if os.environ.get("GPU_TESTS") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 class NotInstalled:

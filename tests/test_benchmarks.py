@@ -6,8 +6,10 @@ import pytest
 import torch
 from reference_two_input import search_cell
 
+from benchmarks import gpu
 from benchmarks.conftest import Measured
 from benchmarks.floors import derived_floor, floor
+from benchmarks.launches import launches
 from benchmarks.process import main
 from benchmarks.sizes import BASES, STEPS, TOY, TOY_VALUES, VALUES, sweeps
 from benchmarks.splitting import selection_seconds
@@ -20,6 +22,7 @@ from growdarts.bilevel import alpha_gradient
 from growdarts.tasks.carried import two_input_layers
 from growdarts.bilevel import gradient
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
+from growdarts.settings import ConfigError
 from growdarts_study.records import RecordError
 
 SPACES = list(TOY)
@@ -124,6 +127,33 @@ def test_sizes_are_those_that_the_targets_ask_about():
     assert all(set(fields) == {"nodes", "width", "batch", "operations"} for fields in sweeps(BASES, VALUES).values())
     assert [size.nodes for size in sweeps(TOY, TOY_VALUES)["recurrent"]["nodes"]] == [1, 2]
     assert TOY["recurrent"].candidates()[0] == "none"  # in the order of the library
+
+
+@pytest.mark.parametrize("minutes, ended", [("10", "by itself"), ("0", "time was up")])
+def test_what_a_gpu_will_do_runs_on_a_cpu(minutes, ended, monkeypatch):
+    written = []
+    monkeypatch.setattr(gpu.records, "write", lambda record, file: written.append((record, file)))
+    monkeypatch.setattr(gpu, "TOY", {"two_input": TOY["two_input"]})
+    gpu.main(["--dry", "--minutes", minutes])
+    ((record, file),) = written
+    assert file.parts[-3:] == ("_build", "benchmarks", "gpu.json")
+    assert [(case["order"], sorted(case["seconds"])) for case in record["steps"]] == [
+        (order, ["captured", "eager", "lstm", "reference"]) for order in (1, 2)]
+    search = record["search"]
+    assert search["ended"] == ended and search["epochs"] == len(search["history"]) == (1 if minutes == "0" else 2)
+    assert search["genotype"]["space"] == "darts_recurrent" and record["provenance"]["hardware"]["memory_gib"] > 0
+
+
+def test_without_a_gpu_the_script_says_so():
+    with pytest.raises(ConfigError, match="device = 'cuda': allowed are 'auto'"):
+        gpu.main([])
+
+
+def test_captured_steps_launch_less():
+    """Every pass is one launch; what is left is optimisers and copies, fewer than the plain reference's by far."""
+    found = [launches(TOY["recurrent"], order) for order in (1, 2)]
+    assert [counts["replays"] for counts in found] == [2, 5]
+    assert all(counts["captured"] < counts["eager"] / 5 and counts["eager"] < counts["reference"] for counts in found)
 
 
 # ---- records -----------------------------------------------------------------------------------

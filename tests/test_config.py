@@ -168,12 +168,21 @@ def test_papermill_cannot_inject_nonsense(tmp_path, injected, message):
 
 
 @pytest.mark.parametrize("experiment", ["language", "images"])
-@pytest.mark.parametrize("tier", ["reduced", "full"])
+@pytest.mark.parametrize("tier", ["reduced", "workstation", "full"])
 def test_every_tier_of_language_and_images_is_valid(experiment, tier):
     jobs = grids.jobs(experiment, tier)
     grid = yaml.safe_load(grids.GRIDS.read_text())[experiment][tier]
     assert len(jobs) == len(grid["methods"]) * len(grid["seeds"])
     assert len({file for job in jobs for file in job.files()}) == len(jobs)
+    device = "cpu" if tier == "reduced" else "cuda"
+    assert {job.config.device for job in jobs} == {device} and (grid.get("gpu_hours", 0) > 0) == (device == "cuda")
+
+
+def test_a_workstation_needs_one_night():
+    """14 hours of a GPU at most, both experiments together, if the hours that the grid gives for each job are right."""
+    entries = [tier["workstation"] for tier in yaml.safe_load(grids.GRIDS.read_text()).values() if "workstation" in tier]
+    assert len(entries) == 2
+    assert sum(len(entry["methods"]) * len(entry["seeds"]) * entry["gpu_hours"] for entry in entries) <= 14
 
 
 def test_an_ablation_varies_one_thing():

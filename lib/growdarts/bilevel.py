@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from growdarts.captured import active
 from growdarts.space import SearchSpace
 from growdarts.tracing import statistics_kept
 
@@ -16,8 +17,8 @@ Loss = Callable[[SearchSpace, Any], Tensor]
 
 
 def gradient(network: nn.Module, loss: Callable[[Any, Any], Tensor], batch: Any,
-             parameters: Sequence[nn.Parameter]) -> tuple[float, list[Tensor]]:
-    """Value of loss(network, batch) and its gradient by `parameters`; zero where it does not depend on one of them.
+             parameters: Sequence[nn.Parameter]) -> tuple[Tensor, list[Tensor]]:
+    """Value () of loss(network, batch) and its gradient by `parameters`; zero where it does not depend on one of them.
 
     All other parameters are constants meanwhile. autograd would not return their gradients either, but a backward pass that
     is written by hand can only tell by `requires_grad` which ones it need not compute.
@@ -30,6 +31,16 @@ def gradient(network: nn.Module, loss: Callable[[Any, Any], Tensor], batch: Any,
     if not torch.is_grad_enabled():
         raise RuntimeError("gradients are switched off, so nothing would be learned: search and train outside of "
                            "torch.no_grad() and torch.inference_mode()")
+    graphs = active()
+    if graphs is None:
+        return _gradient(network, loss, batch, parameters)
+    return graphs.run(lambda batch: _gradient(network, loss, batch, parameters), batch, network.training,
+                      *map(id, parameters))
+
+
+def _gradient(network: nn.Module, loss: Callable[[Any, Any], Tensor], batch: Any,
+              parameters: Sequence[nn.Parameter]) -> tuple[Tensor, list[Tensor]]:
+    """`gradient`, computed."""
     chosen = set(map(id, parameters))
     frozen = [p for p in network.parameters() if p.requires_grad and id(p) not in chosen]
     for parameter in frozen:
@@ -40,8 +51,8 @@ def gradient(network: nn.Module, loss: Callable[[Any, Any], Tensor], batch: Any,
             if any(p.numel() > 1 for p in parameters):  # else every mixture is down to one operation
                 raise ValueError(f"the loss depends on none of the {len(parameters)} parameters that are to be trained: "
                                  "they belong to another network, or nothing uses them")
-            return value.item(), [torch.zeros_like(p) for p in parameters]
-        return value.item(), list(torch.autograd.grad(value, parameters, materialize_grads=True))
+            return value, [torch.zeros_like(p) for p in parameters]
+        return value.detach(), list(torch.autograd.grad(value, parameters, materialize_grads=True))
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
@@ -185,9 +196,7 @@ def hessian_vector_product(network: SearchSpace, loss: Loss, batch: Any, vector:
     $\theta^\pm = \theta \pm \epsilon v$, $\epsilon$ = `radius` / |v| [DARTS Eq. 8]."""
     theta, alpha = network.theta_parameters(), network.alpha_parameters()
     norm = _norm(vector)
-    if norm == 0:
-        return [torch.zeros_like(a) for a in alpha]
-    epsilon = radius / norm
+    epsilon = radius / torch.where(norm == 0, 1, norm)  # of zeros the two passes are the same
     sides = []
     with _restored(network) as saved:
         for sign in (1, -1):
@@ -217,5 +226,4 @@ def _restored(network: SearchSpace) -> Iterator[list[Tensor]]:
 
 @torch.no_grad()
 def _assign(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    for tensor, value in zip(tensors, values, strict=True):
-        tensor.copy_(value)
+    torch._foreach_copy_(tensors, values)

@@ -41,6 +41,12 @@ def fingerprint(task: Any) -> str:
     return digest.hexdigest() if hasattr(task, "tensors") else ""
 
 
+def _random_states() -> dict[str, torch.Tensor]:
+    """Of the CPU and, if it is in use, of the GPU."""
+    gpu = {"random_cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {}
+    return {"random": torch.get_rng_state(), **gpu}
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Where one phase of a run keeps its state; `path` None keeps nothing.
@@ -53,12 +59,12 @@ class Checkpoint:
     owner: str
 
     def save(self, kind: str, data: str, state: dict[str, Any]) -> None:
-        """Store tensors and plain values, with torch's random state, whole or not at all."""
+        """Store tensors and plain values, with torch's random states, whole or not at all."""
         if self.path is None:
             return
         content = io.BytesIO()
         try:
-            torch.save({"owner": self.owner, "kind": kind, "data": data, "random": torch.get_rng_state(), **state}, content)
+            torch.save({"owner": self.owner, "kind": kind, "data": data, **_random_states(), **state}, content)
             with replacing(Path(self.path)) as temporary:
                 temporary.write_bytes(hashlib.sha256(content.getbuffer()).digest() + content.getbuffer())
         except OSError as error:
@@ -66,16 +72,18 @@ class Checkpoint:
                                   "user write there? What was there before is untouched") from error
 
     def load(self, kind: str, data: str) -> dict[str, Any] | None:
-        """The stored state, or None if there is none; sets torch's random state to the stored one."""
+        """The stored state, its tensors on the CPU, or None if there is none; sets torch's random states to the stored ones."""
         if self.path is None or not Path(self.path).exists():
             return None
         try:
             content = Path(self.path).read_bytes()
             if hashlib.sha256(content[32:]).digest() != content[:32]:
                 raise ValueError("its checksum is that of other bytes")
-            state = torch.load(io.BytesIO(content[32:]), weights_only=True)
+            state = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
             found = {name: state[name] for name in ("owner", "kind", "data")}
             torch.set_rng_state(state["random"])
+            if "random_cuda" in state and torch.cuda.is_available():
+                torch.cuda.set_rng_state(state["random_cuda"])
         except Exception as error:
             raise CheckpointError(f"{self.path} is damaged or no checkpoint ({type(error).__name__}); delete it to start "
                                   "again") from error

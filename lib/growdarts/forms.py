@@ -31,7 +31,7 @@ _forms: dict[tuple[Callable[..., Any], str], Callable[..., Any]] = {}  # plain f
 
 
 def has_fast_form(plain: F) -> F:
-    """Decorator: calls go to the fast form for the device of the first tensor argument, if there is one that takes them.
+    """Decorator: calls go to the fast form for the device of module and tensors, if there is one that takes them.
 
     The function itself stays available as its attribute `plain`.
     """
@@ -39,8 +39,9 @@ def has_fast_form(plain: F) -> F:
     @wraps(plain)
     def chosen(*args: Any, **kwargs: Any) -> Any:
         if not _plain.get() and _fast_package() and not _watched(args):
-            device = next(arg for arg in args if isinstance(arg, Tensor)).device.type
-            fast = _forms.get((plain, device))
+            tensors = [next(arg.parameters()) if isinstance(arg, nn.Module) else arg for arg in args]
+            devices = {tensor.device.type for tensor in tensors if isinstance(tensor, Tensor)}
+            fast = _forms.get((plain, *devices))  # none for those of two devices
             if fast is not None and (result := fast(*args, **kwargs)) is not NotImplemented:
                 return result
         return plain(*args, **kwargs)

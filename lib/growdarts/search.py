@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from growdarts.captured import Graphs
 from growdarts.bilevel import VirtualStep, alpha_gradient
 from growdarts.space import SearchSpace
 from growdarts.checkpoints import Checkpoint, fingerprint
@@ -22,7 +23,7 @@ from growdarts.history import Progress, SearchResult, change, mixture_weights
 from growdarts.growth import (Duplication, grow_node, grow_operation, growable_operations, growth_step, largest_weight,
                               steepest_descent)
 from growdarts.pruning import held_operations, prune, renew_statistics, resample
-from growdarts.training import (DivergenceError, Task, learning_rate, theta_epoch, theta_optimizer,
+from growdarts.training import (DivergenceError, MeanLoss, Task, learning_rate, theta_epoch, theta_optimizer,
                                 theta_step)
 
 # Forward-sized passes of one pair of alpha and weight step: a backward pass costs two forward ones.
@@ -51,6 +52,7 @@ class Search:
                  progress: bool = False) -> None:
         self.network, self.task, self.settings = network, task, settings
         self.morphism, self.checkpoint, self.show = morphism, checkpoint, progress
+        self.graphs = Graphs()
         self.state, self.data = Progress(), fingerprint(task) if checkpoint.path else ""
         if settings.grow_operations != "off" and not growable_operations(network):
             raise ValueError(f"grow_operations = {settings.grow_operations!r}: allowed is 'off' with the operations "
@@ -132,21 +134,20 @@ class Search:
 
     def _search_epoch(self) -> float:
         """One pass over the training data: an alpha step on validation data before every theta step."""
-        settings, total, count = self.settings, 0.0, 0
+        settings, losses = self.settings, MeanLoss()
         alphas, thetas = self.network.alpha_parameters(), self.network.theta_parameters()
         clip = settings.grad_clip if settings.virtual_clip else None
-        for train_batch, validation_batch in self.task.search_batches():
-            gradient = alpha_gradient(self.network, self.task.loss, train_batch, validation_batch,
-                                      order=settings.order, step=VirtualStep.of(self.theta_optimizer, thetas, clip),
-                                      radius=settings.radius)
-            for alpha, g in zip(alphas, gradient, strict=True):
-                alpha.grad = g
-            self.alpha_optimizer.step()
-            loss = theta_step(self.network, self.task, self.theta_optimizer, train_batch, settings.grad_clip)
-            if not math.isfinite(loss):
-                return loss
-            total, count = total + loss * len(train_batch[1]), count + len(train_batch[1])
-        return total / count
+        with self.graphs.of(self.network):
+            for train_batch, validation_batch in self.task.search_batches():
+                gradient = alpha_gradient(self.network, self.task.loss, train_batch, validation_batch,
+                                          order=settings.order, step=VirtualStep.of(self.theta_optimizer, thetas, clip),
+                                          radius=settings.radius)
+                for alpha, g in zip(alphas, gradient, strict=True):
+                    alpha.grad = g
+                self.alpha_optimizer.step()
+                losses.add(theta_step(self.network, self.task, self.theta_optimizer, train_batch, settings.grad_clip),
+                           len(train_batch[1]))
+        return losses.value()
 
     def _grow(self) -> None:
         """Add a node to every cell and note what it did to the validation error."""
@@ -186,7 +187,8 @@ class Search:
         with self._change("tune") as event:
             started, best = time.perf_counter(), (self.validation_error(), self._snapshot())
             for _ in range(self.settings.tune_epochs):
-                loss = theta_epoch(self.network, self.task, self.theta_optimizer, self.settings.grad_clip)
+                with self.graphs.of(self.network):
+                    loss = theta_epoch(self.network, self.task, self.theta_optimizer, self.settings.grad_clip)
                 if not math.isfinite(loss):
                     raise DivergenceError(self.state.epoch, loss, self.checkpoint)
                 best = min(best, (self.validation_error(), self._snapshot()),
@@ -236,7 +238,10 @@ class Search:
             self.network.restructure(snapshot["structure"])
             torch.set_rng_state(random)
         # tensors of the snapshot's own memory format: another one would round differently
-        self.network.load_state_dict(copy.deepcopy(snapshot["network"]), assign=True)
+        device, tensors = self.network.theta_parameters()[0].device, copy.deepcopy(snapshot["network"])
+        for name in tensors:  # those of a checkpoint are on the CPU
+            tensors[name] = tensors[name].to(device)
+        self.network.load_state_dict(tensors, assign=True)
         self._new_optimizers()
         self.theta_optimizer.load_state_dict(copy.deepcopy(snapshot["theta_optimizer"]))
         self.alpha_optimizer.load_state_dict(copy.deepcopy(snapshot["alpha_optimizer"]))

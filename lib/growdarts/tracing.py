@@ -77,10 +77,10 @@ def record_calls(modules: Sequence[nn.Module], loss: Callable[[], Tensor]) -> di
 @contextmanager
 def statistics_kept(network: nn.Module) -> Iterator[None]:
     """Within the context batch norms may run; afterwards their running statistics are what they were."""
-    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    buffers = list(network.buffers())
+    before = [buffer.clone() for buffer in buffers]
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
+        if buffers:
+            torch._foreach_copy_(buffers, before)

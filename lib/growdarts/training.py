@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 from tqdm import tqdm
 
 from growdarts.checkpoints import Checkpoint, fingerprint
@@ -76,16 +76,34 @@ def learning_rate(settings: SearchSettings, epoch: int, epochs: int) -> float:
 
 
 def theta_step(network: nn.Module, task: Task, optimizer: Optimizer, batch: Batch,
-               grad_clip: float) -> float:
-    """One weight step; returns the loss before it. alpha gets no gradient."""
+               grad_clip: float) -> Tensor:
+    """One weight step; returns the loss () before it, where the network is. alpha gets no gradient."""
     parameters = optimizer.param_groups[0]["params"]
     value, gradients = gradient(network, task.loss, batch, parameters)
-    if math.isfinite(value):
-        for parameter, g in zip(parameters, gradients, strict=True):
-            parameter.grad = g
-        nn.utils.clip_grad_norm_(parameters, grad_clip)
-        optimizer.step()
+    for parameter, g in zip(parameters, gradients, strict=True):
+        parameter.grad = g
+    nn.utils.clip_grad_norm_(parameters, grad_clip)
+    optimizer.step()
     return value
+
+
+class MeanLoss:
+    """Mean loss of an epoch, NaN or inf if it diverged. It is summed where the losses are and read once: a GPU would wait
+    for every reading."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.count = 0
+
+    def add(self, loss: Tensor, n: int) -> None:
+        """The mean loss () of n more samples. Of losses that are not finite the first counts."""
+        loss = loss.double() * n
+        self.total = loss if self.total is None else torch.where(self.total.isfinite(), self.total + loss, self.total)
+        self.count += n
+
+    def value(self) -> float:
+        """The mean of all samples."""
+        return self.total.item() / self.count
 
 
 def theta_epoch(network: nn.Module, task: Task, optimizer: Optimizer, grad_clip: float,
@@ -94,15 +112,12 @@ def theta_epoch(network: nn.Module, task: Task, optimizer: Optimizer, grad_clip:
 
     The weights after each step go into `averaged`, if given.
     """
-    total = count = 0
+    losses = MeanLoss()
     for batch in task.train_batches():
-        value = theta_step(network, task, optimizer, batch, grad_clip)
-        if not math.isfinite(value):
-            return value
+        losses.add(theta_step(network, task, optimizer, batch, grad_clip), len(batch[1]))
         if averaged is not None:
             averaged.update_parameters(network)
-        total, count = total + value * len(batch[1]), count + len(batch[1])
-    return total / count
+    return losses.value()
 
 
 @dataclass(frozen=True)
@@ -156,7 +171,7 @@ def fit(network: nn.Module, parameters: list[nn.Parameter], task: Task, settings
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         if state["averaged"] is not None:
-            averaged = AveragedModel(network)
+            averaged = AveragedModel(network, avg_fn=get_swa_avg_fn())
             averaged.load_state_dict(state["averaged"])
         errors, best, epoch, spent = state["errors"], state["best"], state["epoch"], state["seconds"]
     started = time.perf_counter()
@@ -168,7 +183,7 @@ def fit(network: nn.Module, parameters: list[nn.Parameter], task: Task, settings
             if on_epoch is not None:
                 on_epoch(epoch)
             if settings.optimizer == "nt_asgd" and averaged is None and averaging_starts(errors, NON_MONOTONE):
-                averaged = AveragedModel(network)
+                averaged = AveragedModel(network, avg_fn=get_swa_avg_fn())
             loss = theta_epoch(network, task, optimizer, settings.grad_clip, averaged)
             kept = network if averaged is None else averaged.module
             error = task.evaluate(kept, "validation") if validate else 0.0

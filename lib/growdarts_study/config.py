@@ -5,12 +5,13 @@ from typing import Any, ClassVar, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, RECURRENT_OPERATIONS
+from growdarts.devices import Device
 from growdarts.spaces.precision import Precision
 from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts.settings import SearchSettings
 from growdarts_study.settings import StudySettings, known_operations, no_value_twice
 
-Tier = Literal["smoke", "reduced", "full"]
+Tier = Literal["smoke", "reduced", "workstation", "full"]
 SEARCHING = ("grow", "grow_fresh", "fixed")  # methods that search
 
 
@@ -22,6 +23,7 @@ class Grid(StudySettings):
     tier: Tier = Field(description="names the folder of the records")
     progress: bool = Field(description="show progress bars also where stderr is no terminal")
     keep_records: bool = Field(description="write records under data/results, reuse those there")
+    device: Device = Field(default="auto", description="where runs compute; auto: the GPU where there is one")
 
     def records_folder(self) -> str:
         """Of the records, in data/results."""

@@ -62,16 +62,16 @@ def defaults(experiment: str) -> dict[str, Any]:
     return {line.target.id: ast.literal_eval(line.value) for line in ast.parse(source).body}
 
 
-def all_jobs(tier: str, experiment: str | None = None, grids: Path = GRIDS) -> list[Job]:
-    """The jobs of `experiment`, None: of all experiments that have the tier."""
+def all_jobs(tier: str, experiment: str | None = None, grids: Path = GRIDS, device: str | None = None) -> list[Job]:
+    """The jobs of `experiment`, None: of all experiments that have the tier; on `device`, None: on that of the tier."""
     grid = _read(grids)
     chosen = [experiment] if experiment else [name for name, tiers in grid.items() if tier in tiers]
     if not chosen:
         raise ConfigError(f"tier {tier!r}: allowed are {', '.join(sorted({t for tiers in grid.values() for t in tiers}))}")
-    return [job for name in chosen for job in jobs(name, tier, grids)]
+    return [job for name in chosen for job in jobs(name, tier, grids, device)]
 
 
-def jobs(experiment: str, tier: str, grids: Path = GRIDS) -> list[Job]:
+def jobs(experiment: str, tier: str, grids: Path = GRIDS, device: str | None = None) -> list[Job]:
     """All jobs of `tier`, in the order of methods (or switches) and seeds.
 
     Raises
@@ -79,10 +79,12 @@ def jobs(experiment: str, tier: str, grids: Path = GRIDS) -> list[Job]:
     ConfigError
         unknown experiment or tier, or a parameter that the notebook does not have or allow.
     """
-    chosen, config = _entry(experiment, tier, grids), EXPERIMENTS[experiment]
+    chosen, config = tier_of(experiment, tier, grids), EXPERIMENTS[experiment]
     own, made = defaults(experiment), []
     for varied in _variations(chosen):
         overrides = {**chosen["parameters"], **varied, "tier": tier, "progress": True, "keep_records": True}
+        if device:
+            overrides["device"] = device
         _known(overrides, own, str(grids))
         made.append(Job(config.of(own | overrides), overrides))
     return made
@@ -99,7 +101,7 @@ def _read(grids: Path) -> dict[str, Any]:
 _parsed = cache(yaml.safe_load)  # slow, and asked for by every job of a tier
 
 
-def _entry(experiment: str, tier: str, grids: Path) -> dict[str, Any]:
+def tier_of(experiment: str, tier: str, grids: Path = GRIDS) -> dict[str, Any]:
     """What the grid file says about a tier."""
     grid = _read(grids)
     if experiment not in grid:
@@ -143,7 +145,7 @@ def runs_of(config: Grid) -> list[Any]:
     base_config = EXPERIMENTS[config.base_experiment]
     base = defaults(config.base_experiment) | {"methods": ["grow"]}
     if config.base_tier != "smoke":
-        base |= _entry(config.base_experiment, config.base_tier, GRIDS)["parameters"]
+        base |= tier_of(config.base_experiment, config.base_tier, GRIDS)["parameters"]
     changed = {"methods" if config.switch == "method" else config.switch: None, **config.changes}
     _known(changed, base, "an ablation")
     runs = []

@@ -72,7 +72,7 @@ class OwnSpaceConfig(StudySettings):
 class ReportConfig(StudySettings):
     """Parameters of notebook `06_report`: whose records it reads."""
 
-    tier: Literal["reduced", "full"] = Field(description="tier of the grid file whose records are read")
+    tier: Literal["reduced", "workstation", "full"] = Field(description="tier of the grid file whose records are read")
 
 
 class PerformanceConfig(StudySettings):

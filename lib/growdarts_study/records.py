@@ -150,13 +150,34 @@ def significant(value: Any, digits: int) -> Any:
     return [significant(item, digits) for item in value] if isinstance(value, list | tuple) else value
 
 
-def provenance(data_hashes: dict[str, str]) -> dict[str, Any]:
-    """Who made a record: commit, packages, data, machine."""
+def provenance(data_hashes: dict[str, str], device: torch.device = torch.device("cpu")) -> dict[str, Any]:
+    """Who made a record: commit, packages, data, machine; of a run on a GPU that too."""
     return {"made": datetime.now(UTC).isoformat(timespec="seconds"), **_library_commit(),
             "python": platform.python_version(), "packages": {name: version(name) for name in PACKAGES},
             "data_sha256": data_hashes,
             "hardware": {"processor": _processor(), "cores": os.cpu_count(),
-                         "threads": torch.get_num_threads(), "system": platform.platform(terse=True)}}
+                         "threads": torch.get_num_threads(), "system": platform.platform(terse=True),
+                         "memory_gib": _memory_gib(), **(_gpu(device) if device.type == "cuda" else {})}}
+
+
+def _memory_gib() -> float | None:
+    """Of the machine; None where it does not tell."""
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _gpu(device: torch.device) -> dict[str, Any]:
+    """Its name, memory and driver, and the version of CUDA that torch was built with."""
+    found = torch.cuda.get_device_properties(device)
+    try:
+        lines = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True,
+                               text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        lines = []
+    return {"gpu": found.name, "gpu_memory_gib": round(found.total_memory / 2**30, 1), "driver": lines[0] if lines else None,
+            "cuda": torch.version.cuda}
 
 
 def peak_memory_mib() -> float:

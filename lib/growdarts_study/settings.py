@@ -51,11 +51,12 @@ class StudySettings(Settings):
     def hash(self) -> str:
         """First 12 hex digits of the SHA-256 of the sorted JSON and the version of the results.
 
+        `device` stays out of it: where a run computes is no part of what it computes, and its record says it.
         A field that came later has a default, which means what runs did before there was such a field: at that value
         it stays out of the hash, so that older records keep their names.
         """
         later = {name for name, field in type(self).model_fields.items()
-                 if not field.is_required() and getattr(self, name) == field.default}
+                 if name == "device" or not field.is_required() and getattr(self, name) == field.default}
         version = _results_version(self.model_dump())
         text = json.dumps({**self.model_dump(exclude=later), "results_version": version}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,7 +1,7 @@
 """Random changes of training images, as tensor code with a generator of its own.
 
 Images are (B, C, H, W). Every function leaves its input alone, keeps its memory format and draws from
-`generator`, which lives on the CPU whatever the images do, so that a seed means the same everywhere.
+`generator`, where that lives: on the device of the images, so that nothing is copied.
 """
 
 from collections.abc import Sequence
@@ -9,20 +9,22 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
+from growdarts.devices import constant
+
 CIFAR10_MEAN = (0.49139968, 0.48215827, 0.44653124)  # of the training images in 0 .. 1, red, green, blue
 CIFAR10_STD = (0.24703233, 0.24348505, 0.26158768)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Every channel minus its mean, by its deviation."""
-    mean_, std_ = (torch.tensor(v, dtype=images.dtype, device=images.device).view(-1, 1, 1) for v in (mean, std))
+    mean_, std_ = (constant(tuple(v), images.dtype, images.device).view(-1, 1, 1) for v in (mean, std))
     return (images - mean_) / std_
 
 
 def random_crop(images: Tensor, padding: int, generator: Generator) -> Tensor:
     """Every image shifted by up to `padding` pixels in both directions, zeros come in at the border."""
     B, _, H, W = images.shape
-    shifts = torch.randint(2 * padding + 1, (2, B, 1), generator=generator).to(images.device)
+    shifts = torch.randint(2 * padding + 1, (2, B, 1), generator=generator, device=generator.device).to(images.device)
     padded = torch.nn.functional.pad(images, [padding] * 4)
     rows = shifts[0] + torch.arange(H, device=images.device)  # (B, H)
     columns = shifts[1] + torch.arange(W, device=images.device)  # (B, W)
@@ -33,10 +35,8 @@ def random_crop(images: Tensor, padding: int, generator: Generator) -> Tensor:
 
 def random_flip(images: Tensor, generator: Generator) -> Tensor:
     """Every image mirrored left to right with probability 1/2."""
-    flip = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
-    flipped = images.clone()
-    flipped[flip] = images[flip].flip(3)
-    return flipped
+    flip = torch.rand(len(images), generator=generator, device=generator.device) < 0.5
+    return torch.where(flip.to(images.device)[:, None, None, None], images.flip(3), images)
 
 
 def cutout(images: Tensor, length: int, generator: Generator) -> Tensor:
@@ -47,9 +47,9 @@ def cutout(images: Tensor, length: int, generator: Generator) -> Tensor:
     B, _, H, W = images.shape
 
     def covered(size: int) -> Tensor:
-        centre = torch.randint(size, (B, 1), generator=generator)
-        pixel = torch.arange(size)
-        return ((pixel >= centre - length // 2) & (pixel < centre + length // 2)).to(images.device)  # (B, size)
+        centre = torch.randint(size, (B, 1), generator=generator, device=generator.device).to(images.device)
+        pixel = torch.arange(size, device=images.device)
+        return (pixel >= centre - length // 2) & (pixel < centre + length // 2)  # (B, size)
 
     rows, columns = covered(H), covered(W)
     return images.clone().masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0)

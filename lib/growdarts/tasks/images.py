@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from growdarts.tasks.augmentation import augment, normalise
+from growdarts.devices import find_device, to_device
 from growdarts.settings import DataError
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
 
@@ -65,7 +66,7 @@ class ImageTask:
     cutout_length : side of the square that is cut out of training images, pixels; 0 for none.
     augmented : training images are changed at random, as far as `data` allows.
     measure : what `evaluate` returns: "error", the share of wrong answers, or "loss", the mean cross entropy (nats).
-    device : where the network is. The images stay in memory as uint8 and move there batch by batch.
+    device : where the network is, see `growdarts.devices`. The images move there once, as uint8; batches are drawn there.
     """
 
     data: ImageData
@@ -82,6 +83,8 @@ class ImageTask:
             raise ValueError(f"cutout_length = {self.cutout_length}: allowed is at least 0")
         if self.measure not in ("error", "loss"):
             raise ValueError(f"measure = {self.measure!r}: allowed are 'error' and 'loss'")
+        object.__setattr__(self, "device", find_device(self.device))
+        object.__setattr__(self, "data", to_device(self.data, self.device))
 
     def tensors(self) -> Iterator[Tensor]:
         """All data, which a checkpoint belongs to."""
@@ -106,16 +109,17 @@ class ImageTask:
             yield from self._pass(images)
 
     def _pass(self, images: Images) -> Iterator[Batch]:
-        generator = Generator().manual_seed(int(torch.randint(2**62, ())))
-        for index in torch.randperm(len(images.y), generator=generator).split(self.batch_size):
+        draws = self.device if self.device.type == "cuda" else "cpu"
+        generator = Generator(draws).manual_seed(int(torch.randint(2**62, ())))
+        order = torch.randperm(len(images.y), generator=generator, device=draws).to(self.device)
+        for index in order.split(self.batch_size):
             if len(index) > 1:
                 x = self._pixels(images.x[index])
-                yield (self._changed(x, generator) if self.augmented else self._normalised(x),
-                       images.y[index].to(self.device))
+                yield self._changed(x, generator) if self.augmented else self._normalised(x), images.y[index]
 
     def _pixels(self, x: Tensor) -> Tensor:
         """uint8 images as numbers in 0 .. 1."""
-        return x.to(self.device).to(torch.get_default_dtype()) / 255
+        return x.to(torch.get_default_dtype()) / 255
 
     def _changed(self, x: Tensor, generator: Generator) -> Tensor:
         return augment(x, generator, padding=self.data.padding, flip=self.data.flip,
@@ -158,13 +162,13 @@ class ImageTask:
 
     def mistakes(self, network: nn.Module, part: str) -> Tensor:
         """(n,) bool: which images of `part` get another class than theirs."""
-        return self.logits(network, part).argmax(1).cpu() != self._part(part).y
+        return self.logits(network, part).argmax(1) != self._part(part).y
 
     def evaluate(self, network: nn.Module, part: str) -> float:
         """Share of wrong answers or mean cross entropy on `part`, as `measure` says."""
         if self.measure == "error":
             return self.mistakes(network, part).double().mean().item()
-        return cross_entropy(self.logits(network, part).cpu(), self._part(part).y).item()
+        return cross_entropy(self.logits(network, part), self._part(part).y).item()
 
     def flops(self, network: nn.Module) -> int:
         """Floating-point operations of one forward pass over the training images."""

@@ -6,14 +6,18 @@ Shapes: T window length (tokens), B columns of text, E embedding, H hidden (E = 
 import inspect
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import register_dataclass
 
+from growdarts.captured import Graphs
+from growdarts.training import MeanLoss
 from growdarts.tasks.carried import State
 from growdarts.spaces.darts_recurrent.highway import masked, uniform
+from growdarts.devices import find_device, to_device
 from growdarts.forms import has_fast_form
 from growdarts.spaces.precision import Precision, products_in
 from growdarts.tasks.text import Text, batchify, windows
@@ -154,7 +158,10 @@ class Memory:
 
     before: State | None
     masks: Masks | None = None  # drawn by the first pass in training mode
-    after: State | None = None
+    after: State | None = field(default=None, init=False)
+
+
+register_dataclass(Memory)  # for `growdarts.captured`
 
 
 class Window(NamedTuple):
@@ -179,6 +186,7 @@ class LanguageTask:
     eval_batch_size : columns of an evaluation; each column starts from the zero state and its first token is not
         predicted, nor are the up to B - 1 tokens left over, so few columns evaluate nearly all tokens.
     precision : of the matrix products in the loss, see `growdarts.spaces.precision`; evaluations are in float32.
+    device : where the network is, see `growdarts.devices`; the text moves there once.
     """
 
     text: Text
@@ -189,6 +197,11 @@ class LanguageTask:
     random_length: bool = True
     eval_batch_size: int = 10
     precision: Precision = "float32"
+    device: str | torch.device = "cpu"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", find_device(self.device))
+        object.__setattr__(self, "text", to_device(self.text, self.device))
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All data, which a checkpoint belongs to."""
@@ -226,7 +239,7 @@ class LanguageTask:
         memory = window.memory
         if network.training and memory.masks is None:
             memory.masks = network.draw_masks(window.x.shape[1])
-        with products_in(self.precision):
+        with products_in(self.precision, self.device):
             output = network(window.x, memory.before, memory.masks if network.training else Masks(), window.y)
             memory.after, loss = detached(output.carried), output.loss
             if window.regularised and self.act_reg:
@@ -238,14 +251,20 @@ class LanguageTask:
     @torch.no_grad()
     def evaluate(self, network: LanguageModel, part: str, batch_size: int | None = None) -> float:
         """Mean negative log likelihood a token of `part`: "train", "validation" or "test", without dropout."""
-        columns, h, total = batchify(getattr(self.text, part), batch_size or self.eval_batch_size), None, 0.0
-        training = network.training
-        network.eval()
-        for x, y in windows(columns, self.length):
+        def passed(window: tuple[Tensor, Tensor, State | None]) -> tuple[Tensor, State]:
+            x, y, h = window
             output = network(x, h, y=y)
-            h, total = output.carried, total + output.loss.item() * y.numel()
+            return output.loss, output.carried
+
+        columns, h, losses = batchify(getattr(self.text, part), batch_size or self.eval_batch_size), None, MeanLoss()
+        training, graphs = network.training, Graphs()
+        network.eval()
+        with graphs.of(network):
+            for x, y in windows(columns, self.length):
+                loss, h = graphs.run(passed, (x, y, h))
+                losses.add(loss, y.numel())
         network.train(training)
-        return total / columns[1:].numel()
+        return losses.value()
 
     def flops(self, network: LanguageModel) -> int:
         """Floating-point operations of one forward pass over the training text."""

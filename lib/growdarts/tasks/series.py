@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from growdarts.devices import find_device, to_device
 from growdarts.settings import DataError
 from growdarts.training import Batch
 
@@ -129,10 +130,18 @@ def _real_numbers(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ForecastTask:
-    """Batches, loss and evaluation of one-step-ahead forecasting of `series`."""
+    """Batches, loss and evaluation of one-step-ahead forecasting of `series`.
+
+    `device` is where the network is, see `growdarts.devices`; the series moves there once, batches are drawn there.
+    """
 
     series: Series
     batch_size: int
+    device: str | torch.device = "cpu"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", find_device(self.device))
+        object.__setattr__(self, "series", to_device(self.series, self.device))
 
     def tensors(self) -> Iterator[Tensor]:
         """All data, which a checkpoint belongs to."""
@@ -148,7 +157,7 @@ class ForecastTask:
         return zip(self.train_batches(), cycle(self._batches(self.series.validation)))
 
     def _batches(self, windows) -> Iterator[Batch]:
-        for index in torch.randperm(len(windows.y)).split(self.batch_size):
+        for index in torch.randperm(len(windows.y)).to(self.device).split(self.batch_size):
             yield windows.x[:, index], windows.y[index]
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from growdarts.devices import Device, find_device
 from growdarts_study import records
 from growdarts_study.config import Grid, ImageRun, LanguageRun, TimeSeriesRun, WholeSpaceRun
 from growdarts_study.data.images import image_hashes
@@ -27,14 +28,16 @@ HASHES: dict[type, Callable[[Any], dict[str, str]]] = {  # sha256 of the data of
         config.dataset, config.days, config.draw(seed)).items()}}
 
 
-def run(config: Run, *, checkpoints: Path | None = None, progress: bool = False) -> dict[str, Any]:
+def run(config: Run, *, checkpoints: Path | None = None, progress: bool = False, device: Device = "auto") -> dict[str, Any]:
     """Fit `config.method`, test it once, return the record.
 
     Parameters
     ----------
-    checkpoints : folder in which every phase keeps its state; None keeps nothing.
+    checkpoints : folder in which every phase keeps its state; None keeps nothing. Those of a GPU serve on a CPU, and
+        the other way round.
+    device : see `growdarts.devices`; one that is not there is a `ConfigError`.
     """
-    return RUNNERS[type(config)](config, checkpoints=checkpoints, progress=progress)
+    return RUNNERS[type(config)](config, checkpoints=checkpoints, progress=progress, device=find_device(device))
 
 
 def run_all(config: Grid) -> list[dict[str, Any]]:
@@ -42,16 +45,19 @@ def run_all(config: Grid) -> list[dict[str, Any]]:
 
     Raises
     ------
+    ConfigError
+        the device is not there.
     RunsFailed
         after all others are done, if some failed.
     """
+    find_device(config.device)  # one error, not one a run
     runs, made, failed = runs_of(config), [], {}
     with tqdm(runs, desc="runs", disable=None if not config.progress else False) as bar:
         for run_config in bar:
             bar.set_postfix(run=run_config.label())
             try:
                 made.append(_recorded(run_config, config) if config.keep_records
-                            else run(run_config, progress=config.progress))
+                            else run(run_config, progress=config.progress, device=config.device))
             except Exception as error:  # one diverged run must not cost the others
                 failed[run_config.label()] = error
     if failed:
@@ -70,7 +76,8 @@ def _recorded(config: Run, grid: Grid) -> dict[str, Any]:
     if file.exists():
         return records.load_run(file, config, HASHES[type(config)](config))
     checkpoints = records.CHECKPOINTS / config.hash()
-    record = {"tier": grid.tier, **run(config, checkpoints=checkpoints, progress=grid.progress)}
+    record = {"tier": grid.tier, **run(config, checkpoints=checkpoints, progress=grid.progress,
+                                        device=grid.device)}
     records.write(record, file)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return record

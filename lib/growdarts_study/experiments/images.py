@@ -11,6 +11,7 @@ from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
 from growdarts_study.experiments import phases
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
+from growdarts.devices import random_devices
 from growdarts.settings import DataError
 from growdarts.tasks.images import ImageData, ImageTask, schedule_drop_path
 from growdarts_study.data.images import load_images
@@ -20,7 +21,8 @@ from growdarts.training import fit
 CHANNELS_LAST = torch.channels_last  # convolutions on a CPU are faster with it; the numbers mean the same
 
 
-def run(config: ImageRun, *, checkpoints: Path | None = None, progress: bool = False) -> dict[str, Any]:
+def run(config: ImageRun, *, device: torch.device, checkpoints: Path | None = None,
+        progress: bool = False) -> dict[str, Any]:
     """Search cells unless the method has them, train them from scratch, test once.
 
     Every network that is trained from scratch has the channels that `config.parameters` weights allow it, so that
@@ -28,16 +30,16 @@ def run(config: ImageRun, *, checkpoints: Path | None = None, progress: bool = F
     training and the test count wrong answers.
     """
     search_data, data = _data(config, "search"), _data(config, "train")  # a search in vain costs hours
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=random_devices(device)):
         searched = phases.search(
             config, lambda nodes: search_network(config, search_data, nodes).to(memory_format=CHANNELS_LAST),
-            ImageTask(search_data, config.batch_size, measure="loss"), checkpoints, progress)
+            ImageTask(search_data, config.batch_size, measure="loss", device=device), checkpoints, progress)
         genotype = searched.result.genotype if searched else CIFAR10_DARTS_V2
-        task = ImageTask(data, config.train_batch_size, cutout_length=config.cutout_length)
+        task = ImageTask(data, config.train_batch_size, cutout_length=config.cutout_length, device=device)
         channels = phases.largest_width(lambda C: network(config, data, genotype, C, auxiliary=False),
                                         config.parameters, step=2)
         phases.seed(config, "train")
-        fixed = network(config, data, genotype, channels, auxiliary=config.auxiliary).to(memory_format=CHANNELS_LAST)
+        fixed = network(config, data, genotype, channels, auxiliary=config.auxiliary).to(device, memory_format=CHANNELS_LAST)
         fits = {str(channels): fit(
             fixed, list(fixed.parameters()), task, config, phases.checkpoint(config, "train", checkpoints),
             label=f"{config.method} C={channels}", progress=progress, validate=config.train_portion < 1,
@@ -50,7 +52,7 @@ def run(config: ImageRun, *, checkpoints: Path | None = None, progress: bool = F
         "validation_error": fits[str(channels)].validation_error,
         "images": {part: len(getattr(data, part).y) for part in ("train", "validation", "test")},
         "parameters": sum(p.numel() for name, p in fixed.named_parameters() if not name.startswith("auxiliary")),
-        "hidden": channels, "genotype": genotype.to_dict()})
+        "hidden": channels, "genotype": genotype.to_dict()}, device)
 
 
 def _data(config: ImageRun, phase: str) -> ImageData:

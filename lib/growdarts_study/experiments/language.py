@@ -15,6 +15,7 @@ from growdarts_study.config import SEARCHING, LanguageRun
 from growdarts.spaces.darts.genotypes import RecurrentGenotype
 from growdarts_study.experiments import phases
 from growdarts.spaces.two_input.genotype import Genotype
+from growdarts.devices import random_devices
 from growdarts.settings import ConfigError
 from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, perplexity
 from growdarts.spaces.precision import used_precision
@@ -24,7 +25,8 @@ from growdarts.tasks.text import Text
 from growdarts.training import DivergenceError, Fit, fit
 
 
-def run(config: LanguageRun, *, checkpoints: Path | None = None, progress: bool = False) -> dict[str, Any]:
+def run(config: LanguageRun, *, device: torch.device, checkpoints: Path | None = None,
+        progress: bool = False) -> dict[str, Any]:
     """Search a cell unless the method has one, train it from scratch on the whole text, test it once.
 
     Every network that is trained from scratch has the width that `config.parameters` weights allow it, so that
@@ -35,16 +37,16 @@ def run(config: LanguageRun, *, checkpoints: Path | None = None, progress: bool 
     words = len(text.vocabulary)
     searched_text = replace(text, train=text.train[:config.search_tokens])
     _columns_fit(config, searched_text, text)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=random_devices(device)):
         searched = phases.search(config, lambda nodes: search_model(config, words, nodes), task_of(
-            config, searched_text, config.batch_size), checkpoints, progress)
+            config, searched_text, config.batch_size, device), checkpoints, progress)
         genotype = searched.result.genotype if searched else PTB_DARTS_V2 if config.method == "darts_v2" else None
-        task = task_of(config, text, config.train_batch_size)
+        task = task_of(config, text, config.train_batch_size, device)
         width = phases.largest_width(lambda hidden: model(config, words, genotype, hidden), config.parameters)
 
         def train(phase: str, **changes: float) -> tuple[LanguageModel, Fit]:
             phases.seed(config, "train")  # equal weights at first
-            network = model(config, words, genotype, width)
+            network = model(config, words, genotype, width).to(device)
             settings = config.model_copy(update={"weight_decay": config.train_weight_decay, **changes})
             return network, fit(network, network.theta_parameters(), task, settings,
                                 phases.checkpoint(config, phase, checkpoints),
@@ -67,9 +69,9 @@ def run(config: LanguageRun, *, checkpoints: Path | None = None, progress: bool 
         "tokens": {part: len(getattr(text, part)) for part in ("train", "validation", "test")},
         "optimizer": config.optimizer, "learning_rate": rate,
         "learning_rates": {f"{rate:g}": error for rate, error in trials.items()},
-        "precision": used_precision(config.precision),
+        "precision": used_precision(config.precision, device),
         "parameters": sum(p.numel() for p in network.theta_parameters()), "hidden": width,
-        "genotype": genotype.to_dict() if genotype else None})
+        "genotype": genotype.to_dict() if genotype else None}, device)
 
 
 def _columns_fit(config: LanguageRun, searched: Text, whole: Text) -> None:
@@ -108,7 +110,7 @@ def _dropout(config: LanguageRun) -> Dropout:
                    config.dropout_outputs)
 
 
-def task_of(config: LanguageRun, text: Any, batch_size: int) -> LanguageTask:
+def task_of(config: LanguageRun, text: Any, batch_size: int, device: str | torch.device = "cpu") -> LanguageTask:
     """The task of a run on `text`, in batches of `batch_size` columns."""
     return LanguageTask(text, batch_size, config.length, config.act_reg, config.temporal_act_reg,
-                        eval_batch_size=config.eval_batch_size, precision=config.precision)
+                        eval_batch_size=config.eval_batch_size, precision=config.precision, device=device)

@@ -48,11 +48,12 @@ def checkpoint(config: SearchSettings, phase: str, folder: Path | None) -> Check
 
 def search(config: Any, build: Callable[[int], SearchSpace], task: Task, checkpoints: Path | None,
            progress: bool) -> Searched | None:
-    """The search of a searching method, None for the rest; `build` gives its network by the number of nodes."""
+    """The search of a searching method, None for the rest; `build` gives its network by the number of nodes, which is then
+    moved to where the task is."""
     if config.method not in SEARCHING:
         return None
     seed(config, "search")
-    network = build(config.max_nodes if config.method == "fixed" else config.initial_nodes)
+    network = build(config.max_nodes if config.method == "fixed" else config.initial_nodes).to(task.device)
     result = Search(network, task, config, morphism=config.method != "grow_fresh", progress=progress,
                     checkpoint=checkpoint(config, "search", checkpoints)).run()
     return Searched(result, task.evaluate(network, "test"))
@@ -82,18 +83,20 @@ def largest_width(build: Callable[[int], nn.Module], parameters: int, step: int 
 
 
 def record(config: SearchSettings, hashes: dict[str, str], searched: Searched | None, fits: dict[str, Fit],
-           test_seconds: float, result: dict[str, Any]) -> dict[str, Any]:
+           test_seconds: float, result: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Everything about a run; `fits` by the width of what was trained from scratch."""
     found = searched.result if searched else None
     return {
         "config": config.model_dump(), "config_hash": config.hash(),
-        "provenance": records.provenance(hashes),
+        "provenance": records.provenance(hashes, device),
         "cost": {"search_seconds": found.seconds if found else 0.0,
                  "search_flops": found.flops if found else 0.0,
                  "search_epochs": found.epochs if found else 0,
                  "train_seconds": sum(f.seconds for f in fits.values()),
                  "test_seconds": test_seconds,
-                 "peak_memory_mib": records.peak_memory_mib()},
+                 "peak_memory_mib": records.peak_memory_mib(),
+                 **({"peak_gpu_memory_mib": round(torch.cuda.max_memory_allocated(device) / 2**20, 1)}
+                    if device.type == "cuda" else {})},
         "result": result,
         "training": {width: records.significant(f.errors, 5) for width, f in fits.items()},
         "search": None if found is None else {

@@ -12,6 +12,7 @@ from growdarts_study import records
 from growdarts_study.config import TimeSeriesRun
 from growdarts_study.experiments import phases
 from growdarts_study.experiments.baselines import HistoricalMean, VectorAutoregression
+from growdarts.devices import random_devices
 from growdarts.settings import DataError
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.spaces.two_input.network import Forecaster, derived_forecaster, two_input_forecaster
@@ -24,7 +25,8 @@ RECURRENT = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 FORECAST_DAYS, FORECAST_FEATURES = 60, 2  # the first ones, whose forecasts a record keeps for a figure
 
 
-def run(config: TimeSeriesRun, *, checkpoints: Path | None = None, progress: bool = False) -> dict[str, Any]:
+def run(config: TimeSeriesRun, *, device: torch.device, checkpoints: Path | None = None,
+        progress: bool = False) -> dict[str, Any]:
     """Fit `config.method`, test it once, return the record.
 
     Searching methods first find a cell, at most `search_epochs` epochs. Then a found cell, and a rival of
@@ -33,9 +35,9 @@ def run(config: TimeSeriesRun, *, checkpoints: Path | None = None, progress: boo
     """
     torch.set_num_threads(1)  # matrices this small only wait for each other's threads
     series = load_series(config.dataset, config.window, config.origin)
-    task = ForecastTask(series, config.batch_size)
+    task = ForecastTask(series, config.batch_size, device)
     features, outputs = len(series.features), len(series.targets)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=random_devices(device)):
         phases.seed(config, "search")
         searched = phases.search(config, lambda nodes: two_input_forecaster(
             features, config.hidden, config.n_layers, nodes, config.operations, outputs), task, checkpoints, progress)
@@ -46,7 +48,7 @@ def run(config: TimeSeriesRun, *, checkpoints: Path | None = None, progress: boo
     started = time.perf_counter()
     errors = task.squared_errors(network, "test")  # (n, F_out)
     with torch.no_grad():
-        forecast = network(series.test.x[:, :FORECAST_DAYS])[:, :FORECAST_FEATURES]
+        forecast = network(task.series.test.x[:, :FORECAST_DAYS])[:, :FORECAST_FEATURES]
     fitted = network.theta_parameters() if fits else network.buffers()  # of mean and VAR(1), solved for
     parameters = sum(value.numel() for value in fitted)
     return phases.record(config, series.hashes, searched, fits, time.perf_counter() - started, {
@@ -56,7 +58,7 @@ def run(config: TimeSeriesRun, *, checkpoints: Path | None = None, progress: boo
         "hidden": hidden, "genotype": genotype.to_dict() if genotype else None,
         "days": [series.test.dates[0], series.test.dates[-1], len(series.test.dates)],
         "daily_errors": records.significant(errors.tolist(), 3),
-        "forecast": records.significant(forecast.tolist(), 3)})
+        "forecast": records.significant(forecast.tolist(), 3)}, device)
 
 
 def random_genotype(config: TimeSeriesRun) -> Genotype:
@@ -96,7 +98,7 @@ def _train(config: TimeSeriesRun, task: ForecastTask, genotype: Genotype | None,
     best = None
     for hidden in config.sizes:
         phases.seed(config, f"train {hidden}")
-        network = build(hidden)
+        network = build(hidden).to(task.device)
         fits[str(hidden)] = fit(network, network.theta_parameters(), task, config,
                                 phases.checkpoint(config, f"train-{hidden}", checkpoints),
                                 label=f"{config.method} H={hidden}{nodes}", progress=progress)

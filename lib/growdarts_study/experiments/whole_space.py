@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from growdarts.checkpoints import Checkpoint, fingerprint
+from growdarts.devices import random_devices
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.spaces.two_input.network import TwoInputForecaster, derived_forecaster
 from growdarts.spaces.two_input.operations import TWO_INPUT
@@ -49,7 +50,8 @@ class Weights:
 class StackedForecasters(nn.Module):
     """One-layer forecasters of every cell of N nodes, each in S copies, from `build(cell, seed)`."""
 
-    def __init__(self, operations: Sequence[str], nodes: int, seeds: Sequence[int], build) -> None:
+    def __init__(self, operations: Sequence[str], nodes: int, seeds: Sequence[int], build,
+                 device: torch.device = torch.device("cpu")) -> None:
         super().__init__()
         self.operations, self.grid = tuple(operations), (len(operations),) * nodes + (len(seeds),)
         networks: dict[tuple[int, ...], TwoInputForecaster] = {
@@ -61,7 +63,7 @@ class StackedForecasters(nn.Module):
             """`value` of every network with index `where[dimension]`, in the order of the grid."""
             axes = [[where[d]] if d in where else range(n) for d, n in enumerate(self.grid)]
             values = [value(networks[index]).detach() for index in product(*axes)]
-            return nn.Parameter(torch.stack(values).view(*map(len, axes), *values[0].shape))
+            return nn.Parameter(torch.stack(values).view(*map(len, axes), *values[0].shape).to(device))
 
         self.nodes = [[self._weights(stacked, node, i) for i in range(len(operations))] for node in range(nodes)]
         self.head_weight = stacked({}, lambda network: network.head.weight)
@@ -95,7 +97,7 @@ class StackedForecasters(nn.Module):
 
     def clip(self, largest: float) -> None:
         """Scale every network's gradient to at most the norm `largest`, as `clip_grad_norm_` does for one."""
-        square = torch.zeros(self.grid)
+        square = torch.zeros(self.grid, device=self.head_bias.device)
         for where, value in self.parts():
             square[where] += value.grad.flatten(len(self.grid)).square().sum(-1)
         factor = (largest / (square.sqrt() + 1e-6)).clamp(max=1)
@@ -103,9 +105,9 @@ class StackedForecasters(nn.Module):
             value.grad *= factor[where].view(*factor[where].shape, 1, 1)
 
 
-def stack_windows(parts: Sequence[Windows]) -> tuple[Tensor, Tensor]:
+def stack_windows(parts: Sequence[Windows], device: torch.device) -> tuple[Tensor, Tensor]:
     """Windows of S series: x (S, T, n, F), y (S, n, F_out)."""
-    return torch.stack([part.x for part in parts]), torch.stack([part.y for part in parts])
+    return torch.stack([part.x for part in parts]).to(device), torch.stack([part.y for part in parts]).to(device)
 
 
 def train(network: StackedForecasters, series: Sequence[Series], config: WholeSpaceRun, orders: Sequence[torch.Generator],
@@ -121,14 +123,19 @@ def train(network: StackedForecasters, series: Sequence[Series], config: WholeSp
     validation, test : least validation error and the test error of the weights that had it, by the grid; infinite for a
         network that never had a finite one. epochs : how many each was trained.
     """
-    (x, y), held_out, test = (stack_windows([getattr(one, part) for one in series]) for part in ("train", "validation", "test"))
+    device = network.head_bias.device
+    (x, y), held_out, test = (stack_windows([getattr(one, part) for one in series], device)
+                              for part in ("train", "validation", "test"))
     values = [value for _, value in network.parts()]
     optimizer = theta_optimizer(values, config)
-    state = {"best": torch.full(network.grid, torch.inf), "since": torch.zeros(network.grid, dtype=torch.int64),
-             "epochs": torch.zeros(network.grid, dtype=torch.int64), "kept": [value.detach().clone() for value in values]}
+    state = {"best": torch.full(network.grid, torch.inf, device=device),
+             **{name: torch.zeros(network.grid, dtype=torch.int64, device=device) for name in ("since", "epochs")},
+             "kept": [value.detach().clone() for value in values]}
     epoch, data = 0, "".join(fingerprint(ForecastTask(one, config.batch_size)) for one in series)
     if (stored := checkpoint.load("whole space", data)) is not None:
-        epoch, state = stored["epoch"], stored["state"]
+        epoch = stored["epoch"]
+        state = {name: [v.to(device) for v in value] if name == "kept" else value.to(device)
+                 for name, value in stored["state"].items()}
         for value, old in zip(values, stored["values"], strict=True):
             value.data.copy_(old)
         optimizer.load_state_dict(stored["optimizer"])
@@ -137,8 +144,8 @@ def train(network: StackedForecasters, series: Sequence[Series], config: WholeSp
     with tqdm(total=config.train_epochs, initial=epoch, desc=config.label(), disable=None if not progress else False) as bar:
         while epoch < config.train_epochs and (alive := state["since"] < config.patience).any():
             optimizer.param_groups[0]["lr"] = learning_rate(config, epoch, config.train_epochs)
-            for index in torch.stack([torch.randperm(y.shape[1], generator=order) for order in orders]).split(
-                    config.batch_size, dim=1):  # (S, B)
+            drawn = torch.stack([torch.randperm(y.shape[1], generator=order) for order in orders]).to(device)  # (S, n)
+            for index in drawn.split(config.batch_size, dim=1):
                 batch = torch.stack([x[s, :, i] for s, i in enumerate(index)])
                 target = torch.stack([y[s, i] for s, i in enumerate(index)])
                 optimizer.zero_grad()
@@ -170,7 +177,8 @@ def errors(network: StackedForecasters, x: Tensor, y: Tensor) -> Tensor:
     return torch.where(found.isfinite(), found, torch.inf)
 
 
-def run(config: WholeSpaceRun, *, checkpoints: Path | None = None, progress: bool = False) -> dict[str, Any]:
+def run(config: WholeSpaceRun, *, device: torch.device, checkpoints: Path | None = None,
+        progress: bool = False) -> dict[str, Any]:
     """Train every cell of the space, LSTM and GRU of the same width, and the forecasts with a closed form, on every seed.
 
     A generated series is drawn anew for every seed; there is one of the other series.
@@ -180,13 +188,13 @@ def run(config: WholeSpaceRun, *, checkpoints: Path | None = None, progress: boo
               for seed in config.seeds]
     features, outputs = len(series[0].features), len(series[0].targets)
     found: dict[str, Any] = {}
-    with torch.random.fork_rng(devices=[]), _no_denormals():
+    with torch.random.fork_rng(devices=random_devices(device)), _no_denormals():
 
         def build(cell: list[str], seed: int) -> TwoInputForecaster:
             torch.manual_seed(phases.seed_of(seed, "+".join(cell)))
             return derived_forecaster(Genotype((tuple((name,) for name in cell),)), features, config.hidden, outputs)
 
-        network = StackedForecasters(config.operations, config.nodes, config.seeds, build)
+        network = StackedForecasters(config.operations, config.nodes, config.seeds, build, device)
         orders = [torch.Generator().manual_seed(phases.seed_of(seed, "order")) for seed in config.seeds]
         trained = train(network, series, config, orders, phases.checkpoint(config, "cells", checkpoints), progress)
         cells = list(product(config.operations, repeat=config.nodes))
@@ -195,22 +203,23 @@ def run(config: WholeSpaceRun, *, checkpoints: Path | None = None, progress: boo
         rivals: dict[str, dict[str, list[float]]] = {}
         for one, seed in zip(series, config.seeds, strict=True):
             task = ForecastTask(one, config.batch_size)
-            fitted = {**baselines(one, config.season), **{kind: _rival(kind, task, config, seed) for kind in RIVALS}}
+            fitted = {**baselines(one, config.season),
+                      **{kind: _rival(kind, one, config, seed, device).cpu() for kind in RIVALS}}
             for name, model in fitted.items():
                 entry = rivals.setdefault(name, {"validation": [], "test": []})
                 for part in entry:
                     entry[part].append(float(f"{task.evaluate(model, part):.5g}"))
     hashes = {name: value for one in series for name, value in one.hashes.items()}
-    return {"config": config.model_dump(), "config_hash": config.hash(), "provenance": records.provenance(hashes),
+    return {"config": config.model_dump(), "config_hash": config.hash(), "provenance": records.provenance(hashes, device),
             "cells": ["+".join(cell) for cell in cells], **found, "rivals": rivals,
             "floor": records.significant([one.floor for one in series], 6) if series[0].floor else None}
 
 
-def _rival(kind: str, task: ForecastTask, config: WholeSpaceRun, seed: int) -> nn.Module:
+def _rival(kind: str, series: Series, config: WholeSpaceRun, seed: int, device: torch.device) -> nn.Module:
     """A fitted LSTM or GRU."""
     torch.manual_seed(phases.seed_of(seed, kind))
-    network = recurrent_forecaster(kind, len(task.series.features), config.hidden, 1, len(task.series.targets))
-    fit(network, network.theta_parameters(), task, config, label=kind)
+    network = recurrent_forecaster(kind, len(series.features), config.hidden, 1, len(series.targets)).to(device)
+    fit(network, network.theta_parameters(), ForecastTask(series, config.batch_size, device), config, label=kind)
     return network
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from growdarts.space import Duplicate
+from growdarts.devices import constant
 from growdarts.spaces.darts_recurrent.highway import HighwayCell, masked
 from growdarts.spaces.darts_recurrent.node import PrivateOperation, RecurrentNode
 from growdarts.tracing import OperationTrace, record_calls, statistics_kept
@@ -52,9 +53,10 @@ class RecurrentSearchCell(HighwayCell):
     def _logits(self, columns: list[list[int]], K: int) -> Tensor:
         """All alphas as rows of K `columns`, (E, K); -inf elsewhere."""
         alpha = torch.cat([mixture.alpha for mixture in self.mixtures()])
-        place = torch.tensor([row * K + column for row, edge in enumerate(columns) for column in edge])
+        place = constant(tuple(row * K + column for row, edge in enumerate(columns) for column in edge), torch.int64,
+                         alpha.device)
         empty = alpha.new_full((len(columns) * K,), float("-inf"))
-        return empty.scatter(0, place.to(alpha.device), alpha).view(-1, K)
+        return empty.scatter(0, place, alpha).view(-1, K)
 
     def forward(self, x: Tensor, h: Tensor | None = None, x_mask: Tensor | None = None,
                 h_mask: Tensor | None = None) -> Tensor:
@@ -80,7 +82,8 @@ class RecurrentSearchCell(HighwayCell):
         prepared = []
         for node, rows in zip(self.nodes, weights.split([len(node.edges) for node in self.nodes]), strict=True):
             live, names = node.live(), node.activations()
-            shared = rows[live][:, [RECURRENT_OPERATIONS.index(name) for name in names]]
+            shared = rows.index_select(0, constant(tuple(live), torch.int64, rows.device)).index_select(1, constant(
+                tuple(map(RECURRENT_OPERATIONS.index, names)), torch.int64, rows.device))
             own = [PrivateOperation(live.index(j), operation_name(key), node.private[j][key],
                                     rows[j, K + private.index(key)])
                    for j, keys in enumerate(node.own()) for key in keys]

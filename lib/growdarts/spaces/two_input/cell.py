@@ -13,7 +13,7 @@ from growdarts.tracing import OperationTrace, record_calls
 from growdarts.spaces.two_input.node import TwoInputNode
 from growdarts.mixture import Mixture, operation_name
 from growdarts.forms import has_fast_form, plain_forms
-from growdarts.spaces.precision import product_type, require_float
+from growdarts.spaces.precision import product_type, require_float, without_autocast
 from growdarts.spaces.two_input.operations import TWO_INPUT
 
 
@@ -53,7 +53,7 @@ class TwoInputCell(nn.Module):
             return nn.functional.linear(s.to(dtype), *(weight.to(dtype) for weight in weights)).to(h.dtype)
 
         states, s = [], h
-        with torch.autocast("cpu", enabled=False):
+        with without_autocast(x.device):
             nodes = [(node, product(x, *node.input_weights()), node.state_weights(), node.mixture.weights())
                      for node in self.nodes]
             for t in range(len(x)):

@@ -1,0 +1,93 @@
+"""What a search step asks of a GPU, counted without one: kernels that are launched, numbers that the host reads.
+
+The step runs on the CPU in its plain form, as it would on a GPU, with few units and columns: their number does not matter.
+An operation of torch that computes anything counts as one kernel: a GPU needs one for most, more for a few, such as batch
+norms. `python -m benchmarks.launches` writes the record `launches`.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.sizes import ORIGINAL, Size
+from benchmarks.steps import reference_step, search_step, subject
+from growdarts.captured import Graphs
+from growdarts.forms import plain_forms
+from growdarts_study import records
+
+FREE = ("view", "reshape", "alias", "detach", "t.", "transpose", "permute", "expand", "slice", "select", "split", "chunk",
+        "unsqueeze", "squeeze", "unbind", "as_strided", "empty", "new_empty", "lift", "unfold", "is_same_size", "diagonal")
+KEPT = records.RESULTS / "benchmarks"
+HOST = ("_local_scalar_dense", "nonzero", "equal.", "is_nonzero")  # a GPU's answer is waited for
+
+
+class Counting(TorchDispatchMode):
+    """Counts `kernels` by name, and `transfers`: operations that read a number, or that copy between devices."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device, self.kernels, self.transfers = device, Counter(), Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        name, result = str(function).removeprefix("aten."), function(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
+        there = [x for x in tensors if x.device.type == self.device]
+        if there and (len(there) < len(tensors) or name.startswith(HOST)):
+            self.transfers[name] += 1
+        elif there and not name.startswith(FREE):
+            self.kernels[name] += 1
+        return result
+
+
+class Repeated:
+    """Stands in for `growdarts.captured.CudaGraph` where there is no GPU: the function itself, without being counted."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+
+    def replay(self) -> Any:
+        """Compute anew."""
+        with torch.utils._python_dispatch._disable_current_modes():
+            return self.function()
+
+
+def counted(step: Callable[[], Any], device: str = "cpu") -> Counting:
+    """A step, in plain form."""
+    with plain_forms(), Counting(device) as counting:
+        step()
+    return counting
+
+
+def few(size: Size) -> Size:
+    """As many nodes, operations, cells and time steps; few units, columns, words and pixels."""
+    return replace(size, width=4, batch=2, words=size.words and 20, pixels=size.pixels and 8)
+
+
+def launches(size: Size, order: int) -> dict[str, int]:
+    """Kernels of a step: of the plain reference, of the library (`eager`), and beside the graphs of its captured form, of
+    which it makes `replays`."""
+    made = subject(few(size))
+    found, step = {"reference": counted(reference_step(made, order)).kernels.total()}, search_step(made, order)
+    eager, graphs = counted(step), Graphs(Repeated, "cpu")
+    with graphs.of(made.network):
+        step()
+        step()
+        before, captured = graphs.replays, counted(step)
+    return found | {"eager": eager.kernels.total(), "captured": captured.kernels.total(), "replays": graphs.replays - before}
+
+
+def main() -> None:
+    """Of all sizes that are measured; those that differ in width or batch only have the same numbers."""
+    found = {few(size): [launches(size, order) for order in (1, 2)] for size in ORIGINAL}
+    records.write({"name": "launches", "provenance": records.provenance({}), "launches": [
+        {"size": size.as_dict(), "order": order, **counts} for size in ORIGINAL
+        for order, counts in zip((1, 2), found[few(size)], strict=True)]}, KEPT / "launches.json")
+
+
+if __name__ == "__main__":
+    main()

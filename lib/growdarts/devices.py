@@ -1,0 +1,58 @@
+"""Where a network and its data lie: one device, chosen by name."""
+
+from dataclasses import fields, is_dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from growdarts.settings import ConfigError
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def find_device(asked: str | torch.device) -> torch.device:
+    """The device of a name: "auto" is the GPU where there is one, else the CPU.
+
+    Raises
+    ------
+    ConfigError
+        there is no such device; the message names those that there are.
+    """
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+    except (RuntimeError, TypeError):
+        device = None
+    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if device is None or device.type == "cuda" and f"cuda:{device.index or 0}" not in there:
+        raise ConfigError(f"device = {asked!r}: allowed are 'auto' and the devices that torch {torch.__version__} finds "
+                          f"here, {', '.join(there)}")
+    return device
+
+
+def to_device(data: Any, device: torch.device) -> Any:
+    """A data set whose tensors lie on `device`: a tensor, or a dataclass whose fields are tensors, dataclasses or anything."""
+    if isinstance(data, Tensor):
+        return data.to(device)
+    if is_dataclass(data):
+        return replace(data, **{field.name: to_device(getattr(data, field.name), device) for field in fields(data)})
+    return data
+
+
+def constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers as a tensor on `device`, made once: to copy them in every pass would make a GPU wait."""
+    return _constant(values, dtype, device)
+
+
+@lru_cache(maxsize=4096)
+@torch.inference_mode(False)  # else autograd could not keep it later on
+def _constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+def random_devices(device: torch.device) -> list[torch.device]:
+    """Of `torch.random.fork_rng`: those besides the CPU on which a run on `device` draws."""
+    return [device] if device.type == "cuda" else []
