@@ -178,8 +178,8 @@ class Chart:
         """Centre of a state's box above the columns."""
         x, y, wide = self.strips[part]
         nodes = self.parts[part]
-        step = min(44.0, (wide - 24) / max(nodes))
-        return x + 12 + state * step, y + (16 if self.titled else 0) + 44
+        step = min(44.0, (wide - 28) / max(nodes))
+        return x + 13 + state * step, y + (16 if self.titled else 0) + 44
 
     def _ends(self, part: str, x: float, y: float, wide: float) -> str:
         """Inputs and output of a chain with the line between them; inputs of a cell of edges."""

@@ -1,6 +1,6 @@
 (() => {
   // One player. Its frames hold: t title, s sentence, w weights, n nodes, a widths of edges, c framed weights,
-  // x and y of the cursor, d path of a curve.
+  // x and y of the cursor, d and e paths of curves.
   const box = document.currentScript.closest(".gd-player");
   const find = (css) => box.querySelector(css);
   const frames = JSON.parse(find('script[type="application/json"]').textContent);
@@ -12,7 +12,7 @@
   find(".gd-views").prepend(live);
   box.classList.add("gd-on");
   const all = (css) => [...live.querySelectorAll(css)];
-  const slots = all(".gd-w"), nodes = all(".gd-node"), arcs = all(".gd-arc"), after = all(".gd-after")[0];
+  const slots = all(".gd-w"), nodes = all(".gd-node"), arcs = all(".gd-arc"), curves = all(".gd-after");
   const most = Math.max(...frames.flatMap((frame) => frame.w || []));
   let timer = null;
 
@@ -32,7 +32,7 @@
       node.classList.toggle("gd-new", frame.n[i] === 2);
     });
     arcs.forEach((arc, i) => (arc.style.strokeWidth = frame.a[i]));
-    if (after) after.setAttribute("d", frame.d);
+    curves.forEach((curve, i) => curve.setAttribute("d", i ? frame.e : frame.d));
     if ("x" in frame) {
       find(".gd-cursor").setAttribute("transform", `translate(${frame.x},0)`);
       const dot = find(".gd-dot");

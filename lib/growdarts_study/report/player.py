@@ -52,11 +52,10 @@ def steps(record: dict[str, Any]) -> list[dict[str, Any]]:
     """
     history, events, found = record["search"]["history"], record["search"]["events"], []
     for row in history:
-        strongest = "; ".join(filter(None, (_strongest(name, mixture) for name, mixture in row["weights"].items())))
         found.append({"epoch": row["epoch"], "at": row["epoch"], "kind": "epoch", "weights": row["weights"],
                       "validation": row["validation_error"],
                       "say": f"Training error {row['train_loss']:.4f}, validation error {row['validation_error']:.4f}. "
-                             f"{_count(row['nodes'], 'node')}. {strongest}."})
+                             f"{row['nodes']} node{'s' * (row['nodes'] > 1)}. {_strongest(row['weights'])}."})
         for event in events:
             if event["epoch"] == row["epoch"] and event["what"] and event["kind"] != "stage":
                 found.append({"epoch": row["epoch"], "at": row["epoch"] + 0.5, "kind": event["kind"],
@@ -72,27 +71,31 @@ def steps(record: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def morphism(curves: Any, changes: Sequence[tuple[float, float]]) -> str:
+def morphism(curves: Any, changes: Sequence[tuple[float | None, float]]) -> str:
     """HTML of one growth at several epsilons: the response of the cell before and after, and the change that was measured.
 
     curves : table with `input`, `before` and one column for every epsilon, in the order of `changes`.
-    changes : (epsilon, relative change of the output) of every growth.
+    changes : (epsilon, relative change of the output) of every growth; epsilon None: with fresh random weights.
     """
-    columns = [name for name in curves if name not in ("input", "before")]
-    low, high = float(curves[["before", *columns]].min().min()), float(curves[["before", *columns]].max().max())
-    across = _scale(curves["input"].min(), curves["input"].max(), LEFT, CHART - RIGHT)
-    up = _scale(low, high, 190, 24)
-    old, after = _path(curves["input"], curves["before"], across, up), [
-        _path(curves["input"], curves[name], across, up) for name in columns]
-    frames = [{"t": f"epsilon {epsilon:.2g}", "d": path,
-               "s": f"The output changed by {change:.2g} of its size; at most {epsilon:.2g} was allowed."}
-              for path, (epsilon, change) in zip(after, changes, strict=True)]
-    drawings = [document(CHART, 240, [*_axes("output of the cell", low, high, up, 24, 190), *_x_axis(
-        curves["input"].min(), curves["input"].max(), across, 190, "input, in standard deviations"),
-        f'<path class="gd-before" d="{old}" fill="none" stroke="#999999" stroke-opacity="0.6" stroke-width="7"/>',
-        f'<path class="gd-after" d="{path}" fill="none" stroke="#D55E00" stroke-width="2"/>'],
-        "Output of the cell against its input, before (grey, wide) and after (thin) a node was added") for path in (after[0], after[-1])]
-    stills = [(frame["t"], drawing) for frame, drawing in zip((frames[0], frames[-1]), drawings, strict=True)]
+    before, columns = curves["before"], [name for name in curves if name not in ("input", "before")]
+    most = 1.05 * float((curves[columns[-2]] - before).abs().max())  # fresh weights, the last, leave the lower panel
+    across = _scale(-3, 3, LEFT, CHART - RIGHT)
+    low, high = float(curves.drop(columns="input").min().min()), float(curves.drop(columns="input").max().max())
+    up, down = _scale(low, high, 150, 24), _scale(-100 * most, 100 * most, 250, 180)
+    frames = [{"t": f"Epsilon {epsilon:.2g}" if epsilon else "Fresh weights",
+               "d": _path(curves["input"], curves[name], across, up),
+               "e": _path(curves["input"], 100 * (curves[name] - before).clip(-most, most), across, down),
+               "s": f"A node was added. The output changed by {100 * change:.2g} % of its size; "
+                    + (f"{100 * epsilon:.2g} % was allowed." if epsilon else "nothing held its random weights back.")}
+              for name, (epsilon, change) in zip(columns, changes, strict=True)]
+    stills = [(frame["t"], document(CHART, 284, [
+        *_axes("output", low, high, up, 24, 150), *_axes("change of the output, \u00d7 0.01", -100 * most, 100 * most, down, 180, 250),
+        *_x_axis(-3, 3, across, 250, "input"),
+        f'<path class="gd-before" d="{_path(curves["input"], before, across, up)}" fill="none" stroke="#999999" '
+        'stroke-opacity="0.6" stroke-width="7"/>',
+        *(f'<path class="gd-after" d="{frame[panel]}" fill="none" stroke="#D55E00" stroke-width="2"/>' for panel in "de")],
+        "Output of the cell against its input before and after a node was added, and below it the change"))
+        for frame in (frames[0], frames[-1])]
     return _page("A growth at every epsilon", stills, "", frames, "Grey, wide: before. Orange, thin: after.")
 
 
@@ -135,20 +138,18 @@ def _where(name: str) -> str:
     return f"{'' if part == 'edge' else part + ' '}edge {node} from {source}"
 
 
-def _strongest(name: str, mixture: dict[str, float]) -> str:
-    """A node's strongest operation in words; edges are too many to be read out."""
-    best = max(mixture, key=mixture.__getitem__)
-    return f"{_where(name)}: {key_label(best)} {100 * mixture[best]:.0f} %" if place(name)[2] is None else ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _strongest(weights: Weights) -> str:
+    """The strongest operation of every node in words; edges are too many to be read out, so of the strongest edge alone."""
+    found = sorted(((max(mixture.values()), name) for name, mixture in weights.items()), reverse=True)
+    chosen = list(weights) if place(found[0][1])[2] is None else [found[0][1]]
+    best = {name: max(weights[name], key=weights[name].__getitem__) for name in chosen}
+    return "Strongest: " + "; ".join(f"{_where(name)}, {key_label(key)} {100 * weights[name][key]:.0f} %" for name, key in best.items())
 
 
 def _what(event: dict[str, Any]) -> str:
     """An event in words."""
     if event["kind"] == "tune":
-        return f"The weights alone were trained for {event['what'][0]}"
+        return f"The weights alone were trained: {event['what'][0].replace('1 epochs', '1 epoch')}"
     if event["kind"] == "grow_node":
         return f"A node was grown: {event['what'][0]}"
     verb = {"prune": "Pruned", "resample": "Came in", "grow_operation": "Duplicated"}[event["kind"]]
@@ -216,6 +217,5 @@ def _axes(title: str, low: float, high: float, up: Any, top: float, bottom: floa
 
 def _x_axis(low: float, high: float, across: Any, y: float, title: str) -> list[str]:
     ticks = [tick for tick in MaxNLocator(nbins=5, integer=True).tick_values(low, high) if low <= tick <= high]
-    return [f'<path class="gd-line" d="M{LEFT} {y}H{CHART - RIGHT}" stroke="#8a8a8a"/>', text(LEFT, y + 30, title) if title != "epoch"
-            else text(4, y + 14, title, fill=PALE),
+    return [f'<path class="gd-line" d="M{LEFT} {y}H{CHART - RIGHT}" stroke="#8a8a8a"/>', text(4, y + 14, title, fill=PALE),
             *(text(across(tick), y + 14, f"{tick:.0f}".replace("-", "\u2212"), "middle", fill=PALE) for tick in ticks)]
