@@ -114,7 +114,7 @@ class Chart:
                 parts.append(text(x, y + 11, part if self.chain else f"{part} cell", size=LETTER, bold=True))
             parts.append(self._ends(part, x, y, wide))
         if not self.chain:
-            parts += [self._arc(name, weights.get(name)) for name in self.columns]
+            parts += [self._arc(name, weights.get(name)) for name in self.columns if whole or name in weights]
         for part, node in self.nodes:
             names = self.parts[part][node]
             there = any(name in weights for name in names)

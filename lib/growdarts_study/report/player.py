@@ -14,7 +14,7 @@ from growdarts.drawing.charts import LEGEND, Chart, Weights, key_label, place, t
 from growdarts.drawing.text import PALE, document, text
 
 HERE = Path(__file__).parent
-CHART, LEFT, RIGHT = 320, 44, 8  # width of a panel of curves, of its margins
+CHART, LEFT, RIGHT = 308, 44, 8  # width of a panel of curves, of its margins
 CHANGES = {"grow_node": "grown", "grow_operation": "copied", "resample": "copied", "prune": "pruned"}  # kinds of events: marks
 
 
