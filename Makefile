@@ -26,7 +26,7 @@ EXECUTED  := $(NOTEBOOKS:%=$(SITE)/%)
 SLOW      := $(filter %/03_penn_treebank.ipynb %/05_ablations.ipynb,$(EXECUTED))
 PAGES     := _config.yml _toc.yml $(shell find book -type f -not -name '.*' -not -name '*.pyc')
 STAGED    := $(PAGES:%=$(SITE)/%)
-LIBRARY   := $(shell find lib -name '*.py')
+LIBRARY   := $(shell find lib -name '*.py' -o -name 'player.*')
 EMBEDDED  := $(wildcard data/registry.txt data/embedded/*)
 RECORDS   := $(wildcard notebooks/*.yml) $(shell find data/results 2>/dev/null)
 
@@ -61,15 +61,15 @@ $(EXECUTED): $(SITE)/%: % $(LIBRARY) $(EMBEDDED) $(ENV)
 	@python notebooks/execute.py $< $@ _build/run/$(@F) $(if $(filter-out $<,$?),,--same)
 	@for page in $$(grep -rlF '$(@F)' book --include='*.md'); do mkdir -p $(SITE)/book && cp --parents $$page $(SITE); done
 
-# The first two show no records.
-$(filter-out %/01_morphisms.ipynb %/02_time_series.ipynb,$(EXECUTED)): $(RECORDS)
+# The first shows no records.
+$(filter-out %/01_morphisms.ipynb,$(EXECUTED)): $(RECORDS)
 
 $(STAGED): $(SITE)/%: %
 	@mkdir -p $(@D)
 	@cp $< $@
 
 test: unit avx2 plain nbval book  ## everything that CI runs: unit tests, notebooks, strict build, built pages
-	BOOK_HTML=$(HTML) pytest tests/test_book.py
+	BOOK_HTML=$(HTML) pytest tests/test_book.py tests/test_browser.py
 
 # A worker that dies ends the run, which names the test.
 PYTEST := pytest -n 2 --dist loadfile --max-worker-restart=0

@@ -3,13 +3,16 @@
 import re
 from collections import Counter
 from html import unescape
+from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib
 import pytest
 
 from growdarts import drawing
+from growdarts.drawing.charts import Chart, through
+from growdarts.drawing.text import width
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype, RecurrentGenotype
-from growdarts.drawing.graphs import strongest
 from growdarts.spaces.genotype import GenotypeError, genotype_from_dict
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.spaces.darts.published import PUBLISHED
@@ -65,39 +68,50 @@ def test_a_derived_two_input_cell_numbers_its_copies():
 def test_searched_two_input_cells_have_all_weights():
     svg = drawing.searched({"layer 1, node 1": {"gate": 0.7, "gate#2": 0.3}, "layer 1, node 2": {"add_tanh": 1.0}},
                             "two_input")
-    assert {"gate", "0.70", "gate (2)", "0.30", "add_tanh", "1.00"} <= set(texts(svg)) and "#2" not in texts(svg)
+    assert {"gate", "70", "gate (2)", "30", "add_tanh", "100"} <= set(texts(svg)) and "#2" not in texts(svg)
     two = drawing.searched({"layer 1, node 1": {"gate": 1.0}, "layer 2, node 1": {"carry": 1.0}}, "two_input")
-    assert two.count("h</text>") == 4 and "layer 1" in two and "layer 2" in two  # two chains, not one
+    assert texts(two)["layer 1"] == texts(two)["layer 2"] == 1  # two chains, not one
 
 
 RECURRENT = {"edge 1 <- 0": {"none": 0.5, "tanh": 0.2, "relu": 0.3},
              "edge 2 <- 0": {"none": 0.1, "tanh": 0.25, "relu": 0.4, "tanh#2": 0.25}, "edge 2 <- 1": {"none": 1.0}}
 
 
-def boxes(svg):
-    """Place, width of the frame, words of the boxes of edges."""
-    frame = r'<rect x="([\d.]+)" y="([\d.]+)"[^>]*stroke="#0072B2" stroke-width="([\d.]+)"[^>]*/>'
-    return [(float(x), float(y), float(width), re.findall(">([^<]+)</text>", words))
-            for x, y, width, words in re.findall(frame + r"((?:<text.*?</text>)+)", svg)]
+def slots(svg):
+    """Place, number and classes of every weight, whose bar lies in the row of its operation."""
+    found = re.findall(r'<g class="gd-w([^"]*)" transform="translate\(([\d.]+),([\d.]+)\)".*?>([^<>]+)</text></g>', svg)
+    return [(float(x), float(y), words, classes.strip()) for classes, x, y, words in found]
 
 
-def test_a_searched_cell_has_a_box_for_every_edge():
-    one, copied, dead = boxes(drawing.searched(RECURRENT, "darts_recurrent"))
-    assert [one[3], copied[3], dead[3]] == [["relu", "0.30"], ["2×tanh", "0.50"], ["none"]]
-    assert one[0] < copied[0] == dead[0] and one[1] == copied[1] < dead[1]  # columns are nodes, rows predecessors
-    assert dead[2] < one[2] < copied[2]
-    assert [strongest(mixture)[2] for mixture in RECURRENT.values()] == pytest.approx([0.5, 0.9, 0.0])
+def test_a_searched_cell_has_a_column_for_every_edge_and_a_row_for_every_operation():
+    svg = drawing.searched(RECURRENT, "darts_recurrent")
+    columns = {}
+    for x, y, words, _ in slots(svg):
+        columns.setdefault(x, []).append(words)
+    assert sorted(columns.values()) == sorted([["50", "20", "30"], ["10", "25", "25", "40"], ["100"]])
+    assert len({y for _, y, *_ in slots(svg)}) == 4 and svg.count('class="gd-arc"') == 3
+    assert [texts(svg)[name] for name in ("none", "tanh", "tanh (2)", "relu", "node 2")] == [1] * 5
+    assert [through(mixture) for mixture in RECURRENT.values()] == pytest.approx([0.5, 0.9, 0.0])
 
 
-@pytest.mark.parametrize("grown_from, marked", [(None, []), (2, []), (1, ["2 grown"])])
-def test_grown_nodes_are_marked(grown_from, marked):
-    written = texts(drawing.searched(RECURRENT, "darts_recurrent", grown_from))
-    assert [text for text in written if "grown" in text] == marked
-    both = {f"{kind} {i} <- {j}": {"skip_connect": 1.0} for kind in ("normal", "reduction")
-            for i in (2, 3, 4) for j in range(i)}
-    svg = drawing.searched(both, "darts_conv", grown_from)
-    assert len(boxes(svg)) == texts(svg)["skip_connect"] == 18 and texts(svg)["reduction cell"] == 1
-    assert texts(svg)["4 grown"] == (0 if grown_from is None else 2) and texts(svg)["3 grown"] == 2 * (grown_from == 1)
+def test_what_changed_is_marked_and_the_rest_stays_in_its_place():
+    before = {"edge 1 <- 0": {"none": 0.5, "tanh": 0.2, "relu": 0.2, "sigmoid": 0.1}}
+    after = {"edge 1 <- 0": {"none": 0.5, "tanh": 0.2, "relu": 0.2, "relu#2": 0.1},
+             "edge 2 <- 0": {"tanh": 1.0}, "edge 2 <- 1": {"tanh": 1.0}}
+    svg = drawing.searched(after, "darts_recurrent", before)
+    marks = {(words, classes) for _, _, words, classes in slots(svg)}
+    assert ("\u00d7", "gd-gone") in marks and ("10", "gd-new") in marks and svg.count('class="gd-node gd-new"') == 1
+    chart = Chart([before, after], "darts_recurrent")
+    drawn = [{(x, y) for x, y, *_ in slots(chart.draw(weights))} for weights in (before, after)]
+    assert drawn[0] - drawn[1] == set() and len(drawn[1]) > len(drawn[0])
+
+
+def test_widths_are_those_of_the_font():
+    """Adobe's metrics of Helvetica, as matplotlib has them."""
+    metrics = (Path(matplotlib.get_data_path()) / "fonts" / "pdfcorefonts" / "Helvetica.afm").read_text()
+    for code, wide in re.findall(r"^C (\d+) ; WX (\d+)", metrics, re.MULTILINE):
+        if 32 <= int(code) < 127 and chr(int(code)) not in "{}'`":  # braces are subscripts here, quotes turned there
+            assert width(chr(int(code)), 1000) == int(wide), chr(int(code))
 
 
 def test_unknown_spaces_are_refused():
@@ -121,8 +135,8 @@ def record(weights, genotype, operations=("none", "tanh", "relu")):
 def test_growth_of_a_cell_of_edges_has_every_stage_and_what_was_derived():
     derived = RecurrentGenotype((("relu", 0), ("tanh", 0)), (1, 2))
     svg = drawing.growth(record(RECURRENT, derived))
-    assert len(re.findall(r"stage \d, epoch", svg)) == 3 and len(boxes(svg)) == 1 + 3 + 3
-    assert texts(svg)["2 grown"] == 2 and routes(svg) == Counter([(0, "relu", 1), (0, "tanh", 2)])
+    assert len(re.findall(r"stage \d, epoch", svg)) == 3 and svg.count('class="gd-arc"') == 1 + 3 + 3
+    assert svg.count('class="gd-node gd-new"') == 1 and routes(svg) == Counter([(0, "relu", 1), (0, "tanh", 2)])
     assert not re.search(r' id="', svg)  # nothing stands twice in a page with several drawings
 
 

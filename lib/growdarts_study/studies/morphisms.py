@@ -14,6 +14,7 @@ from growdarts_study.data.series import load_series
 from growdarts.tasks.series import ForecastTask
 
 LEARNING_RATE, BATCH = 0.01, 128
+PLAYED = [float(f"{10 ** (k / 4):.2g}") for k in range(-12, 0)]  # epsilons of the slider
 REACH = 3.0  # standard deviations of the input over which responses are drawn
 
 
@@ -26,6 +27,8 @@ class Study:
     fresh_change : the same for a node with fresh random weights.
     errors : validation error by epoch, growing by morphism and with fresh weights after `grown_after`.
     net2net : response of a small network before and after Net2Wider and Net2Deeper.
+    played : as `responses`, with one column for every epsilon of `PLAYED`, grown with the same noise, and `fresh`.
+    played_changes : (epsilon, relative change of the output) of these columns; None for fresh random weights.
     """
 
     responses: pd.DataFrame
@@ -34,6 +37,8 @@ class Study:
     errors: pd.DataFrame
     grown_after: int
     net2net: pd.DataFrame
+    played: pd.DataFrame
+    played_changes: list[tuple[float | None, float]]
 
 
 def study(config: MorphismConfig) -> Study:
@@ -51,7 +56,9 @@ def study(config: MorphismConfig) -> Study:
         fresh_change = relative_change(trained.network, grown["fresh"].network, task.series.validation.x)
         errors = pd.DataFrame({name: before + [task.evaluate(run.network, "validation")]
                                + run.epochs(config.epochs_after) for name, run in grown.items()})
-        return Study(responses, changes, fresh_change, errors, config.epochs_before, _net2net())
+        net2net = _net2net()
+        return Study(responses, changes, fresh_change, errors, config.epochs_before, net2net,
+                     *_played(trained, grown["fresh"].network, config, task))
 
 
 class _Training:
@@ -105,6 +112,19 @@ def _changes(trained: _Training, config: MorphismConfig, task: ForecastTask) -> 
                 change = relative_change(trained.network, grown.network, task.series.validation.x)
                 rows.append({"epsilon": epsilon, "noise": noise, "change": change})
     return pd.DataFrame(rows)
+
+
+def _played(trained: _Training, fresh: nn.Module, config: MorphismConfig,
+            task: ForecastTask) -> tuple[pd.DataFrame, list[tuple[float | None, float]]]:
+    """Responses and changes by the same growth at every epsilon of `PLAYED`, with the most noise of `config`."""
+    networks = {}
+    for epsilon in PLAYED:
+        torch.manual_seed(config.seed)
+        networks[epsilon] = trained.grown(morphism=True, epsilon=epsilon, noise=max(config.noises)).network
+    networks[None] = fresh
+    x = task.series.validation.x
+    return (_responses({"before": trained.network, **{str(epsilon): network for epsilon, network in networks.items()}}, config, task),
+            [(epsilon, relative_change(trained.network, network, x)) for epsilon, network in networks.items()])
 
 
 @torch.no_grad()
