@@ -165,7 +165,8 @@ class Repeated:
         fresh = self.function()
         if self.returned is not None:
             for old, new in zip(tree_leaves(self.returned), tree_leaves(fresh), strict=True):
-                old.data.copy_(new)
+                if isinstance(new, torch.Tensor):
+                    old.data.copy_(new)
         else:
             self.returned = fresh
         return self.returned
@@ -173,11 +174,12 @@ class Repeated:
 
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("space", SPACES)
-def test_a_replayed_search_is_the_computed_one_bit_for_bit(space, order, monkeypatch):
+def test_a_replayed_search_is_the_computed_one_bit_for_bit(space, order):
     """Also through growth, pruning, tuning and restored weights; with windows of many lengths, masks and a carried state."""
     def searched(graphs=None):
         network, task = made(space, random_length=True)
-        search = Search(network, task, settings(order=order, search_epochs=4, prune_below=0.2, keep_all_above=0.9))
+        search = Search(network, task, settings(order=order, search_epochs=5, min_gain=0.5, prune_below=0.2,
+                                                keep_all_above=0.9))
         search.graphs = graphs or search.graphs
         found = search.run()
         return records.without_timing([found.history, found.events, found.validation_error]), network.state_dict()
