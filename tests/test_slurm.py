@@ -60,7 +60,7 @@ def test_a_job_killed_on_a_cluster_ends_with_the_numbers_of_this_machine(folder)
     checkpoints = folder / "_build" / "checkpoints"
     first = snakemake(folder, *PROFILE)
     until(lambda: list(checkpoints.glob("*/search.pt")), first)
-    (job,) = [job for job in job_ids() if "grow" in described(job)]
+    (job,) = [job for job in job_ids() if "-grow-" in described(job)]
     asked = described(job)
     assert "TimeLimit=1-00:00:00" in asked and "mem=4000M" in asked and "gpu" not in asked, asked
     assert processes_of(job)
