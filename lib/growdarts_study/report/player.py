@@ -177,14 +177,14 @@ def _curves(record: dict[str, Any], error: str) -> tuple[str, Any, Any]:
     for event in record["search"]["events"]:
         if event["kind"] in CHANGES and event["what"]:
             x, kind = across(event["epoch"] + 0.5), CHANGES[event["kind"]]
-            drawn.append(f'<path class="gd-line" d="M{x:.1f} 18V226" stroke="#8a8a8a" stroke-dasharray="2,3"/>'
+            drawn.append(f'<path class="gd-line" d="M{x:.1f} 44V120M{x:.1f} 150V226" stroke="#8a8a8a" stroke-dasharray="2,3"/>'
                          + _mark(x, 12 if kind != "pruned" else 22, kind))
     x = LEFT
     for kind in kinds:
         drawn.append(_mark(x + 5, 262, kind) + text(x + 14, 266, {"grown": "node grown", "copied": "operation added"}.get(kind, kind)))
         x += 90 if kind != "copied" else 115
     drawn += _x_axis(1, epochs[-1], across, 226, "epoch")
-    drawn.append('<g class="gd-cursor" opacity="0"><path d="M0 16V226" stroke="#222222"/></g>'
+    drawn.append('<g class="gd-cursor" opacity="0"><path d="M0 44V120M0 150V226" stroke="#222222"/></g>'
                  '<circle class="gd-dot" r="4.5" fill="#222222" opacity="0"/>')
     return (f'<div class="gd-chart">{document(CHART, 274, drawn, "Validation and training error by epoch")}</div>', across, scales[0])
 
