@@ -54,7 +54,7 @@ def test_both_sides_compute_the_same(space):
     task, batch = made.task("float32"), made.batch(True)
     value, gradients = gradient(made.network, task.loss, batch, made.network.theta_parameters())
     theirs = made.reference.loss(*batch[:2])
-    torch.testing.assert_close(theirs.item(), value, rtol=1e-5, atol=0)
+    torch.testing.assert_close(theirs.item(), value.item(), rtol=1e-5, atol=0)
     norm, expected = torch.nn.utils.get_total_norm, torch.autograd.grad(theirs, made.reference.theta)
     torch.testing.assert_close(norm(expected), norm(gradients), rtol=1e-4, atol=0)
     alpha = alpha_gradient(made.network, task.loss, None, made.batch(False), order=1, step=None, radius=0.01)
@@ -69,7 +69,7 @@ def test_both_sides_compute_the_same_derived_cell(space):
     batch, parameters = made.batch(True), weights_of(network)
     value, gradients = gradient(network, made.task("float32").loss, batch, parameters)
     theirs = reference.loss(*batch[:2])
-    torch.testing.assert_close(theirs.item(), value, rtol=1e-5, atol=0)
+    torch.testing.assert_close(theirs.item(), value.item(), rtol=1e-5, atol=0)
     expected = torch.autograd.grad(theirs, reference.theta)
     for found, wanted in zip(sorted(g.norm().item() for g in gradients), sorted(g.norm().item() for g in expected), strict=True):
         assert found == pytest.approx(wanted, rel=1e-3, abs=1e-6)

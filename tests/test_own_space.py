@@ -64,7 +64,7 @@ def test_a_search_grows_prunes_and_draws(page):
     svg = drawing.genotype(result.genotype.to_dict())
     assert svg.count("<svg") == 1 and all(name in svg for names in result.genotype.layers[0] for name in names)
     record = {"search": {"events": result.events, "history": result.history}, "result": {"genotype": result.genotype.to_dict()}}
-    assert drawing.growth(record).count("stage ") == kinds(result).count("stage")
+    assert drawing.growth(record).count(">stage ") == kinds(result).count("stage")
 
 
 def test_genotypes_are_json(page):

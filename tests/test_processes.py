@@ -11,7 +11,7 @@ from scipy.linalg import solve_discrete_lyapunov
 from growdarts_study.config import TimeSeriesRun
 from growdarts_study.data.processes import PROCESSES, VAR_FACTOR, VAR_MATRIX
 from growdarts_study.data.series import load_series
-from growdarts_study.experiments import time_series
+from growdarts_study import experiments
 
 N, SKIP = 60_000, 100  # days of a test; the first have no forecast
 
@@ -241,7 +241,7 @@ def test_horizon_of_a_loaded_process():
 @pytest.mark.parametrize("method", ["mean", "var1", "lstm", "grow"])
 def test_runs_forecast_the_targets_only(settings, method):
     settings |= dict(dataset="bilinear", method=method, search_epochs=2, train_epochs=2, sizes=[4], max_nodes=2)
-    result = time_series.run(TimeSeriesRun.of(settings))["result"]
+    result = experiments.run(TimeSeriesRun.of(settings))["result"]
     assert result["features"] == ["y"] and len(result["feature_errors"]) == 1
     assert np.shape(result["daily_errors"]) == (1200, 1) and np.shape(result["forecast"]) == (60, 1)
     assert result["floor"] == load_series("bilinear", 3).floor

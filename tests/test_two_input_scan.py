@@ -43,7 +43,7 @@ def test_it_is_the_plain_form(nodes):
     assert any(gradient.any() for gradient in gradients[2:]) or len(gradients) == 3
 
 
-@pytest.mark.parametrize("name", TWO_INPUT)
+@pytest.mark.parametrize("name", DEFAULT_TWO_INPUT)
 def test_every_operation_alone_and_beside_others(name):
     """The independent check of its kernel: autograd through the function that defines it."""
     for keys in ([name], ["carry#3", "hadamard#3", name + "#2", "add_tanh#3", name], [name, "add_relu#3"]):
