@@ -186,7 +186,7 @@ def picture(tasks: Sequence[TaskSpace]) -> Figure:
            yticklabels=[task.name for task in tasks], xlabel="test error, LSTM = 1 (left is better)")
     ax.set_xticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "LSTM", "2", "5 or more"])
     ax.minorticks_off()
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=10)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=10)
     return figure
 
 
