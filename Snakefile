@@ -17,7 +17,6 @@ JOBS = {job.name: job for job in all_jobs(TIER, config.get("experiment"), device
 GPUS = torch.cuda.device_count()
 MISSING = [name for name, job in JOBS.items() if not job.is_done()]
 EXECUTED = f"_build/batch/{TIER}"
-GPUS = int(config.get("device") == "cuda")  # that a job asks for
 
 for name in MISSING:  # a flag whose records have gone says nothing
     Path(f"{EXECUTED}/{name}.done").unlink(missing_ok=True)
@@ -33,8 +32,6 @@ rule run:
         touch(EXECUTED + "/{name}.done"),
     log:
         EXECUTED + "/{name}.log",
-    resources:
-        gpu=GPUS,
     params:
         notebook=lambda wildcards: JOBS[wildcards.name].notebook,
         executed=EXECUTED + "/{name}.ipynb",

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from growdarts_study import experiments, records
-from growdarts_study.config import ImageRun, LanguageRun, TimeSeriesRun, WholeSpaceRun
+from growdarts_study.config import ImageRun, LanguageRun, TimeSeriesRun
+from growdarts_study.page_settings import WholeSpaceRun
 from growdarts_study.data.files import cache_folder
 
 FOLDERS = ("time_series", "language", "images", "ablations", "whole_space")

@@ -9,7 +9,7 @@ from growdarts.checkpoints import Checkpoint
 from growdarts.settings import ConfigError
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.spaces.two_input.network import derived_forecaster
-from growdarts_study.config import WholeSpaceRun
+from growdarts_study.page_settings import WholeSpaceRun
 from growdarts_study.experiments.whole_space import StackedForecasters, errors, train
 
 OPERATIONS = ["add_tanh", "gated_update", "mul_relu"]

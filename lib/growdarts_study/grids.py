@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from growdarts_study import records
-from growdarts_study.config import Grid, ImageConfig, LanguageConfig, TimeSeriesConfig, WholeSpaceConfig
-from growdarts_study.page_settings import AblationConfig
+from growdarts_study.config import Grid, ImageConfig, LanguageConfig, TimeSeriesConfig
+from growdarts_study.page_settings import AblationConfig, WholeSpaceConfig
 from growdarts.settings import ConfigError
 
 GRIDS = records.ROOT / "notebooks" / "grids.yml"

@@ -1,11 +1,12 @@
 """Parameters of the notebooks that are not one of the three experiments."""
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from growdarts_study.config import Grid, Tier, two_input_operations
-from growdarts_study.settings import StudySettings
+from growdarts.spaces.two_input.operations import TWO_INPUT
+from growdarts_study.config import Generated, Grid, SeriesName, Tier, two_input_operations
+from growdarts_study.settings import StudySettings, known_operations, no_value_twice
 
 
 class AblationConfig(Grid):
@@ -37,6 +38,74 @@ class AblationConfig(Grid):
             raise ValueError(f"parameter 'switch' = {self.switch!r}: it stands in 'changes' too; one thing is varied, "
                              "the rest is the same for all")
         return self
+
+
+class WholeSpaceSettings(StudySettings):
+    """What the training of every cell depends on, apart from the series."""
+
+    seeds: list[int] = Field(min_length=1, description="of the weights, the batches, and the draws of a generated series")
+    operations: list[str] = Field(min_length=2, description="what a node can be; none that owns no weights: a cell with "
+                                  "`carry` is a smaller cell")
+    nodes: int = Field(ge=1, le=3, description="N of every cell")
+    batch_size: int = Field(ge=1, description="windows per gradient step")
+    hidden: int = Field(ge=1, le=4096, description="units H of a cell")
+    train_epochs: int = Field(ge=1, description="most epochs of a training")
+    patience: int = Field(ge=1, description="epochs without validation gain that end it")
+    schedule: Literal["constant", "cosine"] = Field(description="of the learning rate over train_epochs")
+    learning_rate: float = Field(gt=0, description="initial learning rate of Adam")
+    weight_decay: float = Field(ge=0, description="L2 factor")
+    grad_clip: float = Field(gt=0, description="largest norm of a gradient")
+
+    # what `growdarts.training.fit` asks for besides
+    optimizer: ClassVar[str] = "adam"
+    train_patience: ClassVar[None] = None
+
+    @model_validator(mode="after")
+    def _with_weights(self) -> Self:
+        for name in ("seeds", "operations"):
+            no_value_twice(name, getattr(self, name))
+        known_operations(self.operations, [name for name, operation in TWO_INPUT.items() if operation.blocks])
+        return self
+
+
+class WholeSpaceRun(WholeSpaceSettings):
+    """All cells of one size on one series. Its hash names its record."""
+
+    method: ClassVar[str] = "every_cell"
+    record_entries: ClassVar[tuple[str, ...]] = ("config_hash", "provenance.data_sha256", "cells", "validation", "test",
+                                                 "epochs", "rivals", "floor")
+    dataset: SeriesName = Field(description="which series; see growdarts_study.data.series")
+    window: int = Field(ge=1, le=250, description="days the cell reads before it forecasts")
+    origin: int | None = Field(description="test year of a rolling origin; None: last fifth of the days")
+    days: int | None = Field(ge=250, description="how many of the first days are used; None: all")
+    season: int | None = Field(ge=1, description="days of a period, for the seasonal naive forecast")
+
+    def label(self) -> str:
+        """Series and size, for file names."""
+        return f"{self.dataset}-{self.nodes}-nodes"
+
+    def draw(self, seed: int) -> int | None:
+        """Seed of the series: a generated one is drawn anew for every seed."""
+        return seed if self.dataset in get_args(Generated) else None
+
+
+class WholeSpaceConfig(WholeSpaceSettings, Grid):
+    """Parameters of notebook `09_whole_space`: every series, one run each."""
+
+    experiment = "whole_space"
+
+    series: dict[SeriesName, dict[str, int | None]] = Field(min_length=1, description="series, each with what differs from "
+                                                            "window 24, origin None, days None and season None")
+
+    def runs(self) -> list[WholeSpaceRun]:
+        """The runs, one a series."""
+        shared = {name: getattr(self, name) for name in WholeSpaceSettings.model_fields}
+        usual = {"window": 24, "origin": None, "days": None, "season": None}
+        return [WholeSpaceRun.of({**shared, "dataset": name, **usual, **own}) for name, own in self.series.items()]
+
+    def label(self) -> str:
+        """What a job of the batch is called."""
+        return f"{'-'.join(self.series)}-{self.nodes}-nodes"
 
 
 class MorphismConfig(StudySettings):

@@ -9,12 +9,13 @@ from tqdm import tqdm
 
 from growdarts.devices import Device, find_device
 from growdarts_study import records
-from growdarts_study.config import Grid, ImageRun, LanguageRun, TimeSeriesRun, WholeSpaceRun
+from growdarts_study.config import Grid, ImageRun, LanguageRun, TimeSeriesRun
 from growdarts_study.data.images import image_hashes
 from growdarts_study.data.series import series_hashes
 from growdarts_study.data.text import text_hashes
 from growdarts_study.experiments import images, language, time_series, whole_space
 from growdarts_study.grids import runs_of
+from growdarts_study.page_settings import WholeSpaceRun
 
 Run = TimeSeriesRun | LanguageRun | ImageRun | WholeSpaceRun
 RUNNERS: dict[type, Callable[..., dict[str, Any]]] = {

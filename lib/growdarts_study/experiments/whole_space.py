@@ -23,7 +23,7 @@ from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts.tasks.series import ForecastTask, Series, Windows
 from growdarts.training import fit, learning_rate, theta_optimizer
 from growdarts_study import records
-from growdarts_study.config import WholeSpaceRun
+from growdarts_study.page_settings import WholeSpaceRun
 from growdarts_study.data.series import load_series
 from growdarts_study.experiments import phases
 from growdarts_study.experiments.baselines import baselines
