@@ -169,6 +169,3 @@ def carry(wx: Tensor, us: Tensor, s: Tensor) -> Tensor:
 
 DEFAULT_TWO_INPUT = ("add_tanh", "add_sigmoid", "add_relu", "add_identity", "hadamard", "gate",
                      "gated_update", "carry")
-# Sums and products alone: no operation is most of a GRU, and none passes the state on.
-ELEMENTARY_TWO_INPUT = ("add_tanh", "add_sigmoid", "add_relu", "add_identity",
-                        "mul_tanh", "mul_sigmoid", "mul_relu", "mul_identity")
