@@ -34,9 +34,10 @@ def project(tmp_path):
     return tmp_path
 
 
-def snakemake(project, *options):
+def snakemake(project, *options, config=()):
     environment = os.environ | {"PYTHONPATH": str(project / "lib"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "snakemake", *(options or ("--cores", "1")), "--config", "tier=smoke"],
+    return subprocess.Popen([sys.executable, "-m", "snakemake", *(options or ("--cores", "1")), "--config", "tier=smoke",
+                             *config],
                             cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                             start_new_session=True)
 

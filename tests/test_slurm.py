@@ -83,7 +83,7 @@ def test_a_job_killed_on_a_cluster_ends_with_the_numbers_of_this_machine(folder)
 
 
 def test_a_job_asks_for_a_gpu_where_the_device_is_one(folder):
-    batch = snakemake(folder, *PROFILE, "--config", "device=cuda")
+    batch = snakemake(folder, *PROFILE, config=["device=cuda"])
     try:
         assert "gpu:1" in described(until(job_ids, batch)[0])
     finally:
