@@ -7,14 +7,19 @@ without a kernel, as users may register them, are computed by it.
 An operation works unit by unit, so a node's derivatives by its transformed inputs and by its state have an entry each:
 $D^{wx}$, $D^{us}$, $D^s$. `two_input_kernels` has them, and step by step the gradient goes back by
 
-$$ ds_{j-1} = D^s_j \odot ds_j + (D^{us}_j \odot ds_j)\, U_j . $$
+$$ ds_{j-1} = D^s_j \odot ds_j + U_j^\top (D^{us}_j \odot ds_j) . $$
 
-Every weight gets its gradient in one product over all time steps. Only gradients that are asked for are computed.
+Samples are columns here, so that all numbers of an operation lie side by side. What a node reads is one matrix, the state over
+x_t over a row of ones, and its weights are another, (U, W, b); operations that multiply W x + b by U s have rows (U, 0, 0)
+and rows (0, W, b). So a step has one product, and all weights get their gradient in one over all time steps. Only
+gradients that are asked for are computed.
 
-Shapes: T time, B batch, I inputs, H hidden, N nodes, K operations, R columns, H for every weight of a node.
+Shapes: T time, B batch, I inputs, H hidden, N nodes, K operations, R rows, H for every weight of a node, R' of its matrix, C =
+H + I + 1 of what it reads.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,9 +31,9 @@ from growdarts.spaces.precision import product_type
 from growdarts.spaces.two_input.cell import TwoInputCell
 from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts_fast.derivatives import refuse_second_derivative
-from growdarts_fast.memory import empty
-from growdarts_fast.products import add_product, matmul, over_time
-from growdarts_fast.two_input_kernels import CODES, mix, mix_backward
+from growdarts_fast.memory import empty, zeros
+from growdarts_fast.products import ROWS, add_product, matmul
+from growdarts_fast.two_input_kernels import CODES, MULTIPLIED, mix, mix_backward
 
 
 class ScanNode(NamedTuple):
@@ -58,8 +63,23 @@ def two_input_scan(x: Tensor, h: Tensor, nodes: Sequence[ScanNode]) -> Tensor:
     """
     dtype = product_type(x)
     with torch.autocast("cpu", enabled=False):
-        return _TwoInputScan.apply([node.names for node in nodes], dtype, x.to(h.dtype), h,
+        return _TwoInputScan.apply(tuple(tuple(node.names) for node in nodes), dtype, x.to(h.dtype), h,
                                    *(tensor for node in nodes for tensor in node[1:]))
+
+
+@cache
+def _layout(names: Sequence[str], H: int) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor, int]:
+    """Of a node's matrix: operations' codes and first blocks of H rows (K,), the rows of U s and of W x + b (R,), and R'."""
+    firsts, of_us, of_wx, end = [], [], [], 0
+    for name in names:
+        blocks = range(end, end + TWO_INPUT[name].blocks)
+        apart = len(blocks) * (name in MULTIPLIED)
+        firsts.append(end)
+        of_us += blocks
+        of_wx += [block + apart for block in blocks]
+        end += len(blocks) + apart
+    of_us, of_wx = (torch.arange(end * H).view(end, H)[blocks].flatten() for blocks in (of_us, of_wx))
+    return np.array([CODES[name] for name in names]), np.array(firsts), of_us, of_wx, end * H
 
 
 class _NodePass:
@@ -69,62 +89,53 @@ class _NodePass:
 
     Parameters
     ----------
-    wx : W x + b (T, B, R), whose memory the pass takes over.
-    before, after : states that the node reads, and those that it makes, which the pass fills (T, B, H).
-    U : in the type of the products.
+    read, after : what the node reads, and what the next one does, of which the pass fills the states (T, C, B).
+    dtype : of the products.
 
     Attributes
     ----------
-    us_gradient : of the loss by U s (T, B, R), once `backward_step` has been called for all steps.
-    dw : of the loss by w (K,), if it was wanted.
+    weights : (R', C).
+    gradient : of the loss by their products (T, R', B), once `backward_step` has been called for all steps.
+    dw : of the loss by w (K,).
     """
 
-    def __init__(self, names: Sequence[str], wx: Tensor, before: Tensor, after: Tensor, U: Tensor, w: Tensor) -> None:
-        H = U.shape[1]
-        self.U, self.U_ahead = U, U.t().contiguous()
-        w = w.detach() if len(w) > 1 else torch.ones_like(w)  # a single operation has no weight to share
+    def __init__(self, node: ScanNode, read: Tensor, after: Tensor, dtype: torch.dtype) -> None:
+        (T, C, B), H = read.shape, node.U.shape[1]
+        *self.layout, self.of_us, self.of_wx, rows = _layout(node.names, H)
+        self.weights = read.new_zeros(rows, C, dtype=dtype)
+        self.weights[:, :H].index_copy_(0, self.of_us, node.U.to(dtype))
+        self.weights[:, H:].index_copy_(0, self.of_wx, torch.cat((node.W, node.b[:, None]), dim=1).to(dtype))
+        w = node.w.detach() if len(node.w) > 1 else torch.ones_like(node.w)  # a single operation has no weight to share
         self.shares, self.dw = w.numpy(), torch.zeros_like(w, dtype=torch.float64)
-        columns = [H * TWO_INPUT[name].blocks for name in names]
-        multiplied = [H * (name == "hadamard") for name in names]
-        self.layout = (np.array([CODES[name] for name in names]), *(
-            np.cumsum([0, *sizes[:-1]]) for sizes in (columns, multiplied)))
-        # W x + b of operations that multiply it by U s is kept apart
-        self.apart = [slice(start, start + H) for start, size in zip(self.layout[1], multiplied, strict=True) if size]
-        self.inputs = empty((*wx.shape[:2], H * len(self.apart)), wx.dtype)
-        for of_one, its_inputs in zip(self.apart, self._by_operation(), strict=True):
-            its_inputs.copy_(wx[..., of_one])
-            wx[..., of_one] = 0
-        self.us_gradient = wx
-        self.multiplies, self.by_state = len(U) > 0, torch.empty_like(before[0])
+        self.read, self.gradient = read, empty((T, rows, B), read.dtype)
         # views that every step needs, made once
-        self.steps = list(zip(wx, wx.numpy(), self.inputs.numpy(), before, before.numpy(), after.numpy(), strict=True))
+        self.steps = list(zip(read, self.gradient, *(values.flatten(1).numpy() for values in (
+            self.gradient, read[:, :H], after[:, :H])), strict=True))
 
     def step(self, t: int) -> None:
         """Make the state of time step t."""
-        a, kept, inputs, s, s_read, z = self.steps[t]
-        if self.multiplies:
-            add_product(a, s, self.U_ahead, halves=True)
-        mix(*self.layout, kept, inputs, s_read, self.shares, z)
+        read, sums, kept, s, z = self.steps[t]
+        if self.weights.dtype == sums.dtype:
+            matmul(self.weights, read, out=sums, halves=True)
+        else:
+            sums.copy_(self.weights @ read.to(self.weights.dtype))
+        mix(*self.layout, kept, s, self.shares, z)
 
-    def backward_step(self, t: int, ds: Tensor, wants_w: bool) -> Tensor:
-        """From the loss's gradient ds (B, H) by the state made in time step t to that by the state read there, which is
-        valid until the next call. The steps come from the last to the first."""
-        us_gradient, kept, inputs, _, s_read, _ = self.steps[t]
-        mix_backward(*self.layout, kept, inputs, s_read, self.shares, ds.numpy(), self.by_state.numpy(), self.dw.numpy(),
-                     wants_w)
-        if self.multiplies:
-            add_product(self.by_state, us_gradient, self.U)
-        return self.by_state
+    def backward_step(self, t: int, ds: Tensor, back: Tensor, by_read: Tensor) -> None:
+        """From the loss's gradient ds (H, B) by the state made in time step t to that by the first rows of what was read
+        there, `by_read` (H or more, B), of zeros before; `back` are their weights. The steps come from the last to the first."""
+        _, gradient, kept, s, _ = self.steps[t]
+        mix_backward(*self.layout, kept, s, self.shares, ds.numpy().ravel(), by_read.numpy().ravel(), self.dw.numpy())
+        add_product(by_read, back, gradient.to(back.dtype))
 
-    def wx_gradient(self) -> Tensor:
-        """Of the loss by wx, (T, B, R), in the place of `us_gradient`."""
-        for of_one, gradient in zip(self.apart, self._by_operation(), strict=True):
-            self.us_gradient[..., of_one] = gradient
-        return self.us_gradient
-
-    def _by_operation(self) -> Sequence[Tensor]:
-        """`inputs` operation by operation."""
-        return self.inputs.chunk(len(self.apart), dim=-1) if self.apart else ()
+    def by_weights(self) -> Tensor:
+        """The gradient by them (R', C), computed in their type and added up in float32 at least; a few steps at a time."""
+        (_, C, B), dtype = self.read.shape, self.weights.dtype
+        total = torch.zeros_like(self.weights, dtype=torch.promote_types(dtype, torch.float32))
+        for several in zip(*(values.split(max(1, ROWS // max(1, B))) for values in (self.gradient, self.read)), strict=True):
+            x, y = (values.to(dtype).transpose(0, 1).flatten(1) for values in several)
+            add_product(total, x, y.t())
+        return total
 
 
 class _TwoInputScan(torch.autograd.Function):
@@ -132,23 +143,20 @@ class _TwoInputScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, names: Sequence[Sequence[str]], dtype: torch.dtype, x: Tensor, h: Tensor,
                 *tensors: Tensor) -> Tensor:
-        (T, B, _), nodes = x.shape, _nodes(names, tensors)
-        N, read = len(nodes), x.to(dtype).flatten(0, 1)
-        chain = h.new_empty(T * N + 1, *h.shape)  # every node's state is the next one's input
-        chain[0] = h
-        passes = []
-        for j, node in enumerate(nodes):
-            wx = empty((T, B, len(node.W)), h.dtype)
-            _multiply(read, node.W.to(dtype).t(), wx.flatten(0, 1)).add_(node.b)
-            passes.append(_NodePass(node.names, wx, chain[j:-1:N], chain[j + 1::N], node.U.to(dtype), node.w))
+        (T, B, I), (_, H), N = x.shape, h.shape, len(names)
+        chain = empty((T * N + 1, H + I + 1, B), h.dtype)  # every node's state is read by the next one
+        chain[0, :H] = h.t()
+        chain[:-1].unflatten(0, (T, N))[:, :, H:-1] = x.transpose(1, 2).contiguous()[:, None]
+        chain[:, -1] = 1
+        passes = [_NodePass(ScanNode(of_node, *tensors[4 * j:4 * j + 4]), chain[j:-1:N], chain[j + 1::N], dtype)
+                  for j, of_node in enumerate(names)]
         with torch.inference_mode():  # whose bookkeeping counts, with operations on a few numbers
             for t in range(T):
                 for node_pass in passes:
                     node_pass.step(t)
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(x, *tensors)
-            ctx.kept, ctx.names, ctx.dtype = (chain, passes), names, dtype
-        return chain[N::N]
+            ctx.kept = passes
+        return chain[N::N, :H].transpose(1, 2)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -156,42 +164,24 @@ class _TwoInputScan(torch.autograd.Function):
         if ctx.kept is None:
             raise RuntimeError("a backward pass through two_input_scan used up what its forward pass kept: run that "
                                "again, or compute within growdarts.forms.plain_forms()")
-        (chain, passes), ctx.kept = ctx.kept, None
-        x, *tensors = ctx.saved_tensors
-        N, nodes = len(passes), _nodes(ctx.names, tensors)
-        _, _, wants_x, _, *wanted = ctx.needs_input_grad
-        wants = [wanted[4 * j:4 * j + 4] for j in range(N)]
-        ds = torch.zeros_like(chain[0])
-        for t in reversed(range(len(grad))):
-            ds = ds + grad[t]
-            for j in reversed(range(N)):
-                ds = passes[j].backward_step(t, ds, wants[j][3])
-        by_x, grads = torch.zeros_like(x) if wants_x else None, []
-        for j, (node, node_pass) in enumerate(zip(nodes, passes, strict=True)):
-            grads += _of_weights(node_pass, node, x, chain[j:-1:N], ctx.dtype, wants[j], by_x)
-        return None, None, by_x, ds, *grads
-
-
-def _nodes(names: Sequence[Sequence[str]], tensors: Sequence[Tensor]) -> list[ScanNode]:
-    return [ScanNode(of_node, *tensors[4 * j:4 * j + 4]) for j, of_node in enumerate(names)]
-
-
-def _multiply(x: Tensor, W: Tensor, out: Tensor) -> Tensor:
-    """`out` = x W in its type."""
-    return matmul(x, W, out=out) if x.dtype == out.dtype else out.copy_(matmul(x, W))
-
-
-def _of_weights(node_pass: _NodePass, node: ScanNode, x: Tensor, s: Tensor, dtype: torch.dtype, wants: Sequence[bool],
-                by_x: Tensor | None) -> list[Tensor | None]:
-    """The gradients by a node's W, b, U and w, from its pass over x (T, B, I) and the states s (T, B, H); what it
-    contributes to that by x is added to `by_x`."""
-    wants_W, wants_b, wants_U, wants_w = wants
-    dU = over_time(node_pass.us_gradient, s, dtype) if wants_U else None  # before they become those by W x + b
-    dW = db = None
-    if wants_W or wants_b or by_x is not None:
-        wx_gradient = node_pass.wx_gradient()
-        dW = over_time(wx_gradient, x, dtype) if wants_W else None
-        db = wx_gradient.sum(dim=(0, 1)) if wants_b else None
-        if by_x is not None:
-            by_x += matmul(wx_gradient.to(dtype).flatten(0, 1), node.W.to(dtype)).view_as(by_x)
-    return [dW, db, dU, node_pass.dw.to(node.w.dtype) if wants_w else None]
+        passes, ctx.kept = ctx.kept, None
+        (T, B, H), (_, C, _) = grad.shape, passes[0].read.shape
+        _, _, wants_x, _, *wants = ctx.needs_input_grad
+        used = C - 1 if wants_x else H  # rows of what is read
+        back = [node_pass.weights[:, :used].t().contiguous() for node_pass in passes]
+        by_read, ds = [zeros((T, used, B), grad.dtype) for _ in passes], grad.new_zeros(H, B)
+        with torch.inference_mode():
+            for t in reversed(range(T)):
+                ds = ds + grad[t].t()
+                for node_pass, weights, gradients in reversed(list(zip(passes, back, by_read, strict=True))):
+                    node_pass.backward_step(t, ds, weights, gradients[t])
+                    ds = gradients[t, :H]
+        grads = []
+        for j, node_pass in enumerate(passes):
+            wants_W, wants_b, wants_U, wants_w = wants[4 * j:4 * j + 4]
+            dW = db = dU = None
+            if wants_W or wants_b or wants_U:
+                by_weights = node_pass.by_weights()
+                dU, (dW, db) = by_weights[node_pass.of_us, :H], by_weights[node_pass.of_wx, H:].split((C - 1 - H, 1), dim=1)
+            grads += [dW, None if db is None else db[:, 0], dU, node_pass.dw.to(grad.dtype)]
+        return None, None, sum(by_read)[:, H:].transpose(1, 2) if wants_x else None, ds.t(), *grads

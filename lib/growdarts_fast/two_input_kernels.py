@@ -1,16 +1,18 @@
 r"""The elementwise part of a two-input node, compiled by numba: its mixture and the gradients by it.
 
-For the operations of `CODES`; what they compute is said in `growdarts.spaces.two_input.operations`. With a = W x + b + U s, what a node
-keeps of a sample is a row of `kept` (n, R), with H columns for every weight its operations own:
+For the operations of `CODES`; what they compute is said in `growdarts.spaces.two_input.operations`. What a node keeps of a
+time step is a row of blocks of n numbers, `kept`, and an operation's blocks in it are, with a = W x + b + U s,
 
-* tanh, sigmoid, gate, update: tanh(a) or sigmoid(a);
-* relu, identity: a;
-* hadamard: U s, with its W x + b in `inputs`.
- `s` (n, H) is the state that the node reads, `w` (K,) are the mixture weights, `codes` (K,) says which
-operation, `starts` and `places` (K,) where its columns in `kept` and in `inputs` begin.
+* add_tanh, ...: tanh(a), sigmoid(a), relu(a) or a;
+* mul_tanh, ..., hadamard: U s and W x + b;
+* gate: sigmoid(a); gated_update: sigmoid(a) and tanh(a) of its two;
+* carry: none.
 
-All functions fill arrays that are given or add to them. Shapes: n samples (or time steps times samples), H hidden, K
-operations, R columns.
+`s` is the state that the node reads, `w` (K,) are the mixture weights, `codes` (K,) says which operation, `firsts` (K,) where
+its blocks begin. Operation by operation every loop runs over many numbers that lie side by side, all units of all samples,
+but over no more than stay in the cache.
+
+All functions fill arrays that are given or add to them. Shapes: n numbers of a state, H times the samples, K operations.
 """
 
 import numpy as np
@@ -19,136 +21,143 @@ from growdarts_fast.conv.norm_kernels import compiled, dot
 from growdarts_fast.exponentials import expm1
 
 CODES = {name: code for code, name in enumerate(
-    ("add_tanh", "add_sigmoid", "add_relu", "add_identity", "hadamard", "gate", "gated_update", "carry"))}
-TANH, SIGMOID, RELU, IDENTITY, HADAMARD, GATE, UPDATE, CARRY = CODES.values()
+    ("add_tanh", "add_sigmoid", "add_relu", "add_identity", "mul_tanh", "mul_sigmoid", "mul_relu", "mul_identity", "hadamard",
+     "gate", "gated_update", "carry"))}
+TANH, SIGMOID, RELU, IDENTITY, PRODUCT, _, _, _, HADAMARD, GATE, UPDATE, CARRY = CODES.values()
+MULTIPLIED = [name for name in CODES if name.startswith("mul_")] + ["hadamard"]  # W x + b, by U s
 
-
-# Operation by operation and only then row by row: the other way round takes three times as long.
-
-@compiled
-def _activate(code, first, kept, H):
-    """sigmoid and tanh of what an operation looks at through nothing else, in place."""
-    one, two, last = kept.dtype.type(1), kept.dtype.type(2), first + H
-    for i in range(len(kept)):
-        if code == SIGMOID or code == GATE or code == UPDATE:
-            a = kept[i, first:last]
-            for h in range(H):
-                a[h] = one / (two + expm1(-a[h]))
-        if code == TANH or code == UPDATE:
-            a = kept[i, last:last + H] if code == UPDATE else kept[i, first:last]
-            for h in range(H):
-                a[h] = expm1(two * a[h])
-            for h in range(H):
-                a[h] = a[h] / (two + a[h])
+BLOCK = 1024  # numbers at once
 
 
 @compiled
-def _add_output(code, first, place, kept, inputs, s, share, out):
-    """`out` (n, H) += `share` o."""
-    n, H = s.shape
-    zero, last = out.dtype.type(0), first + H
-    for i in range(n):
-        row, state = out[i], s[i]
-        if code == CARRY:
-            for h in range(H):
-                row[h] += share * state[h]
-            continue
-        a = kept[i, first:last]
-        if code == RELU:
-            for h in range(H):
-                row[h] += share * (zero if a[h] < zero else a[h])
-        elif code == HADAMARD:
-            x = inputs[i, place:place + H]
-            for h in range(H):
-                row[h] += share * x[h] * a[h]
-        elif code == GATE:
-            for h in range(H):
-                row[h] += share * a[h] * state[h]
-        elif code == UPDATE:
-            candidate = kept[i, last:last + H]
-            for h in range(H):
-                row[h] += share * (state[h] + a[h] * (candidate[h] - state[h]))
-        else:  # tanh, sigmoid, identity
-            for h in range(H):
-                row[h] += share * a[h]
+def _activate(code, a):
+    """tanh, sigmoid or relu in place."""
+    one, two, zero = a.dtype.type(1), a.dtype.type(2), a.dtype.type(0)
+    if code == TANH:
+        for i in range(len(a)):
+            e = expm1(two * a[i])
+            a[i] = e / (two + e)
+    elif code == SIGMOID:
+        for i in range(len(a)):
+            a[i] = one / (two + expm1(-a[i]))
+    elif code == RELU:
+        for i in range(len(a)):
+            a[i] = zero if a[i] < zero else a[i]
 
 
 @compiled
-def _add_gradients(code, first, place, kept, inputs, s, share, ds, back, scratch):
-    """Gradients through `share` o: they replace its columns of `kept` and `inputs`; that by s is added to `back`."""
-    n, H = s.shape
-    one, zero, last = s.dtype.type(1), s.dtype.type(0), first + H
-    for i in range(n):
-        state, gradient, by_state = s[i], ds[i], back[i]
-        if code == CARRY:
-            for h in range(H):
-                by_state[h] += share * gradient[h]
-            continue
-        a = kept[i, first:last]
-        if code == TANH:
-            for h in range(H):
-                a[h] = share * (one - a[h] * a[h]) * gradient[h]
-        elif code == SIGMOID:
-            for h in range(H):
-                a[h] = share * a[h] * (one - a[h]) * gradient[h]
-        elif code == RELU:
-            for h in range(H):
-                a[h] = share * gradient[h] if a[h] > zero else zero
-        elif code == IDENTITY:
-            for h in range(H):
-                a[h] = share * gradient[h]
-        elif code == HADAMARD:
-            x = inputs[i, place:place + H]
-            for h in range(H):
-                scratch[h] = a[h]
-            for h in range(H):
-                a[h] = share * x[h] * gradient[h]
-            for h in range(H):
-                x[h] = share * scratch[h] * gradient[h]
-        elif code == GATE:
-            for h in range(H):
-                by_state[h] += share * a[h] * gradient[h]
-            for h in range(H):
-                a[h] = share * a[h] * (one - a[h]) * state[h] * gradient[h]
-        else:  # update
-            candidate = kept[i, last:last + H]
-            for h in range(H):
-                by_state[h] += share * (one - a[h]) * gradient[h]
-            for h in range(H):
-                scratch[h] = share * a[h] * (one - candidate[h] * candidate[h]) * gradient[h]
-            for h in range(H):
-                a[h] = share * a[h] * (one - a[h]) * (candidate[h] - state[h]) * gradient[h]
-            for h in range(H):
-                candidate[h] = scratch[h]
+def _activation(code):
+    """What is applied to the product (W x + b) (bias + U s), and the bias."""
+    return (IDENTITY, 0) if code == HADAMARD else (code - PRODUCT, 1)
 
 
 @compiled
-def mix(codes, starts, places, kept, inputs, s, w, z):
-    """z (n, H) = sum_o w_o o, the node's next state; added up in float64, as later time steps make more of what is lost.
+def _output(code, a, b, s, out):
+    """o from its blocks `a` and `b`: one of the arguments, possibly `out`, which it may fill."""
+    if code < PRODUCT:
+        return a
+    if code == CARRY:
+        return s
+    if code == GATE:
+        for i in range(len(s)):
+            out[i] = a[i] * s[i]
+    elif code == UPDATE:
+        for i in range(len(s)):
+            out[i] = s[i] + a[i] * (b[i] - s[i])
+    else:
+        activation, bias = _activation(code)
+        start = s.dtype.type(bias)
+        for i in range(len(s)):
+            out[i] = b[i] * (start + a[i])
+        _activate(activation, out)
+    return out
 
-    `kept` has a in place of sigmoid(a) and tanh(a), which it gets.
+
+@compiled
+def _through_activation(code, a, share, ds):
+    """From tanh, sigmoid or relu to the gradient through it, in place."""
+    one, zero = a.dtype.type(1), a.dtype.type(0)
+    if code == TANH:
+        for i in range(len(a)):
+            a[i] = share * (one - a[i] * a[i]) * ds[i]
+    elif code == SIGMOID:
+        for i in range(len(a)):
+            a[i] = share * a[i] * (one - a[i]) * ds[i]
+    elif code == RELU:
+        for i in range(len(a)):
+            a[i] = share * ds[i] if a[i] > zero else zero
+    else:
+        for i in range(len(a)):
+            a[i] = share * ds[i]
+
+
+@compiled
+def _add_gradients(code, a, b, s, out, share, ds, back):
+    """Gradients through `share` o: they replace `a` and `b`; that by s is added to `back`. `out` is o, which is lost."""
+    one = s.dtype.type(1)
+    if code < PRODUCT:
+        _through_activation(code, a, share, ds)
+    elif code == CARRY:
+        for i in range(len(s)):
+            back[i] += share * ds[i]
+    elif code == GATE:
+        for i in range(len(s)):
+            through = share * a[i] * ds[i]
+            back[i] += through
+            a[i] = (one - a[i]) * s[i] * through
+    elif code == UPDATE:
+        for i in range(len(s)):
+            back[i] += share * (one - a[i]) * ds[i]
+        for i in range(len(s)):
+            through = share * a[i] * ds[i]
+            a[i] = (one - a[i]) * (b[i] - s[i]) * through
+            b[i] = (one - b[i] * b[i]) * through
+    else:
+        activation, bias = _activation(code)
+        start = s.dtype.type(bias)
+        _through_activation(activation, out, share, ds)
+        for i in range(len(s)):
+            by_us = b[i] * out[i]
+            b[i] = (start + a[i]) * out[i]
+            a[i] = by_us
+
+
+@compiled
+def mix(codes, firsts, kept, s, w, z):
+    """z (n,) = sum_o w_o o, the node's next state; added up in float64, as later time steps make more of what is lost.
+
+    `kept` has a in place of what is kept of it.
     """
-    total = np.zeros(s.shape)
-    for o in range(len(codes)):
-        _activate(codes[o], starts[o], kept, s.shape[1])
-        _add_output(codes[o], starts[o], places[o], kept, inputs, s, np.float64(w[o]), total)
-    z[:] = total
+    n = len(s)
+    out, total = np.empty(BLOCK, s.dtype), np.empty(BLOCK)
+    for start in range(0, n, BLOCK):
+        m = min(BLOCK, n - start)
+        state, sums, next_state = s[start:start + m], total[:m], z[start:start + m]
+        sums[:] = 0
+        for o in range(len(codes)):
+            code, first, share = codes[o], firsts[o] * n + start, np.float64(w[o])
+            a, b = kept[first:first + m], kept[first + n:first + n + m]
+            _activate(SIGMOID if code == GATE or code == UPDATE else code, a)
+            if code == UPDATE:
+                _activate(TANH, b)
+            output = _output(code, a, b, state, out[:m])
+            for i in range(m):
+                sums[i] += share * output[i]
+        for i in range(m):
+            next_state[i] = sums[i]
 
 
 @compiled
-def mix_backward(codes, starts, places, kept, inputs, s, w, ds, back, dw, wants_w):
-    """From the loss's gradient `ds` (n, H) by the node's next state: those by U s and, where they are not the same, by
-    W x + b, in the place of `kept` and `inputs`; `back` (n, H) by the state s, except through U; those by the mixture weights,
-    added to `dw` (K,) of float64, if wanted."""
-    n, H = s.shape
-    one, out, scratch = s.dtype.type(1), np.empty_like(s), np.empty(H, s.dtype)
-    back[:] = back.dtype.type(0)
-    for o in range(len(codes)):
-        if wants_w:
-            out[:] = out.dtype.type(0)
-            _add_output(codes[o], starts[o], places[o], kept, inputs, s, one, out)
-            by_share = 0.0
-            for i in range(n):
-                by_share += dot(ds[i], out[i])
-            dw[o] += by_share
-        _add_gradients(codes[o], starts[o], places[o], kept, inputs, s, w[o], ds, back, scratch)
+def mix_backward(codes, firsts, kept, s, w, ds, back, dw):
+    """From the loss's gradient `ds` (n,) by the node's next state: those by U s and W x + b in the place of `kept`; that
+    by the state s, except through U, added to `back` (n,); those by the mixture weights, added to `dw` (K,) of float64."""
+    n = len(s)
+    scratch = np.empty(BLOCK, s.dtype)
+    for start in range(0, n, BLOCK):
+        m = min(BLOCK, n - start)
+        state, gradient, by_state, out = s[start:start + m], ds[start:start + m], back[start:start + m], scratch[:m]
+        for o in range(len(codes)):
+            first = firsts[o] * n + start
+            a, b = kept[first:first + m], kept[first + n:first + n + m]
+            dw[o] += dot(gradient, _output(codes[o], a, b, state, out))
+            _add_gradients(codes[o], a, b, state, out, w[o], gradient, by_state)
