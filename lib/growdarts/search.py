@@ -70,8 +70,9 @@ class Search:
                     self._tune()  # 7
             with self._change("stage") as event:
                 state.stage_errors.append(self.task.evaluate(self.network, settings.select_on))  # 9
-                helped = growing_helps(state.stage_errors, settings.min_gain)  # 10
-                event["what"] = ["gain" if helped else "no gain"]
+                gained = growing_helps(state.stage_errors, settings.min_gain)  # 10
+                event["what"] = ["gain" if gained else "no gain"]
+            helped = gained or settings.stage_epochs is not None
             if not (helped or state.best):  # the only stage has no finite error, such as one that a pruning ruined
                 raise DivergenceError(state.epoch, state.stage_errors[-1], self.checkpoint)
             if not helped:
@@ -117,7 +118,8 @@ class Search:
         This happens after the checkpoint of the epoch before, so a resumed search repeats it.
         """
         settings, state = self.settings, self.state
-        over = stage_is_over(state.epoch_errors, settings.patience, settings.min_gain, state.split_at)
+        over = (len(state.epoch_errors) >= settings.stage_epochs if settings.stage_epochs else
+                stage_is_over(state.epoch_errors, settings.patience, settings.min_gain, state.split_at))
         if settings.grow_operations == "morphism" and state.epoch_errors and not over:
             self._duplicate(largest_weight(self.network, settings))
         elif settings.grow_operations == "splitting" and over and gained_since(

@@ -60,6 +60,8 @@ class SearchSettings(Settings):
                                "the real one is")
     search_epochs: int = Field(ge=1, description="most passes over the training data in a search")
     patience: int = Field(ge=1, description="epochs without validation gain that end a stage")
+    stage_epochs: int | None = Field(default=None, ge=1, description="epochs of every stage, after which the cell grows, up "
+                                     "to max_nodes, whether that helps or not; None: early stopping decides both")
     min_gain: float = Field(ge=0, description="smallest relative decrease of the validation error that counts as a gain")
     epsilon: float = Field(ge=1e-5, lt=1, description="scale of the relative change of the output by a growth; "
                            "below 1e-5 float32 rounds as much")

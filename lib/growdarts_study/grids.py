@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from growdarts_study import records
+from growdarts_study.arms import SearchesConfig
 from growdarts_study.config import Grid, ImageConfig, LanguageConfig, TimeSeriesConfig
 from growdarts_study.page_settings import AblationConfig, WholeSpaceConfig
 from growdarts.settings import ConfigError
@@ -17,7 +18,7 @@ from growdarts.settings import ConfigError
 GRIDS = records.ROOT / "notebooks" / "grids.yml"
 NOTEBOOKS: dict[type[Grid], str] = {TimeSeriesConfig: "02_time_series.ipynb", LanguageConfig: "03_penn_treebank.ipynb",
                                     ImageConfig: "04_cifar10.ipynb", AblationConfig: "05_ablations.ipynb",
-                                    WholeSpaceConfig: "09_whole_space.ipynb"}
+                                    WholeSpaceConfig: "09_whole_space.ipynb", SearchesConfig: "10_searches.ipynb"}
 EXPERIMENTS: dict[str, type[Grid]] = {config.experiment: config for config in NOTEBOOKS}
 
 
@@ -113,6 +114,9 @@ def tier_of(experiment: str, tier: str, grids: Path = GRIDS) -> dict[str, Any]:
 
 def _variations(chosen: dict[str, Any]) -> list[dict[str, Any]]:
     """What differs between the jobs of a tier."""
+    if "groups" in chosen:
+        return [{**differs, "group": group, "series": {name: chosen["series"][name]}}
+                for group, differs in chosen["groups"].items() for name in differs.get("series", chosen["series"])]
     if "series" in chosen:
         return [{"series": {name: own}, "nodes": nodes} for name, own in chosen["series"].items() for nodes in chosen["nodes"]]
     if "switches" in chosen:

@@ -9,24 +9,26 @@ from tqdm import tqdm
 
 from growdarts.devices import Device, find_device
 from growdarts_study import records
+from growdarts_study.arms import SearchesRun
 from growdarts_study.config import Grid, ImageRun, LanguageRun, TimeSeriesRun
 from growdarts_study.data.images import image_hashes
 from growdarts_study.data.series import series_hashes
 from growdarts_study.data.text import text_hashes
-from growdarts_study.experiments import images, language, time_series, whole_space
+from growdarts_study.experiments import images, language, searches, time_series, whole_space
 from growdarts_study.grids import runs_of
 from growdarts_study.page_settings import WholeSpaceRun
 
-Run = TimeSeriesRun | LanguageRun | ImageRun | WholeSpaceRun
+Run = TimeSeriesRun | LanguageRun | ImageRun | WholeSpaceRun | SearchesRun
 RUNNERS: dict[type, Callable[..., dict[str, Any]]] = {
     TimeSeriesRun: time_series.run, LanguageRun: language.run, ImageRun: images.run,
-    WholeSpaceRun: whole_space.run}
+    WholeSpaceRun: whole_space.run, SearchesRun: searches.run}
 HASHES: dict[type, Callable[[Any], dict[str, str]]] = {  # sha256 of the data of a run, as its record keeps them
     TimeSeriesRun: lambda config: series_hashes(config.dataset),
     LanguageRun: lambda config: text_hashes(config.dataset, config.folder),
     ImageRun: lambda config: image_hashes(config.dataset, config.train_images),
     WholeSpaceRun: lambda config: {name: value for seed in config.seeds for name, value in series_hashes(
-        config.dataset, config.days, config.draw(seed)).items()}}
+        config.dataset, config.days, config.draw(seed)).items()},
+    SearchesRun: lambda config: series_hashes(config.dataset, config.days, config.draw())}
 
 
 def run(config: Run, *, checkpoints: Path | None = None, progress: bool = False, device: Device = "auto") -> dict[str, Any]:

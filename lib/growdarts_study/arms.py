@@ -1,0 +1,110 @@
+"""What is compared on a series: the arms of the protocol, and the parameters of notebook `10_searches`."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self, get_args
+
+from pydantic import Field, model_validator
+
+from growdarts.settings import SearchSettings
+from growdarts_study.config import Generated, Grid, SeriesName, two_input_operations
+from growdarts_study.settings import StudySettings, no_value_twice
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A search: what differs from the settings of all, its backbone, and whether that has all `max_nodes` from the start."""
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    morphism: bool = True
+    whole: bool = False
+    backbone: Literal["two_input", "graph"] = "two_input"
+
+
+FORCED = {"initial_nodes": 1, "prune": "none"}  # growth after every stage_epochs [protocol E3]
+SEARCHES = {
+    **{f"grow_{n}": Arm({"initial_nodes": n}) for n in (1, 2, 3)},
+    **{f"grow_fresh_{n}": Arm({"initial_nodes": n}, morphism=False) for n in (1, 2)},
+    **{f"fixed_{n}": Arm({"max_nodes": n}, whole=True) for n in (1, 2, 4, 8)},
+    "graph_grow": Arm({"initial_nodes": 1}, backbone="graph"),
+    "graph_fixed": Arm(whole=True, backbone="graph"),
+    "forced_morphism": Arm(FORCED),
+    "forced_identity": Arm({**FORCED, "noise": 1e-6}),
+    "forced_fresh": Arm(FORCED, morphism=False),
+    "forced_scratch": Arm(FORCED, whole=True),
+    "prune_end": Arm({"initial_nodes": 2, "prune": "end"}),
+    "prune_none": Arm({"initial_nodes": 2, "prune": "none"}),
+}
+DRAWS = ("random", "halving", "shared")  # random cells, at most as many operations as `grow_1` takes in all
+RIVALS = {"lstm": ("lstm", 1), "gru": ("gru", 1), "lstm_2": ("lstm", 2), "gru_2": ("gru", 2)}  # kind, layers
+ARMS = (*SEARCHES, *DRAWS, *RIVALS)
+
+
+class SearchesSettings(SearchSettings, StudySettings):
+    """What all arms on a draw of a series depend on, apart from the series."""
+
+    group: str = Field(pattern=r"^[a-z0-9_]+$", description="names the arms, for file names")
+    arms: list[Literal[ARMS]] = Field(min_length=1, description="what is run: searches, random draws, and LSTM and GRU of one "
+                                      "and two layers")
+    batch_size: int = Field(ge=1, description="windows per gradient step")
+    hidden: int = Field(ge=1, le=4096, description="units H of every cell")
+    learning_rates: list[float] = Field(min_length=1, description="steps of theta at first that are tried for a training from "
+                                        "scratch, on a cosine; the best on validation is kept")
+    n_layers: ClassVar[int] = 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in ("arms", "operations", "learning_rates", "seeds"):
+            no_value_twice(name, getattr(self, name, []))
+        two_input_operations(self.operations)
+        if min(self.learning_rates) <= 0:
+            raise ValueError(f"parameter 'learning_rates' = {self.learning_rates}: every one must be above 0")
+        if set(self.arms) & {"random", "halving"} and self.arms[0] != "grow_1":
+            raise ValueError(f"parameter 'arms' = {self.arms}: 'random' and 'halving' may cost what 'grow_1' does, which must "
+                             "come first")
+        forced = any(name.startswith("forced") for name in self.arms)
+        if forced != (self.stage_epochs is not None) or forced and not all(name.startswith("forced") for name in self.arms):
+            raise ValueError(f"parameter 'stage_epochs' = {self.stage_epochs}: it goes with the arms 'forced_...', and only with "
+                             "them")
+        return self
+
+
+class SearchesRun(SearchesSettings):
+    """All arms on one draw of a series. Its hash names its record."""
+
+    method: ClassVar[str] = "searches"
+    record_entries: ClassVar[tuple[str, ...]] = ("config_hash", "provenance.data_sha256", "rows", "closed_forms", "floor")
+    dataset: SeriesName = Field(description="which series; see growdarts_study.data.series")
+    window: int = Field(ge=1, le=250, description="days the cell reads before it forecasts")
+    origin: int | None = Field(description="test year of a rolling origin; None: last fifth of the days")
+    days: int | None = Field(ge=250, description="how many of the first days are used; None: all")
+    season: int | None = Field(ge=1, description="days of a period, for the seasonal naive forecast")
+
+    def label(self) -> str:
+        """Arms and seed, for file names."""
+        return f"{self.group}-seed{self.seed}"
+
+    def draw(self) -> int | None:
+        """Seed of the series: a generated one is drawn anew for every seed."""
+        return self.seed if self.dataset in get_args(Generated) else None
+
+
+class SearchesConfig(SearchesSettings, Grid):
+    """Parameters of notebook `10_searches`: every series with every seed, one run each."""
+
+    experiment = "searches"
+
+    seed: ClassVar[None] = None
+    seeds: list[int] = Field(min_length=1, description="of the weights, the batches, and the draws of a generated series")
+    series: dict[SeriesName, dict[str, int | None]] = Field(min_length=1, description="series, each with what differs from "
+                                                            "window 24, origin None, days None and season None")
+
+    def runs(self) -> list[SearchesRun]:
+        """The runs, seeds within series."""
+        shared = {name: getattr(self, name) for name in SearchesSettings.model_fields if name != "seed"}
+        usual = {"window": 24, "origin": None, "days": None, "season": None}
+        return [SearchesRun.of({**shared, "dataset": name, **usual, **own, "seed": seed})
+                for name, own in self.series.items() for seed in self.seeds]
+
+    def label(self) -> str:
+        """What a job of the batch is called."""
+        return f"{'-'.join(self.series)}-{self.group}"

@@ -1,0 +1,278 @@
+"""All arms of the protocol on one draw of a series: searches, random cells of equal cost, rivals; a row each.
+
+An operation is a floating-point operation of a matrix product. A training step takes three forward passes of them, a
+step of a search six.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from growdarts.checkpoints import replacing
+from growdarts.devices import random_devices
+from growdarts.pruning import held_operations
+from growdarts.search import Search
+from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
+from growdarts.spaces.darts_recurrent.highway import RecurrentCell
+from growdarts.spaces.genotype import genotype_from_dict
+from growdarts.spaces.two_input.network import Forecaster, derived_forecaster, two_input_forecaster
+from growdarts.tasks.language import OF_THE_CELL
+from growdarts.tasks.series import ForecastTask
+from growdarts.training import DivergenceError, fit, theta_optimizer, theta_step
+from growdarts_study import records
+from growdarts_study.arms import RIVALS, SEARCHES, SearchesRun
+from growdarts_study.data.series import load_series
+from growdarts_study.experiments import phases
+from growdarts_study.experiments.baselines import baselines
+from growdarts_study.experiments.time_series import random_genotype, recurrent_forecaster
+
+BLOCK = 20  # test days whose errors are kept as one mean, where there is one draw only
+CANDIDATES = 64  # random cells that a network of shared weights ranks
+HALVINGS = ((9, 9), (3, 3), (1, 1))  # cells that are left, and their part of the epochs, of a round of successive halving
+
+
+class GraphForecaster(Forecaster):
+    """A forecaster around the recurrent search cell of DARTS, as a search space."""
+
+    def __init__(self, features: int, hidden: int, n_nodes: int, outputs: int) -> None:
+        super().__init__([_wider(RecurrentSearchCell(features, hidden, n_nodes))], hidden, outputs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cells[0], name) if name in OF_THE_CELL else super().__getattr__(name)
+
+    def theta_parameters(self) -> list[nn.Parameter]:
+        """Weights of the cell and the head."""
+        return [*self.cells[0].theta_parameters(), *self.head.parameters()]
+
+    def grow_node(self, **how: Any) -> None:
+        """Append a node to the cell."""
+        self.cells[0].grow_node(**how)
+        _wider(self.cells[0].nodes[-1])
+
+    def flops(self, steps: int) -> int:
+        """Of one sample of `steps` time steps."""
+        return steps * self.cells[0].flops() + 2 * self.head.weight.numel()
+
+
+def _wider(cell: nn.Module) -> nn.Module:
+    """Weights of a cell of DARTS drawn from the range of torch.nn's recurrent cells: its own 0.04 is meant for hundreds of units,
+    and in a cell of 16 the input would be lost on the way."""
+    for weight in cell.parameters():
+        if weight.ndim == 2:
+            nn.init.uniform_(weight, -((weight.shape[1] // 2) ** -0.5), (weight.shape[1] // 2) ** -0.5)
+    return cell
+
+
+@dataclass
+class Bench:
+    """One draw of a series with its trainings. The same cell, step and epochs are trained once, with the same numbers in every arm."""
+
+    config: SearchesRun
+    task: ForecastTask
+    trained: dict[tuple[str, float, int], dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Features and outputs."""
+        return len(self.task.series.features), len(self.task.series.targets)
+
+    def network(self, cell: str) -> Forecaster:
+        """The network of a genotype in JSON or of a rival's name, with fresh weights."""
+        features, outputs = self.sizes
+        if cell in RIVALS:
+            kind, layers = RIVALS[cell]
+            return recurrent_forecaster(kind, features, self.config.hidden, layers, outputs)
+        genotype = genotype_from_dict(json.loads(cell))
+        if genotype.space == "two_input":
+            return derived_forecaster(genotype, features, self.config.hidden, outputs)
+        return Forecaster([_wider(RecurrentCell(features, self.config.hidden, genotype))], self.config.hidden, outputs)
+
+    def errors(self, network: nn.Module) -> dict[str, Any]:
+        """Mean squared errors of the validation and the test part, and of blocks of test days where seeds share one draw."""
+        test = self.task.squared_errors(network, "test").mean(1)
+        found = {"validation": self.task.evaluate(network, "validation"), "test": test.mean().item()}
+        if self.config.draw() is None:
+            found["blocks"] = [block.mean().item() for block in test.split(BLOCK)]
+        return records.significant(found, 5)
+
+    def train(self, cell: str, rate: float, epochs: int) -> dict[str, Any]:
+        """Errors of a network trained from scratch, with its operations; None for those of one that diverged."""
+        if (cell, rate, epochs) not in self.trained:
+            config = self.config.model_copy(update={"learning_rate": rate, "train_epochs": epochs, "schedule": "cosine",
+                                                    "train_patience": epochs})
+            torch.manual_seed(phases.seed_of(config.seed, cell))
+            network = self.network(cell).to(self.task.device)
+            try:
+                fit(network, network.theta_parameters(), self.task, config, label=config.label())
+                found = self.errors(network)
+            except DivergenceError:
+                found = {"validation": None, "test": None}
+            matrices = sum(p.numel() for p in network.cells.parameters() if p.ndim == 2)
+            passes = 3 * epochs * len(self.task.series.train.y) * self.config.window
+            self.trained[cell, rate, epochs] = found | {
+                "rate": rate, "parameters": sum(p.numel() for p in network.parameters()), "flops": 2.0 * passes * matrices}
+        return self.trained[cell, rate, epochs]
+
+    def best(self, cell: str) -> dict[str, Any]:
+        """Of the trainings with all learning rates the one with the least validation error; its operations are those of all."""
+        trials = [self.train(cell, rate, self.config.train_epochs) for rate in self.config.learning_rates]
+        return min(trials, key=_validation) | {"flops": sum(trial["flops"] for trial in trials)}
+
+    def retrained(self, cell: str, spent: float) -> dict[str, Any]:
+        """What an arm ends with, after `spent` operations that found the cell."""
+        trained = self.best(cell)
+        return {"cell": json.loads(cell), "search_flops": spent, "retrained": trained}
+
+
+def _validation(trained: dict[str, Any]) -> float:
+    return float("inf") if trained["validation"] is None else trained["validation"]
+
+
+def run(config: SearchesRun, *, device: torch.device, checkpoints: Path | None = None,
+        progress: bool = False) -> dict[str, Any]:
+    """All arms, one after another; those that are done are kept in `checkpoints`."""
+    torch.set_num_threads(1)
+    series = load_series(config.dataset, config.window, config.origin, days=config.days, draw=config.draw())
+    bench = Bench(config, ForecastTask(series, config.batch_size, device))
+    kept = checkpoints / "rows.json" if checkpoints else None
+    stored = json.loads(kept.read_text()) if kept and kept.exists() else {}
+    rows: dict[str, Any] = stored["rows"] if stored.get("data") == series.hashes else {}
+    with torch.random.fork_rng(devices=random_devices(device)), tqdm(
+            config.arms, desc=config.label(), disable=None if not progress else False) as bar:
+        for name in bar:
+            bar.set_postfix(arm=name)
+            if name not in rows:
+                rows[name] = _arm(bench, name, rows.get("grow_1"), checkpoints)
+                if kept:
+                    with replacing(kept) as temporary:
+                        temporary.write_text(json.dumps({"data": series.hashes, "rows": rows}))
+    closed = {name: bench.errors(model) for name, model in baselines(series, config.season).items()}
+    return {"config": config.model_dump(), "config_hash": config.hash(),
+            "provenance": records.provenance(series.hashes, device), "rows": rows, "closed_forms": closed,
+            "floor": series.floor}
+
+
+def _arm(bench: Bench, name: str, grown: dict[str, Any] | None, checkpoints: Path | None) -> dict[str, Any]:
+    """The row of one arm; `grown`, that of `grow_1`, says what random draws may cost."""
+    if name in RIVALS:
+        return {"retrained": bench.best(name)}
+    if name in SEARCHES:
+        return search(bench, name, checkpoints)
+    if name == "shared":
+        return shared(bench)
+    draw = random_cells if name == "random" else halving
+    return draw(bench, grown["search_flops"] + grown["retrained"]["flops"])
+
+
+def search(bench: Bench, name: str, checkpoints: Path | None) -> dict[str, Any]:
+    """A search, the errors of its network as it stands at the end (one-shot), and those of its cell retrained."""
+    arm, (features, outputs) = SEARCHES[name], bench.sizes
+    changes = dict(arm.changes)
+    if arm.whole:
+        changes["initial_nodes"] = changes.get("max_nodes", bench.config.max_nodes)
+        if bench.config.stage_epochs:  # as many operations as the growing arms, all of them with all nodes
+            changes["stage_epochs"] = round(bench.config.stage_epochs * (bench.config.max_nodes + 1) / 2)
+    config = SearchesRun.of(bench.config.model_dump() | changes)
+    torch.manual_seed(phases.seed_of(config.seed, "search"))
+    network = (GraphForecaster(features, config.hidden, config.initial_nodes, outputs) if arm.backbone == "graph" else
+               two_input_forecaster(features, config.hidden, 1, config.initial_nodes, config.operations, outputs))
+    try:
+        found = Search(network.to(bench.task.device), bench.task, config, morphism=arm.morphism,
+                       checkpoint=phases.checkpoint(bench.config, name, checkpoints)).run()
+    except DivergenceError as error:
+        return {"diverged": str(error)}
+    row = bench.retrained(json.dumps(found.genotype.to_dict()), found.flops)
+    return row | records.significant({
+        "one_shot": bench.errors(network), "epochs": found.epochs, "stage_errors": found.stage_errors,
+        "errors": [row["validation_error"] for row in found.history],
+        "spent": [row["flops_spent"] for row in found.history],
+        "grown": [event["epoch"] for event in found.events if event["kind"] == "grow_node"],
+        "network_flops": float(bench.task.flops(network)), "held": sum(map(len, held_operations(network).values())),
+        "weights": [mixture.named_weights() for mixture in network.mixtures()]}, 4)
+
+
+def cells(bench: Bench, arm: str) -> Iterator[tuple[str, float]]:
+    """Random cells, of one to `max_nodes` nodes, each with one of the learning rates. Every arm has draws of its own."""
+    generator_state = phases.seed_of(bench.config.seed, arm)
+    while True:
+        torch.manual_seed(generator_state)
+        cell = json.dumps(random_genotype(bench.config).to_dict())
+        rate = bench.config.learning_rates[int(torch.randint(len(bench.config.learning_rates), ()))]
+        generator_state = int(torch.randint(2**31 - 1, ()))
+        yield cell, rate
+
+
+def random_cells(bench: Bench, budget: float) -> dict[str, Any]:
+    """The best on validation of random cells that take at most `budget` operations to train; at least one."""
+    return _best_of((bench.train(*drawn, bench.config.train_epochs) | {"cell": drawn[0]} for drawn in cells(bench, "random")), budget)
+
+
+def halving(bench: Bench, budget: float) -> dict[str, Any]:
+    """Successive halving in rounds: nine random cells for a ninth of the epochs, the best three for a third, the best for all.
+
+    The rounds take at most `budget` operations; at least one.
+    """
+
+    def rounds() -> Iterator[dict[str, Any]]:
+        drawn = cells(bench, "halving")
+        while True:
+            left, flops = [next(drawn) for _ in range(HALVINGS[0][0])], 0.0
+            for keep, part in HALVINGS:
+                trained = [(bench.train(*one, max(1, bench.config.train_epochs // part)), one) for one in left]
+                flops += sum(result["flops"] for result, _ in trained)
+                trained.sort(key=lambda pair: _validation(pair[0]))
+                left = [one for _, one in trained[:max(1, keep // 3)]]
+            yield trained[0][0] | {"cell": trained[0][1][0], "flops": flops}
+
+    return _best_of(rounds(), budget)
+
+
+def _best_of(trained: Iterator[dict[str, Any]], budget: float) -> dict[str, Any]:
+    found, spent = [next(trained)], 0.0
+    while (spent := spent + found[-1]["flops"]) + found[-1]["flops"] <= budget:  # room for one more of about that cost
+        found.append(next(trained))
+    best = min(found, key=_validation)
+    return {"cell": json.loads(best["cell"]), "search_flops": spent - best["flops"], "draws": len(found),
+            "retrained": {name: value for name, value in best.items() if name != "cell"}}
+
+
+def shared(bench: Bench) -> dict[str, Any]:
+    """Random search with shared weights [Li & Talwalkar 2019]: a fixed backbone is trained, in every step as another random cell.
+
+    Of 64 random cells the one with the least validation error with those weights is retrained.
+    """
+    config, task, (features, outputs) = bench.config, bench.task, bench.sizes
+    torch.manual_seed(phases.seed_of(config.seed, "shared"))
+    network = two_input_forecaster(features, config.hidden, 1, config.max_nodes, config.operations, outputs).to(task.device)
+    optimizer, one = theta_optimizer(network.theta_parameters(), config), 1 / len(config.operations)
+    for _ in range(config.search_epochs):
+        for batch in task.train_batches():
+            _draw(network)
+            theta_step(network, task, optimizer, batch, config.grad_clip)
+    found = []
+    for _ in range(CANDIDATES):
+        _draw(network)
+        error = task.evaluate(network, "validation")
+        found.append((float("inf") if error != error else error, json.dumps(network.genotype().to_dict())))
+    share = CANDIDATES * len(task.series.validation.y) / len(task.series.train.y)
+    spent = one * task.flops(network) * (3 * config.search_epochs + share)
+    return bench.retrained(min(found)[1], spent)
+
+
+@torch.no_grad()
+def _draw(network: nn.Module) -> None:
+    """Give one operation of every node, drawn uniformly, all of the weight; a draw that would be zero for ever is repeated."""
+    drawn = None
+    while drawn is None or network.genotype().operations != drawn:
+        drawn = []
+        for mixture in network.mixtures():
+            chosen = int(torch.randint(len(mixture.keys), ()))
+            mixture.alpha.fill_(-40.0)
+            mixture.alpha[chosen] = 0.0
+            drawn.append(mixture.keys[chosen])

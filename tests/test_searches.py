@@ -1,0 +1,108 @@
+"""Arms on one draw of a series: what they cost, that they are comparable, that a killed run goes on."""
+
+import json
+
+import pytest
+import torch
+
+from growdarts.settings import ConfigError
+from growdarts_study.arms import SEARCHES, SearchesRun
+from growdarts_study.experiments import searches
+from growdarts_study.grids import defaults
+
+CPU = torch.device("cpu")
+
+
+def config(**changes):
+    values = {name: value for name, value in defaults("searches").items() if name in SearchesRun.model_fields}
+    return SearchesRun.of({**values, "seed": 0, "dataset": "bilinear", "window": 3, "origin": None, "days": 300,
+                           "season": None, "search_epochs": 4, "train_epochs": 4, "hidden": 4, **changes})
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return searches.run(config(arms=["grow_1", "grow_2", "fixed_1", "grow_fresh_1", "graph_grow", "graph_fixed", "random", "halving",
+                                     "shared", "lstm", "lstm_2"], learning_rates=[0.02, 0.05]), device=CPU)["rows"]
+
+
+def test_random_draws_cost_at_most_what_growing_does(rows):
+    cost = {name: rows[name]["search_flops"] + rows[name]["retrained"]["flops"] for name in ("grow_1", "random")}
+    assert cost["random"] <= cost["grow_1"] and rows["random"]["draws"] > 1
+    assert cost["grow_1"] - cost["random"] < 2 * cost["random"]
+
+
+def test_the_same_start_gives_the_same_search(rows):
+    assert rows["grow_1"]["errors"][:1] == rows["fixed_1"]["errors"][:1] == rows["grow_fresh_1"]["errors"][:1]
+    assert rows["grow_1"]["errors"][0] != rows["grow_2"]["errors"][0]
+
+
+def test_operations_of_a_training_are_counted_by_hand(rows):
+    # H = 4, two features, 177 training windows of 3 days, 4 epochs, 3 passes, two steps tried; LSTM: 4 gates of W (4, 2), U (4, 4)
+    assert rows["lstm"]["retrained"]["flops"] == 2 * 2 * 4 * 3 * 177 * 3 * 4 * (4 * 2 + 4 * 4)
+
+
+def test_every_arm_has_a_cell_of_its_space(rows):
+    assert rows["graph_grow"]["cell"]["space"] == rows["graph_fixed"]["cell"]["space"] == "darts_recurrent"
+    assert len(rows["shared"]["cell"]["layers"][0]) == 3 and len(rows["graph_fixed"]["weights"]) == 1 + 2 + 3
+    assert all(row["retrained"]["rate"] in (0.02, 0.05) for row in rows.values())
+
+
+def test_growth_is_forced_at_the_same_epochs_and_costs_as_much_as_from_scratch():
+    arms = [name for name in SEARCHES if name.startswith("forced")]
+    rows = searches.run(config(arms=arms, stage_epochs=2, search_epochs=6), device=CPU)["rows"]
+    for name in arms[:-1]:
+        assert rows[name]["grown"] == [2, 4] and rows[name]["epochs"] == 6 and len(rows[name]["weights"]) == 3
+    assert rows["forced_scratch"]["grown"] == [] and rows["forced_scratch"]["epochs"] == 4
+    assert rows["forced_scratch"]["search_flops"] == pytest.approx(rows["forced_morphism"]["search_flops"], rel=0.01)
+    before = rows["forced_fresh"]["errors"]
+    assert before[:2] == rows["forced_morphism"]["errors"][:2] and before[2] != rows["forced_morphism"]["errors"][2]
+
+
+def test_a_killed_run_goes_on_with_the_arms_that_are_left(tmp_path, monkeypatch):
+    settings = config(arms=["lstm", "gru"])
+    whole, made = searches.run(settings, device=CPU), []
+    real = searches._arm
+
+    def arm(bench, name, *others):
+        made.append(name)
+        if name == "gru" and len(made) == 2:
+            raise KeyboardInterrupt
+        return real(bench, name, *others)
+
+    monkeypatch.setattr(searches, "_arm", arm)
+    with pytest.raises(KeyboardInterrupt):
+        searches.run(settings, device=CPU, checkpoints=tmp_path)
+    assert searches.run(settings, device=CPU, checkpoints=tmp_path)["rows"] == whole["rows"]
+    assert made == ["lstm", "gru", "gru"]
+
+
+def test_rows_of_other_data_are_not_taken(tmp_path):
+    settings = config(arms=["lstm"])
+    (tmp_path / "rows.json").write_text(json.dumps({"data": {"bilinear": "other"}, "rows": {"lstm": "stale"}}))
+    assert searches.run(settings, device=CPU, checkpoints=tmp_path)["rows"]["lstm"] != "stale"
+
+
+def test_a_training_that_diverges_has_no_error(monkeypatch):
+    def diverge(*arguments, **options):
+        raise searches.DivergenceError(1, float("nan"), searches.phases.checkpoint(config(), "x", None))
+
+    monkeypatch.setattr(searches, "fit", diverge)
+    row = searches.run(config(arms=["lstm"]), device=CPU)["rows"]["lstm"]
+    assert row["retrained"]["test"] is None and row["retrained"]["flops"] > 0
+
+
+def test_real_series_keep_the_errors_of_blocks_of_days():
+    row = searches.run(config(arms=["lstm"], dataset="synthetic_var", days=None), device=CPU)["rows"]["lstm"]["retrained"]
+    n = [20] * (len(row["blocks"]) - 1)
+    assert len(row["blocks"]) > 3
+    low = sum(a * b for a, b in zip(n, row["blocks"])) / sum(n)
+    assert low == pytest.approx(row["test"], rel=0.1)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"arms": ["random"]}, "'grow_1'"), ({"arms": ["grow_9"]}, "arms"), ({"arms": ["lstm", "lstm"]}, "twice"),
+    ({"arms": ["forced_fresh"]}, "stage_epochs"), ({"stage_epochs": 2}, "stage_epochs"),
+    ({"learning_rates": [0.0]}, "learning_rates"), ({"operations": ["add_tanh"]}, "add_identity"), ({"group": "a b"}, "group")])
+def test_bad_arms_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**changes)
