@@ -58,6 +58,14 @@ def test_growth_is_forced_at_the_same_epochs_and_costs_as_much_as_from_scratch()
     assert before[:2] == rows["forced_morphism"]["errors"][:2] and before[2] != rows["forced_morphism"]["errors"][2]
 
 
+def test_remedies_start_as_the_search_that_they_mend():
+    rows = searches.run(config(arms=["grow_2", "judged_2", "kept_2", "long_1"]), device=CPU)["rows"]
+    assert rows["judged_2"]["errors"][:3] == rows["grow_2"]["errors"][:3] and rows["kept_2"]["errors"] == rows["grow_2"]["errors"]
+    assert rows["judged_2"]["stage_errors"] != rows["grow_2"]["stage_errors"]
+    assert rows["kept_2"]["retrained"]["test"] == rows["grow_2"]["retrained"]["test"] != rows["kept_2"]["kept"]["test"]
+    assert rows["long_1"]["epochs"] > 4  # the limit of the others
+
+
 def test_a_killed_run_goes_on_with_the_arms_that_are_left(tmp_path, monkeypatch):
     settings = config(arms=["lstm", "gru"])
     whole, made = searches.run(settings, device=CPU), []

@@ -69,7 +69,7 @@ class Search:
                 if self._prune(refill=settings.resample):  # 6
                     self._tune()  # 7
             with self._change("stage") as event:
-                state.stage_errors.append(self.task.evaluate(self.network, settings.select_on))  # 9
+                state.stage_errors.append(self._stage_error())  # 9
                 gained = growing_helps(state.stage_errors, settings.min_gain)  # 10
                 event["what"] = ["gain" if gained else "no gain"]
             helped = gained or settings.stage_epochs is not None
@@ -111,6 +111,22 @@ class Search:
                 bar.set_postfix(validation=f"{error:.4f}", nodes=self.network.n_nodes())
         self._restore(state.stage_best)
         state.epoch_errors, state.split_at, state.stage_best = [], 0, {}
+
+    def _stage_error(self) -> float:
+        """What a stage is judged by: the error of the network, or the least one of its derived cell while that is trained on."""
+        settings = self.settings
+        if not settings.judge_epochs:
+            return self.task.evaluate(self.network, settings.select_on)
+        now, errors, started = self._snapshot(), [], time.perf_counter()
+        prune(self.network, self.theta_optimizer, self.alpha_optimizer, prune_below=1.0, keep_all_above=math.inf)
+        for _ in range(settings.judge_epochs):
+            with self.graphs.of(self.network):
+                theta_epoch(self.network, self.task, self.theta_optimizer, settings.grad_clip)
+            errors.append(self.task.evaluate(self.network, settings.select_on))
+            self.state.flops += 3 * self.task.flops(self.network)
+        self._restore(now)
+        self.state.seconds += time.perf_counter() - started
+        return min(errors)
 
     def _duplicate_or_stop(self) -> bool:
         """Called before every epoch: duplicates an operation if the settings ask for it [JG Alg. 4]; whether the stage goes on.

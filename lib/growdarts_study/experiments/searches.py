@@ -4,6 +4,7 @@ An operation is a floating-point operation of a matrix product. A training step 
 step of a search six.
 """
 
+import copy
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from growdarts.checkpoints import replacing
 from growdarts.devices import random_devices
-from growdarts.pruning import held_operations
+from growdarts.pruning import held_operations, prune
 from growdarts.search import Search
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
@@ -101,11 +102,15 @@ class Bench:
             found["blocks"] = [block.mean().item() for block in test.split(BLOCK)]
         return records.significant(found, 5)
 
+    def training(self, rate: float, epochs: int) -> SearchesRun:
+        """The settings of a training: a step that falls along a cosine, without early stopping."""
+        return self.config.model_copy(update={"learning_rate": rate, "train_epochs": epochs, "schedule": "cosine",
+                                              "train_patience": epochs})
+
     def train(self, cell: str, rate: float, epochs: int) -> dict[str, Any]:
         """Errors of a network trained from scratch, with its operations; None for those of one that diverged."""
         if (cell, rate, epochs) not in self.trained:
-            config = self.config.model_copy(update={"learning_rate": rate, "train_epochs": epochs, "schedule": "cosine",
-                                                    "train_patience": epochs})
+            config = self.training(rate, epochs)
             torch.manual_seed(phases.seed_of(config.seed, cell))
             network = self.network(cell).to(self.task.device)
             try:
@@ -188,6 +193,8 @@ def search(bench: Bench, name: str, checkpoints: Path | None) -> dict[str, Any]:
     except DivergenceError as error:
         return {"diverged": str(error)}
     row = bench.retrained(json.dumps(found.genotype.to_dict()), found.flops)
+    if arm.keep:
+        row["kept"] = kept(bench, network)
     return row | records.significant({
         "one_shot": bench.errors(network), "epochs": found.epochs, "stage_errors": found.stage_errors,
         "errors": [row["validation_error"] for row in found.history],
@@ -195,6 +202,19 @@ def search(bench: Bench, name: str, checkpoints: Path | None) -> dict[str, Any]:
         "grown": [event["epoch"] for event in found.events if event["kind"] == "grow_node"],
         "network_flops": float(bench.task.flops(network)), "held": sum(map(len, held_operations(network).values())),
         "weights": [mixture.named_weights() for mixture in network.mixtures()]}, 4)
+
+
+def kept(bench: Bench, searched: nn.Module) -> dict[str, Any]:
+    """Errors of the derived cell of a searched network, trained on from the weights that it has, as one from scratch is trained."""
+    trials = []
+    for rate in bench.config.learning_rates:
+        network, config = copy.deepcopy(searched), bench.training(rate, bench.config.train_epochs)
+        optimizers = (theta_optimizer(network.theta_parameters(), config), torch.optim.Adam(network.alpha_parameters()))
+        prune(network, *optimizers, prune_below=1.0, keep_all_above=float("inf"))
+        torch.manual_seed(phases.seed_of(config.seed, "kept"))
+        fit(network, network.theta_parameters(), bench.task, config, label=config.label())
+        trials.append(bench.errors(network) | {"rate": rate})
+    return min(trials, key=_validation)
 
 
 def cells(bench: Bench, arm: str) -> Iterator[tuple[str, float]]:
