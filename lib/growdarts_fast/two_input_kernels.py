@@ -24,7 +24,7 @@ CODES = {name: code for code, name in enumerate(
     ("add_tanh", "add_sigmoid", "add_relu", "add_identity", "mul_tanh", "mul_sigmoid", "mul_relu", "mul_identity", "hadamard",
      "gate", "gated_update", "carry"))}
 TANH, SIGMOID, RELU, IDENTITY, PRODUCT, _, _, _, HADAMARD, GATE, UPDATE, CARRY = CODES.values()
-MULTIPLIED = [name for name in CODES if name.startswith("mul_")] + ["hadamard"]  # W x + b, by U s
+MULTIPLIED = [name for name, code in CODES.items() if PRODUCT <= code <= HADAMARD]  # they multiply W x + b by U s
 
 BLOCK = 1024  # numbers at once
 
