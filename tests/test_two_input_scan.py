@@ -11,7 +11,8 @@ from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT, 
 
 T, B, F, H = 35, 4, 5, 6
 ALL = [name for name in TWO_INPUT if name in CODES]
-NODES = {"default": [DEFAULT_TWO_INPUT] * 3, "all": [ALL] * 3, "all, one node": [[*ALL, "mul_tanh#2", "mul_relu#2"]], "no weights": [["carry"]], "some weights": [["add_tanh"], ["carry", "gate"]],
+NODES = {"default": [DEFAULT_TWO_INPUT] * 3, "all": [ALL] * 3, "all, one node": [[*ALL, "mul_tanh#2", "mul_relu#2"]],
+         "no weights": [["carry"]], "some weights": [["add_tanh"], ["carry", "gate"]],
          "copies": [["gate", "gate#2", "hadamard"], ["gated_update"], ["mul_tanh#2", "add_tanh", "mul_tanh", "mul_sigmoid"]]}
 
 

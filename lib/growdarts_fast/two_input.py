@@ -122,8 +122,8 @@ class _NodePass:
         mix(*self.layout, kept, s, self.shares, z)
 
     def backward_step(self, t: int, ds: Tensor, back: Tensor, by_read: Tensor) -> None:
-        """From the loss's gradient ds (H, B) by the state made in time step t to that by the first rows of what was read
-        there, `by_read` (H or more, B), of zeros before; `back` are their weights. The steps come from the last to the first."""
+        """From the loss's gradient ds (H, B) by the state made in time step t to that by the first rows of what was read there,
+        `by_read` (H or more, B), zeros before, of weights `back`. The steps come from the last to the first."""
         _, gradient, kept, s, _ = self.steps[t]
         mix_backward(*self.layout, kept, s, self.shares, ds.numpy().ravel(), by_read.numpy().ravel(), self.dw.numpy())
         add_product(by_read, back, gradient.to(back.dtype))
