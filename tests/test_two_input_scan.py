@@ -5,12 +5,15 @@ import torch
 
 from growdarts.spaces.two_input.cell import TwoInputCell
 from growdarts_fast import two_input as two_input_scan
+from growdarts_fast.two_input_kernels import BLOCK, CODES
 from growdarts.forms import plain_forms
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
 
 T, B, F, H = 35, 4, 5, 6
-NODES = {"default": [DEFAULT_TWO_INPUT] * 3, "no weights": [["carry"]], "some weights": [["add_tanh"], ["carry", "gate"]],
-         "copies": [["gate", "gate#2", "hadamard"], ["gated_update"]]}
+ALL = [name for name in TWO_INPUT if name in CODES]
+NODES = {"default": [DEFAULT_TWO_INPUT] * 3, "all": [ALL] * 3, "all, one node": [[*ALL, "mul_tanh#2", "mul_relu#2"]],
+         "no weights": [["carry"]], "some weights": [["add_tanh"], ["carry", "gate"]],
+         "copies": [["gate", "gate#2", "hadamard"], ["gated_update"], ["mul_tanh#2", "add_tanh", "mul_tanh", "mul_sigmoid"]]}
 
 
 def cell_and_inputs(nodes, dtype=torch.float64):
@@ -43,7 +46,11 @@ def test_it_is_the_plain_form(nodes):
     assert any(gradient.any() for gradient in gradients[2:]) or len(gradients) == 3
 
 
-@pytest.mark.parametrize("name", DEFAULT_TWO_INPUT)
+def test_every_operation_of_the_library_has_a_kernel():
+    assert set(ALL) == {name for name, operation in TWO_INPUT.items() if operation.function.__module__ == two_input.__module__}
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_every_operation_alone_and_beside_others(name):
     """The independent check of its kernel: autograd through the function that defines it."""
     for keys in ([name], ["carry#3", "hadamard#3", name + "#2", "add_tanh#3", name], [name, "add_relu#3"]):
@@ -83,8 +90,15 @@ def test_a_cell_that_holds_an_operation_without_a_kernel_is_computed_in_its_plai
         torch.testing.assert_close(gradient, wanted, rtol=1e-10, atol=1e-11)
 
 
+def test_states_of_more_numbers_than_a_kernel_takes_at_once():
+    torch.manual_seed(2)
+    cell, x = TwoInputCell(F, 17, [ALL] * 2).double(), torch.randn(3, 130, F, dtype=torch.float64, requires_grad=True)
+    assert 2 * BLOCK < 17 * 130 and 17 * 130 % BLOCK
+    assert_it_is_the_plain_form(cell, x, torch.randn(130, 17, dtype=torch.float64, requires_grad=True))
+
+
 def test_gates_and_activations_may_be_saturated():
-    cell, x, h = cell_and_inputs([["add_tanh", "add_sigmoid", "gate", "gated_update"]] * 2)
+    cell, x, h = cell_and_inputs([["add_tanh", "add_sigmoid", "gate", "gated_update", "mul_tanh", "mul_sigmoid"]] * 2)
     with torch.no_grad():
         for parameter in cell.theta_parameters():
             parameter.mul_(300)

@@ -32,7 +32,7 @@ from growdarts.spaces.two_input.cell import TwoInputCell
 from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts_fast.derivatives import refuse_second_derivative
 from growdarts_fast.memory import empty, zeros
-from growdarts_fast.products import ROWS, add_product, matmul
+from growdarts_fast.products import LEAST, ROWS, add_product, matmul
 from growdarts_fast.two_input_kernels import CODES, MULTIPLIED, mix, mix_backward
 
 
@@ -122,16 +122,18 @@ class _NodePass:
         mix(*self.layout, kept, s, self.shares, z)
 
     def backward_step(self, t: int, ds: Tensor, back: Tensor, by_read: Tensor) -> None:
-        """From the loss's gradient ds (H, B) by the state made in time step t to that by the first rows of what was read
-        there, `by_read` (H or more, B), of zeros before; `back` are their weights. The steps come from the last to the first."""
+        """From the loss's gradient ds (H, B) by the state made in time step t to that by the first rows of what was read there,
+        `by_read` (H or more, B), zeros before, of weights `back`. The steps come from the last to the first."""
         _, gradient, kept, s, _ = self.steps[t]
         mix_backward(*self.layout, kept, s, self.shares, ds.numpy().ravel(), by_read.numpy().ravel(), self.dw.numpy())
         add_product(by_read, back, gradient.to(back.dtype))
 
     def by_weights(self) -> Tensor:
         """The gradient by them (R', C), computed in their type and added up in float32 at least; a few steps at a time."""
-        (_, C, B), dtype = self.read.shape, self.weights.dtype
+        B, dtype = self.read.shape[2], self.weights.dtype
         total = torch.zeros_like(self.weights, dtype=torch.promote_types(dtype, torch.float32))
+        if total.dtype == dtype and total.numel() * B < LEAST:  # copies cost more than they gain
+            return total.addbmm_(self.gradient, self.read.transpose(1, 2))
         for several in zip(*(values.split(max(1, ROWS // max(1, B))) for values in (self.gradient, self.read)), strict=True):
             x, y = (values.to(dtype).transpose(0, 1).flatten(1) for values in several)
             add_product(total, x, y.t())

@@ -24,7 +24,7 @@ CODES = {name: code for code, name in enumerate(
     ("add_tanh", "add_sigmoid", "add_relu", "add_identity", "mul_tanh", "mul_sigmoid", "mul_relu", "mul_identity", "hadamard",
      "gate", "gated_update", "carry"))}
 TANH, SIGMOID, RELU, IDENTITY, PRODUCT, _, _, _, HADAMARD, GATE, UPDATE, CARRY = CODES.values()
-MULTIPLIED = [name for name in CODES if name.startswith("mul_")] + ["hadamard"]  # W x + b, by U s
+MULTIPLIED = [name for name, code in CODES.items() if PRODUCT <= code <= HADAMARD]  # they multiply W x + b by U s
 
 BLOCK = 1024  # numbers at once
 
@@ -128,8 +128,7 @@ def mix(codes, firsts, kept, s, w, z):
 
     `kept` has a in place of what is kept of it.
     """
-    n = len(s)
-    out, total = np.empty(BLOCK, s.dtype), np.empty(BLOCK)
+    n, out, total = len(s), np.empty(BLOCK, s.dtype), np.empty(BLOCK)
     for start in range(0, n, BLOCK):
         m = min(BLOCK, n - start)
         state, sums, next_state = s[start:start + m], total[:m], z[start:start + m]
@@ -151,8 +150,7 @@ def mix(codes, firsts, kept, s, w, z):
 def mix_backward(codes, firsts, kept, s, w, ds, back, dw):
     """From the loss's gradient `ds` (n,) by the node's next state: those by U s and W x + b in the place of `kept`; that
     by the state s, except through U, added to `back` (n,); those by the mixture weights, added to `dw` (K,) of float64."""
-    n = len(s)
-    scratch = np.empty(BLOCK, s.dtype)
+    n, scratch = len(s), np.empty(BLOCK, s.dtype)
     for start in range(0, n, BLOCK):
         m = min(BLOCK, n - start)
         state, gradient, by_state, out = s[start:start + m], ds[start:start + m], back[start:start + m], scratch[:m]
