@@ -44,11 +44,12 @@ def claims_table(verdicts: Sequence[Verdict], pages: dict[str, str], others: dic
     rows = []
     for claim, words in CLAIMS.items():
         one = found.get(claim)
-        verdict, what = (one.verdict, f"{one.what}; {one.estimate.n} series") if one else others.get(claim, ("not tested", ""))
+        verdict, what = (one.verdict, f"{one.what}; {one.estimate.n} series, {one.seeds} seeds each") if one else (
+            others.get(claim, ("not tested", "")))
         kind = verdict.split()[0] if verdict in SIGNS else "undecided"
         plot = interval_plot(one.estimate, one.margin) + f"<br>{one.estimate.mean:+.1f} % ({one.estimate.ends('+.1f')})" if one else ""
         label = f'<a href="{escape(pages[claim])}">{claim}</a>' if claim in pages else claim
         rows.append(f'<tr><th scope="row">{label}</th><td>{escape(words)}</td><td class="verdict {kind}">'
-                    f'{SIGNS.get(verdict, "?")} {escape(verdict)}</td><td>{plot}</td><td>{escape(what)}</td></tr>')
+                    f'{SIGNS.get(verdict, "?")} {escape(verdict)}{", so far" if one and one.preliminary() else ""}</td><td>{plot}</td><td>{escape(what)}</td></tr>')
     head = "".join(f'<th scope="col">{name}</th>' for name in ("", "claim", "verdict", "estimate, 95 % interval", "what was measured"))
     return f'<table class="claims"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'

@@ -28,6 +28,10 @@ class Contrast:
     p_value: float
     margin: float = OVER_TASKS
 
+    def text(self, digits: int = 0) -> str:
+        """The mean over tasks with its interval, for reading."""
+        return f"{self.over.mean:+.{digits}f} % ({self.over.ends(f'+.{digits}f')})"
+
     def outcome(self, p_value: float | None = None) -> str:
         """"better", "worse", "equal within ..." or "undecided"; `p_value` is the corrected one, None: its own."""
         p_value = self.p_value if p_value is None else p_value

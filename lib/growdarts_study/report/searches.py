@@ -23,6 +23,8 @@ NAMES = {"grow_1": "growing from 1 node", "grow_2": "growing from 2 nodes", "gro
          "halving": "successive halving, same cost", "shared": "random, shared weights", "lstm": "LSTM", "gru": "GRU",
          "lstm_2": "LSTM, 2 layers", "gru_2": "GRU, 2 layers", "prune_end": "pruning at the end", "prune_none": "no pruning"}
 ELEMENTARY = " (elementary)"
+SEEDS = 12  # of the protocol, and its tasks that are no controls
+TASKS = {"C1": 9, "C3": 9, "C4": 6, "C6": 6, "C7": 9, "C8": 9}
 
 
 def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -102,6 +104,11 @@ class Verdict:
     verdict: str
     estimate: Interval
     margin: float
+    seeds: int
+
+    def preliminary(self) -> bool:
+        """Whether it rests on fewer seeds or tasks than the protocol asks for."""
+        return self.seeds < SEEDS or self.estimate.n < TASKS[self.claim]
 
     def detectable(self) -> float:
         """The difference that 80 % power would have found."""
@@ -124,7 +131,7 @@ def all_verdicts(runs: pd.DataFrame, pilots: pd.DataFrame) -> list[Verdict]:
         made.append(_cheaper(runs, contrast(costs_until_target(runs, pilots, ["grow_1"])["grow_1"].filter(tasks)), tasks))
     if "C4" in found:
         (one,) = found["C4"]
-        made.append(Verdict("C4", "one-shot error, morphism against fresh weights", one.verdict(p_values["C4"]), one.over, 1.0))
+        made.append(_verdict("C4", "one-shot error, morphism against fresh weights", one.verdict(p_values["C4"]), one))
     if "C6" in found:
         made.append(_workable(runs, *found["C6"]))
     if "C7" in found:
@@ -132,11 +139,15 @@ def all_verdicts(runs: pd.DataFrame, pilots: pd.DataFrame) -> list[Verdict]:
     return [*made, products(runs, tasks)]
 
 
+def _verdict(claim: str, what: str, verdict: str, one: Contrast, margin: float | None = None) -> Verdict:
+    return Verdict(claim, what, verdict, one.over, one.margin if margin is None else margin, int(one.effects.count().min()))
+
+
 def _all_of(claim: str, what: str, contrasts: Sequence[Contrast], p_value: float) -> Verdict:
     """Supported if the first is better than all, contradicted if it is worse than one; the first contrast is the estimate."""
     said = {one.verdict(max(one.p_value, p_value) if one.outcome() == "better" else None) for one in contrasts}
     verdict = "contradicted" if "contradicted" in said else said.pop() if len(said) == 1 else "undecided"
-    return Verdict(claim, what, verdict, contrasts[0].over, OVER_TASKS)
+    return _verdict(claim, what, verdict, contrasts[0])
 
 
 def _cheaper(runs: pd.DataFrame, cost: Contrast, tasks: Sequence[str]) -> Verdict:
@@ -144,7 +155,7 @@ def _cheaper(runs: pd.DataFrame, cost: Contrast, tasks: Sequence[str]) -> Verdic
     quality = contrast(effects(runs, "grow_1", "fixed_4", tasks=tasks)).over.at(0.9)
     cheap, dear = cost.over.high < 100 * np.log(0.8), cost.over.low > 0
     verdict = "contradicted" if dear else "supported" if cheap and quality.high < 1 else "undecided"
-    return Verdict("C3", "operations until the target, growing against a fixed backbone of 4 nodes", verdict, cost.over, -100 * np.log(0.8))
+    return _verdict("C3", "operations until the target, growing against a fixed backbone of 4 nodes", verdict, cost, -100 * np.log(0.8))
 
 
 def _workable(runs: pd.DataFrame, pruned: Contrast) -> Verdict:
@@ -152,7 +163,7 @@ def _workable(runs: pd.DataFrame, pruned: Contrast) -> Verdict:
     left = np.exp(effects(runs, "grow_2", "prune_none", "network_flops").mean().mean() / 100)
     verdict = "contradicted" if pruned.over.at(0.9).low > 2 or left > 0.9 else (
         "supported" if pruned.over.within(2) and left <= 0.5 else "undecided")
-    return Verdict("C6", f"one-shot error, pruning against none; {1 - left:.0%} of the operations gone", verdict, pruned.over, 2.0)
+    return _verdict("C6", f"one-shot error, pruning against none; {1 - left:.0%} of the operations gone", verdict, pruned)
 
 
 def products(runs: pd.DataFrame, tasks: Sequence[str], arm: str = "grow_2") -> Verdict:
@@ -165,7 +176,7 @@ def products(runs: pd.DataFrame, tasks: Sequence[str], arm: str = "grow_2") -> V
     verdict = "undecided" if test.pvalue >= 0.05 else "supported" if held.mean() > chance.mean() else "contradicted"
     difference = 100 * (held.astype(float) - chance).groupby("task").mean()
     return Verdict("C8", f"cells that hold the Hadamard product: {held.mean():.0%}, by chance {chance.mean():.0%}", verdict,
-                   interval(difference), 0.0)
+                   interval(difference), 0.0, int(held.groupby("task").count().min()))
 
 
 # ---- what arms find and cost --------------------------------------------------------------------
@@ -187,6 +198,13 @@ def arms_table(runs: pd.DataFrame, rival: str = "lstm") -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("")
 
 
+def gap(runs: pd.DataFrame, arm: str) -> Interval:
+    """Log ratio of the error of the derived cell, retrained, to that of the searched network as it stood, percent, over tasks."""
+    of_arm = runs.xs(arm, level="arm").loc[judged(runs)]
+    ratios = 100 * np.log(of_arm["retrained"].astype(float) / of_arm["one_shot"].astype(float))
+    return interval(ratios.groupby("task").mean())
+
+
 def growth_table(runs: pd.DataFrame) -> pd.DataFrame:
     """A row a search: how many grew, kept a node, collapsed to one effective node; epochs of the first stage; what deriving costs."""
     tasks, rows = judged(runs), []
@@ -197,11 +215,11 @@ def growth_table(runs: pd.DataFrame) -> pd.DataFrame:
             continue
         grown = of_arm["grown"].map(lambda epochs: epochs if isinstance(epochs, list) else [])
         first = [epochs[0] if epochs else spent for epochs, spent in zip(grown, of_arm["epochs"], strict=True)]
-        gap = 100 * np.log(of_arm["retrained"].astype(float) / of_arm["one_shot"]).groupby("task").mean()
+        found = gap(runs, arm)
         rows.append({"": NAMES[arm], "grew": f"{np.mean([bool(epochs) for epochs in grown]):.0%}",
                      "epochs before": f"{np.mean(first):.0f}", "effective nodes": f"{of_arm['nodes'].mean():.1f}",
                      "one node left": f"{(of_arm['nodes'] <= 1).mean():.0%}",
-                     "retrained against one-shot, %": f"{gap.mean():+.0f} ({interval(gap).ends('+.0f')})"})
+                     "retrained against one-shot, %": f"{found.mean:+.0f} ({found.ends('+.0f')})"})
     return pd.DataFrame(rows).set_index("")
 
 
@@ -263,8 +281,8 @@ def task_table(runs: pd.DataFrame, arm: str, rival: str) -> pd.DataFrame:
 
 def verdict_table(found: Sequence[Verdict]) -> pd.DataFrame:
     """A row a claim."""
-    return pd.DataFrame([{"claim": one.claim, "what was measured": one.what, "verdict": one.verdict,
-                          "estimate": f"{one.estimate.mean:+.1f} ({one.estimate.ends('+.1f')})", "tasks": one.estimate.n,
+    return pd.DataFrame([{"claim": one.claim, "what was measured": one.what, "verdict": one.verdict + ", so far" * one.preliminary(),
+                          "estimate": f"{one.estimate.mean:+.1f} ({one.estimate.ends('+.1f')})", "series": one.estimate.n, "seeds": one.seeds,
                           "80 % power finds": f"{one.detectable():.1f}"} for one in found]).set_index("claim")
 
 
@@ -277,7 +295,7 @@ def picture(runs: pd.DataFrame, arms: Sequence[str], rival: str = "lstm") -> Fig
         for row, task in enumerate(tasks):
             if task in table:
                 one = interval(table[task].dropna())
-                colour = COLOURS[2] if one.high < 0 else COLOURS[3] if one.low > 0 else COLOURS[7]
+                colour = COLOURS[2] if one.high < 0 else COLOURS[1] if one.low > 0 else COLOURS[7]
                 ax.plot([one.low, one.high], [row, row], color=colour, lw=2)
                 ax.plot(one.mean, row, "o", color=colour, ms=5)
         over = contrast(table).over

@@ -163,8 +163,11 @@ def best_of(task: TaskSpace, k: int) -> float:
                                  for seed in task.test])))
 
 
-def picture(tasks: Sequence[TaskSpace]) -> Figure:
-    """A row a series, a dot a cell: its test error over LSTM's, geometric means over the seeds."""
+def picture(tasks: Sequence[TaskSpace], found: Mapping[str, pd.Series] = {}) -> Figure:
+    """A row a series, a dot a cell: its test error over LSTM's, geometric means over the seeds.
+
+    found : what searches found, by their name: log ratios to LSTM by series.
+    """
     random = np.random.default_rng(0)
     figure, ax = plt.subplots(figsize=(8, 0.9 + 0.62 * len(tasks)))
     for row, task in enumerate(tasks):
@@ -181,6 +184,10 @@ def picture(tasks: Sequence[TaskSpace]) -> Figure:
                 label="best possible, or best closed form" if not row else None)
         ax.plot(ratio[task.chosen()], row, marker="D", ms=8, mfc="none", mec="black",
                 mew=1.6, ls="", label="chosen on validation" if not row else None)
+    for (name, ratios), marker, colour in zip(found.items(), ("*", "X"), (COLOURS[3], COLOURS[2]), strict=False):
+        rows = [row for row, task in enumerate(tasks) if task.name in ratios]
+        ax.plot(np.clip(np.exp(ratios[[tasks[row].name for row in rows]]), 0.2, 5), rows, marker, ms=13, mfc=colour, mec="white", mew=1,
+                ls="", label=name)
     ax.axvline(1, color=COLOURS[7], ls="--", zorder=0)
     ax.set(xscale="log", xlim=(0.19, 5.3), ylim=(len(tasks) - 0.4, -0.6), yticks=range(len(tasks)),
            yticklabels=[task.name for task in tasks], xlabel="test error, LSTM = 1 (left is better)")
