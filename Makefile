@@ -24,7 +24,8 @@ ENV       := .venv/.installed
 NOTEBOOKS := $(wildcard notebooks/[0-9]*.ipynb)
 EXECUTED  := $(NOTEBOOKS:%=$(SITE)/%)
 SLOW      := $(filter %/03_penn_treebank.ipynb %/05_ablations.ipynb,$(EXECUTED))
-PAGES     := _config.yml _toc.yml $(shell find book -type f -not -name '.*' -not -name '*.pyc')
+# Method shows Search.run.
+PAGES     := _config.yml _toc.yml lib/growdarts/search.py $(shell find book -type f -not -name '.*' -not -name '*.pyc')
 STAGED    := $(PAGES:%=$(SITE)/%)
 LIBRARY   := $(shell find lib -name '*.py' -o -name 'player.*')
 EMBEDDED  := $(wildcard data/registry.txt data/embedded/*)
