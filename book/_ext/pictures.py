@@ -8,7 +8,6 @@ import re
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
-from growdarts.drawing import _derived_chain
 from growdarts.drawing.charts import BLUE, Chart, _arrow, _box
 from growdarts.drawing.text import document, text
 
@@ -39,33 +38,34 @@ def cell():
     """The chain of nodes at two moments of time."""
     drawn, y, boxes = [], 52, []
     for column, (x, wide, name, colours) in enumerate((
-            (28, 44, PREVIOUS, END), (84, 32, "s_{1}", CALM), (136, 32, "s_{2}", CALM), (192, 32, NOW, END),
-            (248, 32, "s_{1}", CALM), (300, 32, "s_{2}", CALM), (352, 40, "h_{t+1}", END))):
+            (21, 40, PREVIOUS, END), (72, 28, "s_{1}", CALM), (118, 28, "s_{2}", CALM), (164, 28, NOW, END),
+            (210, 28, "s_{1}", CALM), (256, 28, "s_{2}", CALM), (308, 40, "h_{t+1}", END))):
         drawn.append(_node(x, y, wide, name, colours))
         if colours == CALM:
             drawn += [text(x, 14, "x_{t+1}" if column > 3 else "x_{t}", "middle"), _arrow(x, 20, x, y - 10)]
         boxes.append((x - wide / 2, x + wide / 2))
     drawn += [_arrow(right, y, left, y) for (_, right), (left, _) in zip(boxes, boxes[1:], strict=False)]
-    return [("", document(376, 66, drawn, "A chain of two nodes on two days. Each node reads the input and what the node before it left."))]
+    return [("", document(330, 66, drawn, "A chain of two nodes on two days. Each node reads the input and what the node before it left."))]
 
 
 def mixture():
     """All operations of one node, weighed and added up."""
-    drawn, weights = [_node(28, 62, 44, "s_{j\u22121}", END), _node(28, 34, 44, "x_{t}", END)], BEFORE["layer 1, node 1"]
+    drawn, weights = [_node(22, 62, 40, "s_{j\u22121}", END), _node(22, 34, 40, "x_{t}", END)], BEFORE["layer 1, node 1"]
     for row, (name, weight) in enumerate(weights.items()):
         y = 15 + 22 * row
-        drawn += [f'<path class="gd-line" d="M50 {start}L82 {y}" stroke="#777777"/>' for start in (34, 62)]
-        drawn.append(f'<path class="gd-bar-line" d="M208 {y}L276 48" stroke="{BLUE}" stroke-width="{1 + 10 * weight:.1f}"/>')
-        drawn += [_node(126, y, 88, name), text(176, y + 4, f"\u00d7 {weight:g}")]
-    drawn += [_node(286, 48, 22, "+"), _arrow(297, 48, 318, 48), _node(336, 48, 32, "s_{j}", END)]
-    return [("", document(360, 98, drawn, "Input and state enter four operations. Their outputs are weighed, 0.6 for the gate, and added."))]
+        drawn += [f'<path class="gd-line" d="M42 {start}L68 {y}" stroke="#777777"/>' for start in (34, 62)]
+        drawn.append(f'<path class="gd-bar-line" d="M192 {y}L258 48" stroke="{BLUE}" stroke-width="{1 + 10 * weight:.1f}"/>')
+        drawn += [_node(112, y, 88, name), text(161, y + 4, f"\u00d7 {weight:g}")]
+    drawn += [_node(268, 48, 22, "+"), _arrow(279, 48, 297, 48), _node(312, 48, 30, "s_{j}", END)]
+    return [("", document(330, 98, drawn, "Input and state enter four operations. Their outputs are weighed, 0.6 for the gate, and added."))]
 
 
 def deriving():
     weights = BEFORE | {"layer 1, node 2": {"add_tanh": 0.5, "add_identity": 0.2, "gate": 0.2, "carry": 0.1}}
-    derived, high = _derived_chain([["gate"], ["add_tanh"]], "two_input")
+    derived = [_arrow(left, 30, left + 16, 30) for left in (46, 112, 194)]
+    derived += [_node(25, 30, 42, PREVIOUS, END), _node(87, 30, 50, "gate"), _node(161, 30, 66, "add_tanh"), _node(225, 30, 30, NOW, END)]
     return _charts([("searched", weights)], {("layer 1, node 1", "gate"), ("layer 1, node 2", "add_tanh")}) + [
-        ("derived", document(252, high, [derived], "gate, then add_tanh"))]
+        ("derived", document(242, 42, derived, "gate, then add_tanh"))]
 
 
 def growing():
