@@ -71,7 +71,7 @@ $(STAGED): $(SITE)/%: %
 
 pdf: book  ## print the book into _build/book.pdf with Chromium, and check that every chapter is in it
 	@command -v chromium chromium-browser google-chrome > /dev/null || { echo "No PDF: it is printed by Chromium, which is not here (apt-get install chromium)."; exit 0; }; \
-	  jupyter-book build --builder singlehtml $(SITE) && python book/pdf.py $(SITE)/_build/singlehtml/index.html _build/book.pdf
+	  python book/pdf.py $(HTML) _build/book.pdf
 
 test: unit avx2 plain nbval book  ## everything that CI runs: unit tests, notebooks, strict build, built pages
 	@command -v chromium chromium-browser google-chrome > /dev/null || echo "The tests in a browser are skipped: no Chromium (apt-get install chromium)."
