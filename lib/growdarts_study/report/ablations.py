@@ -83,7 +83,7 @@ def in_words(found: Sequence[Effect]) -> str:
     """How many values of the switches change the test error beyond chance, and which, for the answer of a page."""
     tried = [effect for effect in found if effect.value != effect.base]
     told = [f"{effect.switch} = {effect.value} ({effect.error.mean:+.2f} %)" for effect in tried if effect.error.sign()]
-    return (f"Of {len(tried)} changes {len(told) or 'none'} alter{'s' * (len(told) == 1)} the test error beyond chance"
+    return (f"Of {len(tried)} changes {len(told) or 'none'} alter{'s' * (len(told) < 2)} the test error beyond chance"
             + (": " + ", ".join(told) if told else ""))
 
 
