@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env book test unit avx2 plain nbval outputs picture batch benchmark gpu clean distclean
+.PHONY: help env book pdf test unit avx2 plain nbval outputs picture batch benchmark gpu clean distclean
 
 # The first of these that starts and can make environments.
 PYTHON ?= $(or $(shell for python in python3.11 python3.12 python3.13; do \
@@ -24,7 +24,8 @@ ENV       := .venv/.installed
 NOTEBOOKS := $(wildcard notebooks/[0-9]*.ipynb)
 EXECUTED  := $(NOTEBOOKS:%=$(SITE)/%)
 SLOW      := $(filter %/03_penn_treebank.ipynb %/05_ablations.ipynb,$(EXECUTED))
-PAGES     := _config.yml _toc.yml $(shell find book -type f -not -name '.*' -not -name '*.pyc')
+# Method shows Search.run.
+PAGES     := _config.yml _toc.yml lib/growdarts/search.py $(shell find book -type f -not -name '.*' -not -name '*.pyc')
 STAGED    := $(PAGES:%=$(SITE)/%)
 LIBRARY   := $(shell find lib -name '*.py' -o -name 'player.*')
 EMBEDDED  := $(wildcard data/registry.txt data/embedded/*)
@@ -68,7 +69,12 @@ $(STAGED): $(SITE)/%: %
 	@mkdir -p $(@D)
 	@cp $< $@
 
+pdf: book  ## print the book into _build/book.pdf with Chromium, and check that every chapter is in it
+	@command -v chromium chromium-browser google-chrome > /dev/null || { echo "No PDF: it is printed by Chromium, which is not here (apt-get install chromium)."; exit 0; }; \
+	  python book/pdf.py $(HTML) _build/book.pdf
+
 test: unit avx2 plain nbval book  ## everything that CI runs: unit tests, notebooks, strict build, built pages
+	@command -v chromium chromium-browser google-chrome > /dev/null || echo "The tests in a browser are skipped: no Chromium (apt-get install chromium)."
 	BOOK_HTML=$(HTML) pytest tests/test_book.py tests/test_browser.py
 
 # A worker that dies ends the run, which names the test.

@@ -39,6 +39,12 @@ CROSSING = """() => [...document.querySelectorAll("svg")].filter(svg => !svg.clo
   })"""
 SMALLEST = """() => Math.min(99, ...[...document.querySelectorAll(".gd-player svg text")].filter(t => t.checkVisibility())
   .map(t => parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().a))"""
+# Code that goes on beyond its box, and letters smaller than 11 pixels outside of drawings and equations.
+CUT = """() => [...document.querySelectorAll(".bd-article pre")].filter(box => box.scrollWidth > box.clientWidth + 1)
+  .map(box => box.textContent.slice(0, 60))"""
+TINY = """() => [...document.querySelectorAll("body *")].filter(e => !e.closest("svg, mjx-container") && e.checkVisibility()
+  && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) && parseFloat(getComputedStyle(e).fontSize) < 10.9)
+  .map(e => e.textContent.trim().slice(0, 40))"""
 WIDER = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -209,15 +215,34 @@ def test_axe_finds_nothing_serious(opened, theme):
 
 
 @pytest.mark.skipif(BOOK is None, reason="needs a built book: make test")
+def test_runs_are_filtered_and_lead_to_their_records(opened):
+    page = opened(BOOK / "book" / "runs.html")
+    page.locator(".gd-runs input").fill("language lstm")
+    assert page.locator(".gd-runs p").inner_text().startswith("1 of ")
+    assert page.locator(".gd-runs tbody td").all_inner_texts()[:4] == ["language", "penn_treebank", "lstm", "0"]
+    href = page.locator(".gd-runs tbody a").get_attribute("href")
+    assert (BOOK / "book" / href).resolve().is_file()
+    page.locator(".gd-runs input").fill("time_series")
+    page.get_by_role("button", name="test error").click()
+    shown = [float(text) for text in page.locator(".gd-runs tbody td:last-child").all_inner_texts()]
+    assert len(shown) == 50 and shown == sorted(shown)
+    page.goto((BOOK / "notebooks" / "03_penn_treebank.html").as_uri())
+    page.get_by_role("link", name="LSTM", exact=True).click()
+    page.wait_for_selector(".gd-runs tbody tr")
+    assert page.locator(".gd-runs p").inner_text().startswith("1 of ")
+
+
+@pytest.mark.skipif(BOOK is None, reason="needs a built book: make test")
 @pytest.mark.parametrize("page", PAGES or [None], ids=str)
 def test_pages_of_the_book(page, opened):
-    """No page scrolls sideways, no words of a drawing meet, on a phone, a tablet, a screen."""
+    """No page scrolls sideways, no words of a drawing meet, no code is cut, on a phone, a tablet, a screen."""
     shown = opened(BOOK / page)
     for width in WIDTHS:
         shown.set_viewport_size({"width": width, "height": 900})
         shown.wait_for_timeout(200)
         assert shown.evaluate(WIDER) <= 0, f"{page} at {width}"
         assert shown.evaluate(CROSSING) == [], f"{page} at {width}"
+        assert shown.evaluate(CUT) == [] and shown.evaluate(TINY) == [], f"{page} at {width}"
     players = {"notebooks/01_morphisms.html", "notebooks/02_time_series.html", "notebooks/03_penn_treebank.html",
                "notebooks/04_cifar10.html"}
     assert shown.locator(".gd-player").count() == (str(page) in players)

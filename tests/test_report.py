@@ -57,6 +57,7 @@ def test_tables_hold_the_records_numbers(made):
         e["kind"] == "grow_node" for e in r["search"]["events"]))
     events = tables.events(grown)
     assert "grow node" in set(events.event) and (events["GFLOP spent"] >= 0).all()
+    assert max(shown.shape[1] for shown in (rivals, events)) <= 6  # and the index: seven columns on a page
 
 
 def test_figures_draw_and_leave_nothing_empty(made):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from growdarts_study import grids, records
 from growdarts_study.report.comparison import Interval, geometric_mean, interval, pair_of, seed_means
-from growdarts_study.report.figures import COLOURS, SIGNS, difference_bar
+from growdarts_study.report.figures import SIGNS, difference_bar
 
 
 @dataclass(frozen=True)
@@ -71,29 +71,31 @@ def table(found: Sequence[Effect]) -> pd.DataFrame:
             effect.switch, effect.by_seed)]
         told = f"same errors as {same[0]}" if same else SIGNS[effect.error.sign()][2]
         rows.append({
-            "switch": effect.switch, "value": str(effect.value),
-            "test error, %": "-" if is_base else f"{effect.error.mean:+.2f}",
-            "interval over seeds": "-" if is_base else effect.error.ends(),
-            "told from chance": "-" if is_base else told,
-            "search FLOP": "1" if is_base else f"{effect.flops:.2f} x", "nodes": f"{effect.nodes:.1f}",
-            "nodes added": f"{effect.changes['grow_node']:.1f}",
-            "operations copied": f"{effect.changes['grow_operation']:.1f}",
-            "prunings": f"{effect.changes['prune']:.1f}"})
-    return pd.DataFrame(rows).set_index("switch")
+            "switch: value": f"{effect.switch}: {effect.value}", "test error, %": "-" if is_base else f"{effect.error.mean:+.2f}",
+            "interval over seeds": "-" if is_base else effect.error.ends(), "told from chance": "-" if is_base else told,
+            "search FLOP": "1" if is_base else f"{effect.flops:.2f} x",
+            "nodes (added)": f"{effect.nodes:.1f} ({effect.changes['grow_node']:.1f})",
+            "copied, pruned": f"{effect.changes['grow_operation']:.1f}, {effect.changes['prune']:.1f}"})
+    return pd.DataFrame(rows).set_index("switch: value")
+
+
+def in_words(found: Sequence[Effect]) -> str:
+    """How many values of the switches change the test error beyond chance, and which, for the answer of a page."""
+    tried = [effect for effect in found if effect.value != effect.base]
+    told = [f"{effect.switch} = {effect.value} ({effect.error.mean:+.2f} %)" for effect in tried if effect.error.sign()]
+    return (f"Of {len(tried)} changes {len(told) or 'none'} alter{'s' * (len(told) < 2)} the test error beyond chance"
+            + (": " + ", ".join(told) if told else ""))
 
 
 def figure(found: Sequence[Effect]) -> Figure:
-    """Every effect with all seeds (dots) and the interval over them (bar), beside the cost of the search."""
+    """Every effect with all seeds (dots) and the interval over them (bar)."""
     shown = [effect for effect in found if effect.value != effect.base]
-    drawn, (left, right) = plt.subplots(1, 2, figsize=(8.5, 1.1 + 0.32 * len(shown)), sharey=True, width_ratios=[2, 1])
+    drawn, ax = plt.subplots(figsize=(5, 1 + 0.32 * len(shown)))  # for a phone
     for row, effect in enumerate(shown):
-        left.plot(effect.by_seed, [row] * len(effect.by_seed), ls="", marker="o", ms=4, mfc="none", color="black")
-        difference_bar(left, row, effect.error, effect.error.sign())
-        right.plot(effect.flops, row, marker="D", ms=6, color=COLOURS[0])
-    left.axvline(0, color="#777777", lw=1)
-    right.axvline(1, color="#777777", lw=1)
-    left.set_yticks(range(len(shown)), [f"{e.switch}: {e.value}" for e in shown])
-    left.set_ylim(len(shown) - 0.5, -0.5)
-    left.set_xlabel("difference of the test error to the base, %")
-    right.set(xlabel="operations of the search,\nbase = 1")
+        ax.plot(effect.by_seed, [row] * len(effect.by_seed), ls="", marker="o", ms=4, mfc="none", color="black")
+        difference_bar(ax, row, effect.error, effect.error.sign())
+    ax.axvline(0, color="#777777", lw=1)
+    ax.set_yticks(range(len(shown)), [f"{e.switch}: {e.value}" for e in shown])
+    ax.set_ylim(len(shown) - 0.5, -0.5)
+    ax.set_xlabel("difference of the test error to the base, %", x=0.3)
     return drawn

@@ -45,13 +45,26 @@ def difference_bar(ax: Axes, row: float, found: Interval, sign: int) -> None:
     ax.plot(found.mean, row, marker=marker, ms=8, color=colour, mec="black")
 
 
+def ranked(rows: Sequence[tuple[str, float, float | None, float | None]], label: str, form: str = ".1f") -> Figure:
+    """A dot a method with its number beside it, and the interval from low to high where there is one; as wide as a phone."""
+    figure, ax = plt.subplots(figsize=(4.6, 0.8 + 0.34 * len(rows)))
+    for row, (method, value, low, high) in enumerate(rows):
+        colour, marker = (COLOURS[1], "D") if method == "grow" else (COLOURS[0], "o")
+        ax.plot(np.array([low, high], dtype=float), [row, row], lw=5, alpha=0.4, color=colour, solid_capstyle="butt")
+        ax.plot(value, row, marker=marker, ms=8, color=colour, mec="black")
+        ax.annotate(f"{value:{form}}", (1.02, row), xycoords=("axes fraction", "data"), va="center")
+    ax.set(yticks=range(len(rows)), yticklabels=[LABELS[method] for method, *_ in rows], ylim=(len(rows) - 0.5, -0.5),
+           xlabel=label, xmargin=0.08)
+    ax.grid(axis="y", color="#DDDDDD")
+    return figure
+
+
 def loss_curves(ax: Axes, record: dict[str, Any]) -> None:
     """Training and validation error by epoch, with every growth and pruning marked."""
     history = record["search"]["history"]
     epochs = [row["epoch"] for row in history]
     ax.plot(epochs, [row["train_loss"] for row in history], color=COLOURS[0], ls="--", label="training")
-    ax.plot(epochs, [row["validation_error"] for row in history], color=COLOURS[0], marker="o", ms=3,
-            label="validation")
+    ax.plot(epochs, [row["validation_error"] for row in history], color=COLOURS[0], marker="o", ms=3, label="validation")
     named = set()
     for event in record["search"]["events"]:
         if event["kind"] in EVENTS and event["what"]:

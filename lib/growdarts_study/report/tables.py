@@ -25,6 +25,12 @@ def show(table: pd.DataFrame) -> Markdown:
     return Markdown(table.to_markdown(disable_numparse=True))
 
 
+def linked(table: pd.DataFrame, records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """A table with a row a record, whose names lead to the records on the book's page of all runs."""
+    return table.set_axis([f'<a href="../book/runs.html#{record["config_hash"]}" title="show the record">{name}</a>'
+                           for name, record in zip(table.index, records, strict=True)])
+
+
 def p_text(p_value: float | None) -> str:
     """p-value for reading, never 0.000; a dash without one."""
     return "-" if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
@@ -43,20 +49,21 @@ def rivals(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
         out["above the floor"] = [f"{error / floor - 1:+.1%}" for error, floor in zip(runs.test, floors, strict=True)]
     out["parameters"] = runs.parameters
     out["nodes"] = ["-" if pd.isna(value) else f"{value:.0f}" for value in runs.nodes]
-    out["search, s"], out["training, s"] = runs.search_seconds.round(1), runs.train_seconds.round(1)
+    out["search, training, s"] = [f"{a:.1f}, {b:.1f}" for a, b in zip(runs.search_seconds, runs.train_seconds, strict=True)]
     return out.dropna(axis="columns", how="all").set_index("method")
 
 
 def perplexities(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Test and validation perplexity of language models, sizes and costs."""
+    """Test perplexity of language models, how far above the floor or else the validation perplexity, sizes and costs."""
     rows = {}
     for record in records:
         result = record["result"]
-        row = {"test perplexity": f"{result['test_perplexity']:.1f}",
-               "validation": f"{math.exp(result['validation_error']):.1f}"}
+        row = {"test perplexity": f"{result['test_perplexity']:.1f}"}
         if result["floor"]:
             row["above the floor"] = f"{result['test_perplexity'] / result['floor'] - 1:+.1%}"
-        rows[LABELS[record["config"]["method"]]] = row | _size_and_cost(record, "units")
+        else:
+            row["validation"] = f"{math.exp(result['validation_error']):.1f}"
+        rows[LABELS[record["config"]["method"]]] = row | _size_and_cost(record)
     return pd.DataFrame(rows).T
 
 
@@ -73,34 +80,38 @@ def accuracies(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     rows = {}
     wrong = {record["config"]["method"]: set(record["result"]["mistakes"]) for record in records}
     for record in records:
-        result, method = record["result"], record["config"]["method"]
-        n, mistakes = result["test_images"], len(result["mistakes"])
-        low, high = proportion_confint(n - mistakes, n, method="wilson")
-        row = {"test accuracy, %": f"{100 * (1 - mistakes / n):.1f}", "interval": f"{100 * low:.1f} to {100 * high:.1f}"}
+        method, (right, low, high) = record["config"]["method"], accuracy(record)
+        row = {"test accuracy, % (interval)": f"{right:.1f} ({low:.1f} to {high:.1f})"}
         if "darts_v2" in wrong:
             ours, theirs = (len(wrong[a] - wrong[b]) for a, b in ((method, "darts_v2"), ("darts_v2", method)))
             row["p"] = p_text(None if method == "darts_v2" else mcnemar([[0, ours], [theirs, 0]], exact=True).pvalue)
-        rows[LABELS[method]] = row | _size_and_cost(record, "channels")
+        rows[LABELS[method]] = row | _size_and_cost(record)
     return pd.DataFrame(rows).T
 
 
-def _size_and_cost(record: dict[str, Any], width: str) -> dict[str, str]:
+def accuracy(record: dict[str, Any]) -> tuple[float, float, float]:
+    """Test accuracy of an image classifier in percent, and the ends of Wilson's 95 % interval."""
+    n, mistakes = record["result"]["test_images"], len(record["result"]["mistakes"])
+    low, high = proportion_confint(n - mistakes, n, method="wilson")
+    return 100 * (1 - mistakes / n), 100 * low, 100 * high
+
+
+def _size_and_cost(record: dict[str, Any]) -> dict[str, str]:
     result, cost, genotype = record["result"], record["cost"], record["result"]["genotype"]
     searched = record["search"] is not None
-    return {"weights": f"{result['parameters']:,}", width: str(result["hidden"]),
-            "nodes": str(genotype_from_dict(genotype).n_nodes) if genotype else "-",
+    return {"weights": f"{result['parameters']:,}", "nodes": str(genotype_from_dict(genotype).n_nodes) if genotype else "-",
             "search, TFLOP": f"{cost['search_flops'] / 1e12:.3g}" if searched else "-",
-            "search, s": f"{cost['search_seconds']:.0f}" if searched else "-",
-            "training, s": f"{cost['train_seconds']:.0f}", "test, s": f"{cost['test_seconds']:.2g}"}
+            "search, training, test, s": (f"{cost['search_seconds']:.0f}, " if searched else "-, ")
+                                         + f"{cost['train_seconds']:.0f}, {cost['test_seconds']:.2g}"}
 
 
 def events(record: dict[str, Any]) -> pd.DataFrame:
     """Every growth, pruning, tuning and end of a stage of one search."""
     return pd.DataFrame([{
         "after epoch": event["epoch"], "event": event["kind"].replace("_", " "),
-        "what": ", ".join(event["what"]) or "nothing", "validation before": round(event["validation_before"], 4),
-        "after": round(event["validation_after"], 4), "nodes": event["nodes"], "parameters": event["parameters"],
-        "GFLOP spent": round(event["flops_spent"] / 1e9, 2), "seconds spent": round(event["seconds_spent"], 1),
+        "what": ", ".join(event["what"]) or "nothing",
+        "validation before, after": f"{event['validation_before']:.4f}, {event['validation_after']:.4f}",
+        "nodes": event["nodes"], "weights": event["parameters"], "GFLOP spent": round(event["flops_spent"] / 1e9, 2),
     } for event in record["search"]["events"]]).set_index("after epoch")
 
 
@@ -133,6 +144,13 @@ def provenance(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
         rows |= {"minutes": f"{first['minutes']:.0f}", "computes in bfloat16": values("provenance", "bfloat16"),
                  "load average of the machine": "{before:.2f} before, {after:.2f} after".format(**first["load_average"])}
     return pd.DataFrame({"": rows}).rename_axis("all runs")
+
+
+def cost_in_words(records: Iterable[dict[str, Any]]) -> str:
+    """Hours and hardware of runs, for the sentence of a page that says how to make them again."""
+    records = list(records)
+    processors = sorted({record["provenance"]["hardware"]["processor"] for record in records})
+    return f"{len(records)} runs, together {total_hours(records)} hours of one core ({', '.join(processors)})"
 
 
 def total_hours(records: Iterable[dict[str, Any]]) -> float:

@@ -1,0 +1,64 @@
+"""Sphinx extension: all runs as files and as a page, how to cite, version and date of every page."""
+
+import shutil
+from pathlib import Path
+
+import yaml
+from docutils import nodes
+from docutils.parsers.rst import Directive
+
+from growdarts_study import ROOT
+from growdarts_study.records import RESULTS
+from growdarts_study.report import all_runs
+
+CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+FILTER = """<div class="gd-runs"><label>Filter: words of any column, such as <code>language</code> or <code>lstm 2019</code>
+<input type="search" autocomplete="off"></label><p aria-live="polite">This list needs JavaScript; the files above have all of it.</p>
+<div class="pst-scrollable-table-container"><table class="table"><thead><tr></tr></thead><tbody></tbody></table></div></div>
+<script src="../_static/runs-data.js"></script><script src="../_static/runs.js"></script>"""
+
+
+def setup(app):
+    app.add_directive("runs", Runs)
+    app.add_directive("codebook", Codebook)
+    app.add_directive("bibtex", Bibtex)
+    app.connect("config-inited", stamp)
+    app.connect("build-finished", write)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def stamp(app, config):
+    config.html_last_updated_fmt = "%Y-%m-%d"
+    config.html_theme_options["extra_footer"] = f"Version {CITATION['version']}"
+
+
+def write(app, error):
+    if error is None and app.builder.format == "html":
+        all_runs.write(all_runs.table(), Path(app.outdir) / "_static")
+        shutil.copytree(RESULTS, Path(app.outdir) / "records", dirs_exist_ok=True)
+
+
+class Runs(Directive):
+    def run(self):
+        return [nodes.raw("", FILTER, format="html")]
+
+
+class Codebook(Directive):
+    def run(self):
+        return [nodes.definition_list("", *(nodes.definition_list_item(
+            "", nodes.term("", "", nodes.literal(name, name)), nodes.definition("", nodes.paragraph("", meaning)))
+            for name, meaning in all_runs.COLUMNS.items()))]
+
+
+class Bibtex(Directive):
+    """The software and the paper that it replicates, from CITATION.cff."""
+
+    def run(self):
+        (paper,) = CITATION["references"]
+        authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
+        entries = [("software", "growdarts", {"author": "{" + CITATION["authors"][0]["name"] + "}", "title": CITATION["title"],
+                                              "version": CITATION["version"], "url": CITATION.get("repository-code")}),
+                   ("misc", "jie2021morphism", {"author": authors, "title": paper["title"], "year": paper["year"], "url": paper["url"]})]
+        text = "\n\n".join(f"@{kind}{{{key},\n" + ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items() if value) + "\n}"
+                           for kind, key, fields in entries)
+        return [nodes.literal_block(text, text, language="bibtex")]

@@ -1,0 +1,90 @@
+"""All records -> one table with a row a run, for download and for the page that filters it."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from growdarts_study import records
+from growdarts_study.records import RESULTS
+
+# The codebook. What a run does not have is left empty.
+COLUMNS = {
+    "experiment": "time_series, language, images: a run of that notebook; ablations: one with a switch changed; whole_space: one cell of all",
+    "tier": "scale of the experiment, see Notation",
+    "data": "name of the data set or series",
+    "method": "what was trained: a method, or in whole_space a rival or a cell, its operations joined by +",
+    "changed": "parameters in which the run differs from most of its experiment, as in ablations",
+    "seed": "of all random draws; in whole_space of the generated series as well",
+    "year": "test year; empty: the last part of the data",
+    "test_error": "mean squared error of standardised values; language: nats a word; images: share of images that are wrong",
+    "validation_error": "the same on the validation part, by which sizes and stages were chosen",
+    "floor": "lowest possible test error, where it is known",
+    "weights": "of the tested network",
+    "nodes": "of the tested cell",
+    "search_epochs": "epochs of the search",
+    "search_flops": "floating-point operations of the search, estimated",
+    "search_seconds": "wall time of the search on one core",
+    "train_seconds": "wall time of the training from scratch on one core, all sizes",
+    "made": "when the record was made, UTC",
+    "commit": "of the repository at that time",
+    "record": "file of the record below data/results/; its configuration has every parameter of the run",
+}
+
+
+def table(folder: Path = RESULTS) -> pd.DataFrame:
+    """A row a run of every record below `folder`, benchmarks left out; the columns are those of the codebook.
+
+    Raises
+    ------
+    RecordError
+        a file is no record, or is damaged.
+    """
+    files = sorted(file for file in folder.rglob("*.json") if file.relative_to(folder).parts[0] != "benchmarks")
+    rows = [row for file in files for row in _rows(file, file.relative_to(folder))]
+    groups: dict[Any, Counter[tuple[str, str]]] = {}
+    for row in rows:
+        groups.setdefault((row["experiment"], row["data"]), Counter()).update(row["config"])
+    for row in rows:
+        usual = groups[row["experiment"], row["data"]]
+        row["changed"] = ", ".join(f"{name} = {value}" for name, value in row["config"]
+                                   if usual[name, value] < max(n for (other, _), n in usual.items() if other == name))
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(("year", "weights", "nodes", "search_epochs"), "Int64"))
+
+
+def _rows(file: Path, place: Path) -> Iterator[dict[str, Any]]:
+    record = records.load(file, ("config", "provenance"))
+    config, made = record["config"], record["provenance"]
+    common = {"experiment": place.parts[0], "tier": record.get("tier", place.parts[1]), "data": config["dataset"],
+              "year": config.get("origin"), "made": made["made"], "commit": made["commit"], "record": place.as_posix(), "config": []}
+    if "cells" not in record:
+        (run,) = records.table([record | {"config": {"origin": None} | config}]).rename(columns={
+            "validation": "validation_error", "test": "test_error", "parameters": "weights"}).to_dict("records")
+        settings = [(name, str(value)) for name, value in config.items() if name not in ("seed", "origin", "method", "dataset")]
+        yield run | common | {"floor": record["result"].get("floor"), "config": settings}
+        return
+    tested = dict(zip(record["cells"], zip(record["validation"], record["test"], strict=True), strict=True))
+    if config["nodes"] == 1:  # the same in the files of larger cells
+        tested |= {name: (rival["validation"], rival["test"]) for name, rival in record["rivals"].items()}
+    for name, (validation, test) in tested.items():
+        floors = record["floor"] or [None] * len(test)
+        for seed, chosen_by, error, floor in zip(config["seeds"], validation, test, floors, strict=True):
+            yield common | {"method": name, "seed": seed, "validation_error": chosen_by, "test_error": error, "floor": floor,
+                            "nodes": name.count("+") + 1 if name in record["cells"] else None}
+
+
+def write(runs: pd.DataFrame, folder: Path) -> None:
+    """`runs.csv`, `runs.parquet`, and `runs-data.js`, the columns that the page shows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    runs.to_csv(folder / "runs.csv", index=False)
+    runs.to_parquet(folder / "runs.parquet", index=False)
+    method = runs.method.where(runs.changed == "", runs.method + " (" + runs.changed + ")")
+    files, numbers = np.unique(runs.record, return_inverse=True)
+    shown = runs[["experiment", "data", "seed", "year", "test_error"]].assign(method=method, record=numbers).astype(object)
+    rows = shown.where(shown.notna(), None)[["experiment", "data", "method", "seed", "year", "test_error", "record"]].values.tolist()
+    data = json.dumps({"files": files.tolist(), "rows": rows}, separators=(",", ":"))
+    (folder / "runs-data.js").write_text(f"window.RUNS = {data};\n", encoding="utf-8")

@@ -1,0 +1,63 @@
+"""The table of all runs against the files that it is made from, and how to cite against CITATION.cff."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from growdarts_study.records import RESULTS, RecordError
+from growdarts_study.report import all_runs
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return all_runs.table()
+
+
+def test_every_record_is_in_it_with_its_numbers(runs):
+    files = [file for file in RESULTS.rglob("*.json") if "benchmarks" not in file.parts]
+    assert set(runs.record) == {file.relative_to(RESULTS).as_posix() for file in files}
+    for file in files:
+        record, own = json.loads(file.read_text()), runs[runs.record == file.relative_to(RESULTS).as_posix()]
+        if "cells" in record:
+            cells = own[own.method.isin(record["cells"])]
+            assert cells.test_error.sum() == pytest.approx(sum(map(sum, record["test"])))
+            assert len(cells) == len(record["cells"]) * len(record["config"]["seeds"])
+        else:
+            (row,) = own.to_dict("records")
+            assert (row["test_error"], row["weights"], row["method"]) == (
+                record["result"]["test_error"], record["result"]["parameters"], record["config"]["method"])
+    assert not runs.duplicated(["experiment", "data", "method", "changed", "seed", "year"]).any()
+
+
+def test_what_an_ablation_changed_is_said(runs):
+    changed = runs[runs.record.str.startswith("ablations") & (runs.method == "grow")].changed
+    assert {"prune = end", "prune = none", "order = 2", ""} <= set(changed)
+    assert set(runs[runs.experiment == "time_series"].changed) == {""}
+
+
+def test_the_files_hold_the_table(runs, tmp_path):
+    all_runs.write(runs, tmp_path)
+    typed, text = pd.read_parquet(tmp_path / "runs.parquet"), pd.read_csv(tmp_path / "runs.csv")
+    pd.testing.assert_frame_equal(typed, runs)
+    assert list(text) == list(all_runs.COLUMNS) and text.test_error.tolist() == pytest.approx(runs.test_error.tolist())
+    page = json.loads((tmp_path / "runs-data.js").read_text().removeprefix("window.RUNS = ").removesuffix(";\n"))
+    assert len(page["rows"]) == len(runs) and page["files"][page["rows"][-1][6]] == runs.record.iloc[-1]
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "x.json").write_text("{}")
+    with pytest.raises(RecordError, match="x.json lacks config"):
+        all_runs.table(tmp_path)
+
+
+def test_versions_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == project["version"]
+    assert json.loads((ROOT / ".zenodo.json").read_text())["version"] == project["version"]
