@@ -68,17 +68,16 @@ def few(size: Size) -> Size:
 
 def launches(size: Size, order: int) -> dict[str, int]:
     """Kernels of a step: of the plain reference, of the library (`eager`), and beside the graphs of its captured form, of
-    which it makes `replays`; and how often the host waits for a number (`transfers`). The first step, which sets up the
-    optimisers, is not counted."""
-    made, there = subject(few(size)), search_step(subject(few(size), "meta"), order)
-    found = {"reference": counted(reference_step(made, order)).kernels.total()}
-    step = search_step(made, order)
-    step()
-    there()
-    eager, transfers, graphs = counted(step), counted(there, "meta").transfers.total(), Graphs(Repeated, "cpu")
+    which it makes `replays`; and how often the host waits for a number (`transfers`). The first step of each, which sets up
+    its optimisers, is not counted."""
+    made, graphs = subject(few(size)), Graphs(Repeated, "cpu")
+    reference, step = reference_step(made, order), search_step(made, order)
+    reference()
     with graphs.of(made.network):
         step()
         step()
         before, captured = graphs.replays, counted(step)
-    return found | {"eager": eager.kernels.total(), "captured": captured.kernels.total(),
-                    "replays": graphs.replays - before, "transfers": transfers}
+        replays = graphs.replays - before
+    there = counted(search_step(subject(few(size), "meta"), order), "meta")
+    return {"reference": counted(reference).kernels.total(), "eager": counted(step).kernels.total(),
+            "captured": captured.kernels.total(), "replays": replays, "transfers": there.transfers.total()}
