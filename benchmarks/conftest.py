@@ -1,4 +1,4 @@
-"""Sizes of the cases, and the records that a run leaves: `steps` and `scaling`.
+"""Sizes of the cases, and the records that a run leaves: `steps` and `scaling`, and `launches`, which counts.
 
 `make benchmark` runs all; `make benchmark QUICK=1` the same code at toy sizes, whose records go to `_build`. A run of a part
 leaves those records of which it left out no case.
@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.sizes import BASES, FULL, QUICK, STEPS, TOY, TOY_VALUES, VALUES, Effort, Size, sweeps
+from benchmarks.launches import few
+from benchmarks.sizes import BASES, FULL, ORIGINAL, QUICK, STEPS, TOY, TOY_VALUES, VALUES, Effort, Size, sweeps
 from benchmarks.timing import load_average
 from growdarts_study import records
 from growdarts.spaces.precision import used_precision
@@ -26,8 +27,9 @@ class Measured:
 
     def __init__(self, quick: bool) -> None:
         self.quick, self.started, self.load = quick, time.perf_counter(), load_average()
-        self.parts: dict[str, dict[Any, dict[str, Any]]] = {"steps": {}, "growth": {}, "scaling": {}}
+        self.parts: dict[str, dict[Any, dict[str, Any]]] = {"steps": {}, "growth": {}, "scaling": {}, "launches": {}}
         self.sizes = list(TOY.values()) if quick else STEPS
+        self.counted = list(dict.fromkeys(few(size) for size in (TOY.values() if quick else ORIGINAL)))
         self.bases = TOY if quick else BASES
         self.sweeps = sweeps(self.bases, TOY_VALUES if quick else VALUES)
 
@@ -55,6 +57,9 @@ class Measured:
                 "sweeps": {space: {field: [{"value": getattr(size, field), **self.parts["scaling"][size]} for size in sizes]
                                    for field, sizes in fields.items()} for space, fields in self.sweeps.items()},
                 "bases": {space: size.as_dict() for space, size in self.bases.items()}}
+        if set(self.parts["launches"]) == {(size, order) for size in self.counted for order in (1, 2)}:
+            found["launches"] = {"launches": [{"size": size.as_dict(), "order": order, **values}
+                                              for (size, order), values in self.parts["launches"].items()]}
         return found
 
     def write(self) -> list[Path]:
@@ -84,7 +89,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     measured = metafunc.config.measured
-    for name, sizes in (("size", measured.sizes), ("point", measured.points())):
+    for name, sizes in (("size", measured.sizes), ("point", measured.points()), ("counted", measured.counted)):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, sizes, ids=[
                 "-".join(str(value) for value in size.as_dict().values() if value) for size in sizes])

@@ -2,7 +2,7 @@
 
 The step runs on the CPU in its plain form, as it would on a GPU, with few units and columns: their number does not matter.
 An operation of torch that computes anything counts as one kernel: a GPU needs one for most, more for a few, such as batch
-norms. `python -m benchmarks.launches` writes the record `launches`.
+norms. What the host reads is counted on torch's device `meta`, which has no CPU's forms of the optimisers.
 """
 
 from collections import Counter
@@ -14,15 +14,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.sizes import ORIGINAL, Size
+from benchmarks.sizes import Size
 from benchmarks.steps import reference_step, search_step, subject
 from growdarts.captured import Graphs
 from growdarts.forms import plain_forms
-from growdarts_study import records
 
 FREE = ("view", "reshape", "alias", "detach", "t.", "transpose", "permute", "expand", "slice", "select", "split", "chunk",
         "unsqueeze", "squeeze", "unbind", "as_strided", "empty", "new_empty", "lift", "unfold", "is_same_size", "diagonal")
-KEPT = records.RESULTS / "benchmarks"
 HOST = ("_local_scalar_dense", "nonzero", "equal.", "is_nonzero")  # a GPU's answer is waited for
 
 
@@ -70,24 +68,16 @@ def few(size: Size) -> Size:
 
 def launches(size: Size, order: int) -> dict[str, int]:
     """Kernels of a step: of the plain reference, of the library (`eager`), and beside the graphs of its captured form, of
-    which it makes `replays`."""
-    made = subject(few(size))
-    found, step = {"reference": counted(reference_step(made, order)).kernels.total()}, search_step(made, order)
-    eager, graphs = counted(step), Graphs(Repeated, "cpu")
+    which it makes `replays`; and how often the host waits for a number (`transfers`). The first step of each, which sets up
+    its optimisers, is not counted."""
+    made, graphs = subject(few(size)), Graphs(Repeated, "cpu")
+    reference, step = reference_step(made, order), search_step(made, order)
+    reference()
     with graphs.of(made.network):
         step()
         step()
         before, captured = graphs.replays, counted(step)
-    return found | {"eager": eager.kernels.total(), "captured": captured.kernels.total(), "replays": graphs.replays - before}
-
-
-def main() -> None:
-    """Of all sizes that are measured; those that differ in width or batch only have the same numbers."""
-    found = {few(size): [launches(size, order) for order in (1, 2)] for size in ORIGINAL}
-    records.write({"name": "launches", "provenance": records.provenance({}), "launches": [
-        {"size": size.as_dict(), "order": order, **counts} for size in ORIGINAL
-        for order, counts in zip((1, 2), found[few(size)], strict=True)]}, KEPT / "launches.json")
-
-
-if __name__ == "__main__":
-    main()
+        replays = graphs.replays - before
+    there = counted(search_step(subject(few(size), "meta"), order), "meta")
+    return {"reference": counted(reference).kernels.total(), "eager": counted(step).kernels.total(),
+            "captured": captured.kernels.total(), "replays": replays, "transfers": there.transfers.total()}

@@ -16,7 +16,8 @@ from benchmarks.splitting import selection_seconds
 from benchmarks.steps import (lstm_step, reference_step, reference_weight_step, search_step, subject, two_input_nodes,
                               weight_step, weights_of)
 from growdarts_study import records
-from growdarts_study.report.performance import (DERIVED, GROWTH, MEMORY, SCALING, STEPS as STEP_COLUMNS, TARGETS, growth, load,
+from growdarts_study.report import performance
+from growdarts_study.report.performance import (DERIVED, GROWTH, LAUNCHES, MEMORY, SCALING, STEPS as STEP_COLUMNS, TARGETS, growth, load,
                                                 scaling, scaling_figure, step_figure, steps, table, targets)
 from growdarts.bilevel import alpha_gradient
 from growdarts.tasks.carried import two_input_layers
@@ -150,9 +151,9 @@ def test_without_a_gpu_the_script_says_so():
 
 
 def test_captured_steps_launch_less():
-    """Every pass is one launch; what is left is optimisers and copies, fewer than the plain reference's by far."""
+    """Every pass is one launch; what is left is optimisers and copies. Nothing waits for a number."""
     found = [launches(TOY["recurrent"], order) for order in (1, 2)]
-    assert [counts["replays"] for counts in found] == [2, 5]
+    assert [counts["replays"] for counts in found] == [2, 5] and not any(counts["transfers"] for counts in found)
     assert all(counts["captured"] < counts["eager"] / 5 and counts["eager"] < counts["reference"] for counts in found)
 
 
@@ -261,6 +262,19 @@ def test_only_a_complete_run_is_written_and_can_be_read(tmp_path, monkeypatch):
         measured.add("scaling", size, seconds=[1.0], peak_mib=1.0, forward_flops=1)
     assert [file.name for file in measured.write()] == ["steps.json", "scaling.json"]
     assert len(steps(load("steps", tmp_path))) == 6 and len(scaling(load("scaling", tmp_path))) == 3
+
+
+def test_launches_are_counted_alone_and_shown_once_a_network(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.conftest.TOY_RECORDS", tmp_path)
+    measured = Measured(quick=True)
+    for size in measured.counted:
+        assert not measured.contents()
+        for order in (1, 2):
+            measured.add("launches", (size, order), reference=9000, eager=800, captured=70, replays=2, transfers=0)
+    assert [file.name for file in measured.write()] == ["launches.json"]
+    shown = table(found := performance.launches(load("launches", tmp_path)), LAUNCHES)
+    assert len(found) == 2 * len(SPACES) and len(Measured(quick=False).counted) == len(SPACES)  # of five sizes
+    assert list(shown.iloc[0]) == ["2 nodes, 5 operations, 4 words", "1", "9,000", "800", "70", "2", "0"]
 
 
 def test_no_record_of_toy_size_is_kept():

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-EXTRAS = ("matplotlib", "graphviz", "pygraphviz", "seaborn", "papermill", "snakemake")
+EXTRAS = ("matplotlib", "graphviz", "pygraphviz", "papermill", "snakemake")
 WITHOUT_EXTRAS = f"""
 import sys
 

@@ -58,7 +58,12 @@ class Job:
 
 def defaults(experiment: str) -> dict[str, Any]:
     """Parameters of an experiment's notebook as it stands: values of its cell tagged `parameters`."""
-    cells = json.loads((GRIDS.parent / NOTEBOOKS[EXPERIMENTS[experiment]]).read_bytes())["cells"]
+    return dict(_parameters((GRIDS.parent / NOTEBOOKS[EXPERIMENTS[experiment]]).read_bytes()))
+
+
+@cache  # asked for by every job
+def _parameters(notebook: bytes) -> dict[str, Any]:
+    cells = json.loads(notebook)["cells"]
     (source,) = ("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", ()))
     return {line.target.id: ast.literal_eval(line.value) for line in ast.parse(source).body}
 

@@ -34,10 +34,10 @@ class Effect:
 
 def load(tier: str) -> dict[str, list[dict[str, Any]]]:
     """The records of a tier by switch; raises `records.RecordError` if some are missing."""
-    grids.load_records("ablations", tier)
+    loaded = {record["config_hash"]: record for record in grids.load_records("ablations", tier)}
     found: dict[str, list[dict[str, Any]]] = {}
     for job in grids.jobs("ablations", tier):
-        found.setdefault(job.config.switch, []).extend(records.load(file) for file in job.files())
+        found.setdefault(job.config.switch, []).extend(loaded[run.hash()] for run in job.runs().values())
     return found
 
 

@@ -13,10 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
-from scipy import stats
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
+from scipy.special import stdtrit  # Student's t. scipy.stats and statsmodels are slow to import: where they are used
 
 LEVEL = 0.95
 POWER = 0.8
@@ -42,7 +39,7 @@ class Interval:
 
     def at(self, level: float) -> "Interval":
         """The interval of another level over the same values."""
-        half = (self.high - self.mean) * float(np.divide(*stats.t.ppf([0.5 + level / 2, 0.5 + LEVEL / 2], self.n - 1)))
+        half = (self.high - self.mean) * float(np.divide(*stdtrit(self.n - 1, [0.5 + level / 2, 0.5 + LEVEL / 2])))
         return Interval(self.mean, self.mean - half, self.mean + half, self.n)
 
     def within(self, margin: float) -> bool:
@@ -52,7 +49,9 @@ class Interval:
 
     def detectable(self) -> float:
         """The true mean that a test at 5 % on so many values, as scattered as these, finds with a power of 80 %."""
-        deviation = (self.high - self.mean) / float(stats.t.ppf(0.5 + LEVEL / 2, self.n - 1)) * np.sqrt(self.n)
+        from statsmodels.stats.power import TTestPower
+
+        deviation = (self.high - self.mean) / float(stdtrit(self.n - 1, 0.5 + LEVEL / 2)) * np.sqrt(self.n)
         return float(TTestPower().solve_power(nobs=self.n, alpha=1 - LEVEL, power=POWER) * deviation)
 
 
@@ -62,7 +61,7 @@ def interval(values: Iterable[float]) -> Interval:
     mean, n = float(values.mean()), len(values)
     if n < 2:
         return Interval(mean, np.nan, np.nan, n)
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    half = float(stdtrit(n - 1, 0.5 + LEVEL / 2) * values.std(ddof=1) / np.sqrt(n))
     return Interval(mean, mean - half, mean + half, n)
 
 
@@ -179,14 +178,23 @@ def diebold_mariano(loss: Sequence[float], rival: Sequence[float]) -> tuple[floa
     -------
     statistic (negative: the first is better) and two-sided p-value.
     """
+    from statsmodels.regression.linear_model import OLS
+
     difference = np.asarray(loss, dtype=float) - np.asarray(rival, dtype=float)
     n = len(difference)
     if np.abs(difference).max() <= 1e-12 * np.abs(loss).max():  # equal up to the rounding of a mean over seeds
         return 0.0, 1.0
     lags = int(4 * (n / 100) ** (2 / 9))
-    fitted = sm.OLS(difference, np.ones(n)).fit(cov_type="HAC", cov_kwds={"maxlags": lags, "use_correction": True},
-                                                use_t=True)
+    fitted = OLS(difference, np.ones(n)).fit(cov_type="HAC", cov_kwds={"maxlags": lags, "use_correction": True},
+                                             use_t=True)
     return float(fitted.tvalues[0]), float(fitted.pvalues[0])
+
+
+def holm(p_values: Iterable[float]) -> np.ndarray:
+    """p-values adjusted for their number [Holm 1979]."""
+    from statsmodels.stats.multitest import multipletests
+
+    return multipletests(list(p_values), method="holm")[1]
 
 
 def compare(records: Sequence[dict[str, Any]], runs: pd.DataFrame, method: str, rival: str) -> Difference:
@@ -206,7 +214,7 @@ def compare_all(records: Sequence[dict[str, Any]], runs: pd.DataFrame, other: st
     """
     names = [name for name in runs.method.unique() if name != other and (only is None or name in only)]
     found = [compare(records, runs, *((other, name) if reverse else (name, other))) for name in names]
-    adjusted = multipletests([difference.p_value for difference in found], method="holm")[1]
+    adjusted = holm(difference.p_value for difference in found)
     return [replace(difference, p_value=float(p)) for difference, p in zip(found, adjusted, strict=True)]
 
 
@@ -215,7 +223,7 @@ def feature_tests(records: Sequence[dict[str, Any]], method: str, rival: str) ->
     features = records[0]["result"]["features"]
     ours, theirs = daily_errors(records, method), daily_errors(records, rival)
     found = [diebold_mariano(ours[:, i], theirs[:, i]) for i in range(len(features))]
-    adjusted = multipletests([p for _, p in found], method="holm")[1]
+    adjusted = holm(p for _, p in found)
     return {name: (statistic, float(p)) for name, (statistic, _), p in zip(features, found, adjusted, strict=True)}
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
@@ -31,10 +30,13 @@ SIGNS = {-1: (COLOURS[2], "<", "better"), 0: (COLOURS[7], "o", "no"), 1: (COLOUR
 
 def use_style() -> None:
     """Set the look of all figures of the book."""
-    sns.set_theme(style="ticks", rc={
-        "figure.dpi": 110, "savefig.bbox": "tight", "font.size": 11, "axes.titlesize": 11,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": plt.cycler(color=COLOURS),
-        "legend.frameon": False, "figure.constrained_layout.use": True})
+    plt.style.use(["seaborn-v0_8-ticks", {
+        "figure.dpi": 110, "savefig.bbox": "tight", "font.size": 11, "font.sans-serif": "DejaVu Sans", "axes.titlesize": 11,
+        "axes.labelsize": 12, "grid.linewidth": 1, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.prop_cycle": plt.cycler(color=COLOURS), "patch.edgecolor": "w", "patch.force_edgecolor": True,
+        "legend.fontsize": 11, "legend.title_fontsize": 12, "legend.frameon": False, "figure.constrained_layout.use": True,
+        **{f"{axis}tick.{name}": value for axis in "xy" for name, value in
+           {"labelsize": 11, "major.width": 1.25, "minor.width": 1, "minor.size": 4}.items()}}])
 
 
 def difference_bar(ax: Axes, row: float, found: Interval, sign: int) -> None:

@@ -3,7 +3,7 @@
 The record `steps` holds, for every size and order, the seconds of a search step in every round: of the plain reference,
 of the library in float32 and bfloat16, of torch's LSTM and of the floor (see `benchmarks/`). The record `scaling` holds
 first-order steps, each in a process of its own, with one thing at a time varied around a base. Numbers are medians over
-the rounds, ratios are those of medians.
+the rounds, ratios are those of medians. The record `launches` counts what a step asks of a GPU.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from growdarts_study import records
 from growdarts_study.report.figures import COLOURS
 
 SPACES = {"recurrent": "recurrent cell of DARTS", "two_input": "two-input cell", "convolutional": "convolutional cells"}
-PARTS = {"steps": ("steps", "growth"), "scaling": ("sweeps", "bases")}
+PARTS = {"steps": ("steps", "growth"), "scaling": ("sweeps", "bases"), "launches": ("launches",)}
 FOLDER = records.RESULTS / "benchmarks"
 OTHER = FOLDER / "another_processor"  # an earlier record of the same cases
 TOKENS = 929_589  # of Penn Treebank's training part, of which an epoch's steps are counted
@@ -107,6 +107,15 @@ def scaling(record: Record) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def launches(record: Record) -> pd.DataFrame:
+    """Kernels of a search step: of the plain reference, of the library, and of its captured form beside its graphs
+    (`replays`); `transfers`, readings of a number. The label has what they depend on."""
+    return pd.DataFrame([
+        {**case, "space": size["space"], "label": f"{size['nodes']} nodes, {size['operations']} operations, "
+         + (f"{size['cells']} cells" if size["cells"] else f"{size['length']} words")}
+        for case in record["launches"] for size in (case["size"],)])
+
+
 # ---- tables ------------------------------------------------------------------------------------
 
 # Title of a column -> what it shows, and how.
@@ -126,6 +135,9 @@ GROWTH: Columns = {
     "making batches": ("supply", ".1%"), "adding a node, s": ("grow_node", ".3g"),
     "selecting a split, s": ("selection", ".3g"), "operations": ("places", "d"), "of these measured": ("sampled", "d"),
     "in epochs": ("epochs", ".2f"), "MiB": ("mib", ",.0f")}
+LAUNCHES: Columns = {
+    "order": ("order", "d"), "reference": ("reference", ",d"), "step by step": ("eager", ",d"),
+    "captured": ("captured", ",d"), "graphs": ("replays", "d"), "numbers read": ("transfers", "d")}
 SCALING: Columns = {
     "factor": ("value_factor", ".3g"), "operations": ("gflop_factor", ".2f"), "seconds": ("seconds_factor", ".2f"),
     "memory": ("mib_factor", ".2f"), "largest: GFLOP": ("gflop", ".3g"), "s": ("seconds", ".3g"), "MiB": ("mib", ",.0f")}

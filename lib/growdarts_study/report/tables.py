@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import proportion_confint
 
 from growdarts.spaces.genotype import genotype_from_dict
 from growdarts_study.records import table
@@ -77,6 +75,9 @@ def rate_trials(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 def accuracies(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Test accuracy of image classifiers with Wilson's 95 % interval, McNemar's test against DARTS V2, sizes and costs."""
+    from statsmodels.stats.contingency_tables import mcnemar  # slow to import
+    from statsmodels.stats.proportion import proportion_confint
+
     rows = {}
     wrong = {record["config"]["method"]: set(record["result"]["mistakes"]) for record in records}
     for record in records:
