@@ -9,8 +9,10 @@ from growdarts.forms import plain_forms
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
 
 T, B, F, H = 35, 4, 5, 6
+BUILT_IN = list(TWO_INPUT)
 NODES = {"default": [DEFAULT_TWO_INPUT] * 3, "no weights": [["carry"]], "some weights": [["add_tanh"], ["carry", "gate"]],
-         "copies": [["gate", "gate#2", "hadamard"], ["gated_update"]]}
+         "copies": [["gate", "gate#2", "hadamard"], ["gated_update"]], "all": [BUILT_IN, BUILT_IN[::-1]],
+         "products": [["mul_tanh", "mul_tanh#2", "hadamard", "mul_relu"], ["mul_sigmoid"], ["mul_identity", "hadamard"]]}
 
 
 def cell_and_inputs(nodes, dtype=torch.float64):
@@ -43,10 +45,10 @@ def test_it_is_the_plain_form(nodes):
     assert any(gradient.any() for gradient in gradients[2:]) or len(gradients) == 3
 
 
-@pytest.mark.parametrize("name", DEFAULT_TWO_INPUT)
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_every_operation_alone_and_beside_others(name):
     """The independent check of its kernel: autograd through the function that defines it."""
-    for keys in ([name], ["carry#3", "hadamard#3", name + "#2", "add_tanh#3", name], [name, "add_relu#3"]):
+    for keys in ([name], ["carry#3", "hadamard#3", name + "#2", "add_tanh#3", "mul_relu#3", name], [name, "add_relu#3"]):
         assert_it_is_the_plain_form(*cell_and_inputs([keys, keys]))
 
 
@@ -84,7 +86,7 @@ def test_a_cell_that_holds_an_operation_without_a_kernel_is_computed_in_its_plai
 
 
 def test_gates_and_activations_may_be_saturated():
-    cell, x, h = cell_and_inputs([["add_tanh", "add_sigmoid", "gate", "gated_update"]] * 2)
+    cell, x, h = cell_and_inputs([["add_tanh", "add_sigmoid", "gate", "gated_update", "mul_tanh", "mul_sigmoid"]] * 2)
     with torch.no_grad():
         for parameter in cell.theta_parameters():
             parameter.mul_(300)

@@ -28,7 +28,7 @@ from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts_fast.derivatives import refuse_second_derivative
 from growdarts_fast.memory import empty
 from growdarts_fast.products import add_product, matmul, over_time
-from growdarts_fast.two_input_kernels import CODES, mix, mix_backward
+from growdarts_fast.two_input_kernels import CODES, HADAMARD, MULTIPLIED, mix, mix_backward
 
 
 class ScanNode(NamedTuple):
@@ -85,15 +85,17 @@ class _NodePass:
         w = w.detach() if len(w) > 1 else torch.ones_like(w)  # a single operation has no weight to share
         self.shares, self.dw = w.numpy(), torch.zeros_like(w, dtype=torch.float64)
         columns = [H * TWO_INPUT[name].blocks for name in names]
-        multiplied = [H * (name == "hadamard") for name in names]
-        self.layout = (np.array([CODES[name] for name in names]), *(
-            np.cumsum([0, *sizes[:-1]]) for sizes in (columns, multiplied)))
-        # W x + b of operations that multiply it by U s is kept apart
-        self.apart = [slice(start, start + H) for start, size in zip(self.layout[1], multiplied, strict=True) if size]
-        self.inputs = empty((*wx.shape[:2], H * len(self.apart)), wx.dtype)
-        for of_one, its_inputs in zip(self.apart, self._by_operation(), strict=True):
-            its_inputs.copy_(wx[..., of_one])
-            wx[..., of_one] = 0
+        codes = [CODES[name] for name in names]
+        factors = [2 * H if code >= MULTIPLIED else H * (code == HADAMARD) for code in codes]
+        starts, places = (np.cumsum([0, *sizes[:-1]]) for sizes in (columns, factors))
+        self.layout = np.array(codes), starts, places
+        self.inputs = empty((*wx.shape[:2], sum(factors)), wx.dtype)
+        # W x + b of operations that multiply it by U s is kept apart: its columns in wx and in `inputs`
+        self.apart = [(wx[..., a:a + H], self.inputs[..., b:b + H]) for a, b, size in zip(starts, places, factors, strict=True)
+                      if size]
+        for columns, its_inputs in self.apart:
+            its_inputs.copy_(columns)
+            columns.zero_()
         self.us_gradient = wx
         self.multiplies, self.by_state = len(U) > 0, torch.empty_like(before[0])
         # views that every step needs, made once
@@ -118,13 +120,9 @@ class _NodePass:
 
     def wx_gradient(self) -> Tensor:
         """Of the loss by wx, (T, B, R), in the place of `us_gradient`."""
-        for of_one, gradient in zip(self.apart, self._by_operation(), strict=True):
-            self.us_gradient[..., of_one] = gradient
+        for columns, gradient in self.apart:
+            columns.copy_(gradient)
         return self.us_gradient
-
-    def _by_operation(self) -> Sequence[Tensor]:
-        """`inputs` operation by operation."""
-        return self.inputs.chunk(len(self.apart), dim=-1) if self.apart else ()
 
 
 class _TwoInputScan(torch.autograd.Function):
