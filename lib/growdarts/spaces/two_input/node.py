@@ -94,16 +94,8 @@ class TwoInputNode(nn.Module):
         return {"W": self.W[key], "U": self.U[key], "b": self.b[key]} if key in self.W else {}
 
     def duplicate(self, key: str) -> Duplicate:
-        """Add an identical copy `"name#2"` of `key`; the two share its mixture weight [JG 3.2.2].
-
-        Raises
-        ------
-        ValueError
-            `key` owns no weights: the two could never differ.
-        """
+        """Add an identical copy `"name#2"` of `key`; the two share its mixture weight [JG 3.2.2]."""
         weights = self.weights_of(key)
-        if not weights:
-            raise ValueError(f"operation {key!r} owns no weights, so a copy of it could never differ from it")
         copy, old, new = self.mixture.duplicate(key)
         for name in weights:
             getattr(self, name)[copy] = nn.Parameter(weights[name].detach().clone())
