@@ -259,7 +259,5 @@ class Search:
     def _resume(self) -> None:
         stored = self.checkpoint.load("search", self.data)
         if stored is not None:
-            random = torch.get_rng_state()
             self.state = Progress(**stored["progress"])
             self._restore(stored["now"])
-            torch.set_rng_state(random)
