@@ -242,12 +242,6 @@ def test_bad_requests_are_named_and_change_nothing(arguments, message):
     assert str(theta.state_dict()) == str(moments)
 
 
-def test_a_node_refuses_to_duplicate_what_has_no_weights():
-    network, *_ = trained(steps=0)
-    with pytest.raises(ValueError, match="'carry' owns no weights"):
-        network.cells[0].nodes[0].duplicate("carry")
-
-
 def test_a_network_that_cannot_duplicate_says_so():
     class Fixed(nn.Module):
         def __init__(self):

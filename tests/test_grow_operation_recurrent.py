@@ -239,8 +239,6 @@ def test_none_is_refused():
     cell, theta, alpha, _ = trained(steps=0)
     with pytest.raises(ValueError, match="'none' of mixture 0 owns no weights"):
         grow_operation(cell, theta, alpha, mixture=0, key="none", step=0.1)
-    with pytest.raises(ValueError, match="'none' owns no weights"):
-        cell.duplicate_operation(cell.nodes[0].edges[0], "none")
 
 
 # Splitting ----------------------------------------------------------------------------------------------------

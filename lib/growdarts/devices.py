@@ -42,14 +42,10 @@ def to_device(data: Any, device: torch.device) -> Any:
     return data
 
 
-def constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers as a tensor on `device`, made once: to copy them in every pass would make a GPU wait."""
-    return _constant(values, dtype, device)
-
-
 @lru_cache(maxsize=4096)
 @torch.inference_mode(False)  # else autograd could not keep it later on
-def _constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+def constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers as a tensor on `device`, made once: to copy them in every pass would make a GPU wait."""
     return torch.tensor(values, dtype=dtype, device=device)
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from growdarts.criteria import Operation, operation_to_duplicate
 from growdarts.space import OperationOwner, SearchSpace
 from growdarts.mixture import Mixture, operation_name
 from growdarts.settings import SearchSettings
-from growdarts.splitting import possible_splits, select_operation, splitting_matrices
+from growdarts.splitting import Split, possible_splits, select_operation, splitting_matrices
 from growdarts.training import Task
 
 # Powers of the gradient that optimisers of torch.optim keep averages of.
@@ -188,27 +188,18 @@ def carry_moments(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, ta
         optimizer.state[new] = state
 
 
-# ---- which operation a search duplicates, and in which direction
+# ---- which operation a search duplicates
 
 SPLIT_BATCHES = 1  # training batches that the splitting matrices are averaged over
 LANCZOS_STEPS = 60  # most products with the matrices; each costs about two forward passes
 
 
-class Duplication(NamedTuple):
-    """An operation to be duplicated; the direction of `growdarts.growth.grow_operation`."""
-
-    operation: Operation
-    direction: Mapping[str, Tensor] | None = None
+def largest_weight(network: SearchSpace, settings: SearchSettings) -> Operation | None:
+    """The operation of the largest mixture weight, if that is above `duplicate_above` [JG criteria]."""
+    return operation_to_duplicate(growable_operations(network, max_copies=settings.max_copies), settings.duplicate_above)
 
 
-def largest_weight(network: SearchSpace, settings: SearchSettings) -> Duplication | None:
-    """The operation of the largest mixture weight, if that is above `duplicate_above`, in a random direction [JG criteria]."""
-    found = operation_to_duplicate(growable_operations(network, max_copies=settings.max_copies),
-                                   settings.duplicate_above)
-    return None if found is None else Duplication(found)
-
-
-def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings) -> tuple[Duplication | None, float]:
+def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings) -> tuple[Split | None, float]:
     """The operation whose split lowers the training loss in the most units, and what the choice cost [JG criteria].
 
     The loss is taken in the network's present mode: convolutions are curved in train mode only, by the statistics of the
@@ -216,7 +207,7 @@ def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings)
 
     Returns
     -------
-    What to duplicate, and the cost in forward passes over the training data, at most.
+    The split, and the cost in forward passes over the training data, at most.
     """
     growable = growable_operations(network, max_copies=settings.max_copies)
     if not growable:
@@ -227,6 +218,5 @@ def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings)
         if len(chosen) < SPLIT_BATCHES:
             chosen.append(batch)
     matrices = [place for place in splitting_matrices(network, task.loss, chosen) if place.operation in growable]
-    split = select_operation(possible_splits(matrices, max_steps=LANCZOS_STEPS))
     passes = (3 + 2 * LANCZOS_STEPS) * len(chosen) / n_batches
-    return (None if split is None else Duplication(split.operation, split.direction)), passes
+    return select_operation(possible_splits(matrices, max_steps=LANCZOS_STEPS)), passes

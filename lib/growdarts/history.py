@@ -1,7 +1,5 @@
-"""What a search knows and notes down: its progress, every change of the architecture, its result."""
+"""What a search knows and notes down: its progress, its result."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,20 +34,6 @@ class SearchResult:
     stage_errors: list[float]
     history: list[dict[str, Any]]
     events: list[dict[str, Any]]
-
-
-@contextmanager
-def change(state: Progress, network: SearchSpace, validation_error: Callable[[], float], kind: str) -> Iterator[dict[str, Any]]:
-    """Notes one change of the architecture, made within the context, in `state.events`: what, when, its cost and effect.
-
-    The entry can be added to within the context. After an error nothing is noted.
-    """
-    entry = {"kind": kind, "epoch": state.epoch, "what": [], "validation_before": validation_error()}
-    yield entry
-    state.events.append(entry | {
-        "validation_after": validation_error(), "nodes": network.n_nodes(), "weights": mixture_weights(network),
-        "parameters": sum(p.numel() for p in network.theta_parameters()),
-        "flops_spent": state.flops, "seconds_spent": state.seconds})
 
 
 def mixture_weights(network: SearchSpace) -> dict[str, dict[str, float]]:

@@ -99,3 +99,9 @@ def by_operation(weights: Mapping[str, float]) -> dict[str, float]:
 def operation_name(key: str) -> str:
     """The operation's name behind a mixture key: `"gate#2"` -> `"gate"`."""
     return key.split("#")[0]
+
+
+def operation_keys(names: Sequence[str]) -> list[str]:
+    """Unique mixture keys of operations: `["gate", "gate"]` -> `["gate", "gate#2"]`."""
+    copies = [names[:position].count(name) + 1 for position, name in enumerate(names)]
+    return [f"{name}#{copy}" if copy > 1 else name for name, copy in zip(names, copies, strict=True)]

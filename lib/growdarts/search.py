@@ -7,10 +7,12 @@ Nothing here knows which search space is grown or what it is trained for: a netw
 import copy
 import math
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from growdarts.captured import Graphs
@@ -18,9 +20,9 @@ from growdarts.bilevel import VirtualStep, alpha_gradient
 from growdarts.space import SearchSpace
 from growdarts.checkpoints import Checkpoint, fingerprint
 from growdarts.settings import SearchSettings
-from growdarts.criteria import gained_since, growing_helps, stage_is_over
-from growdarts.history import Progress, SearchResult, change, mixture_weights
-from growdarts.growth import (Duplication, grow_node, grow_operation, growable_operations, growth_step, largest_weight,
+from growdarts.criteria import Operation, gained_since, growing_helps, stage_is_over
+from growdarts.history import Progress, SearchResult, mixture_weights
+from growdarts.growth import (grow_node, grow_operation, growable_operations, growth_step, largest_weight,
                               steepest_descent)
 from growdarts.pruning import held_operations, prune, renew_statistics, resample
 from growdarts.training import (DivergenceError, MeanLoss, Task, learning_rate, theta_epoch, theta_optimizer,
@@ -68,7 +70,7 @@ class Search:
             if settings.prune == "stage":
                 if self._prune(refill=settings.resample):  # 6
                     self._tune()  # 7
-            with self._change("stage") as event:
+            with self._note_change("stage") as event:
                 state.stage_errors.append(self._stage_error())  # 9
                 gained = growing_helps(state.stage_errors, settings.min_gain)  # 10
                 event["what"] = ["gain" if gained else "no gain"]
@@ -105,7 +107,10 @@ class Search:
                 state.epoch_errors.append(error)
                 state.flops += PASSES[settings.order] * self.task.flops(self.network)
                 state.seconds += time.perf_counter() - started
-                state.history.append(self._row(loss, error))
+                state.history.append({
+                    "epoch": state.epoch, "stage": len(state.stage_errors) + 1, "train_loss": loss, "validation_error": error,
+                    "nodes": self.network.n_nodes(), "weights": mixture_weights(self.network),
+                    "flops_spent": state.flops, "seconds_spent": state.seconds})
                 self.checkpoint.save("search", self.data, {"progress": vars(state), "now": self._now()})
                 bar.update()
                 bar.set_postfix(validation=f"{error:.4f}", nodes=self.network.n_nodes())
@@ -137,7 +142,8 @@ class Search:
         over = (len(state.epoch_errors) >= settings.stage_epochs if settings.stage_epochs else
                 stage_is_over(state.epoch_errors, settings.patience, settings.min_gain, state.split_at))
         if settings.grow_operations == "morphism" and state.epoch_errors and not over:
-            self._duplicate(largest_weight(self.network, settings))
+            if (strongest := largest_weight(self.network, settings)) is not None:
+                self._duplicate(strongest)
         elif settings.grow_operations == "splitting" and over and gained_since(
                 state.epoch_errors, settings.min_gain, state.split_at):
             self._restore(state.stage_best)  # as before a node is grown
@@ -145,7 +151,8 @@ class Search:
             split, passes = steepest_descent(self.network, self.task, settings)
             state.flops += passes * self.task.flops(self.network)
             state.seconds += time.perf_counter() - started
-            self._duplicate(split)
+            if split is not None:
+                self._duplicate(split.operation, split.direction)
             state.split_at = len(state.epoch_errors)
             return split is not None
         return not over
@@ -170,39 +177,38 @@ class Search:
     def _grow(self) -> None:
         """Add a node to every cell and note what it did to the validation error."""
         settings = self.settings
-        with self._change("grow_node") as event:
+        with self._note_change("grow_node") as event:
             grow_node(self.network, self.theta_optimizer, self.alpha_optimizer, morphism=self.morphism,
                       epsilon=settings.epsilon, noise=settings.noise, max_nodes=settings.max_nodes)
             event["what"] = [f"node {self.network.n_nodes()}"]
 
-    def _duplicate(self, chosen: Duplication | None) -> None:
-        """Duplicate an operation, if there is one to duplicate [JG Alg. 4]."""
-        if chosen is not None:
-            settings, (position, key) = self.settings, chosen.operation
-            with self._change("grow_operation") as event:
-                name = self.network.mixture_names()[position]
-                twin = grow_operation(self.network, self.theta_optimizer, self.alpha_optimizer, mixture=position, key=key,
-                                      step=growth_step(settings.epsilon, settings.noise), direction=chosen.direction,
-                                      max_copies=settings.max_copies)
-                event["what"] = [f"{name}: {key} -> {twin}"]
+    def _duplicate(self, operation: Operation, direction: Mapping[str, Tensor] | None = None) -> None:
+        """Duplicate an operation, in a random direction if none is given [JG Alg. 4]."""
+        settings, (position, key) = self.settings, operation
+        with self._note_change("grow_operation") as event:
+            name = self.network.mixture_names()[position]
+            twin = grow_operation(self.network, self.theta_optimizer, self.alpha_optimizer, mixture=position, key=key,
+                                  step=growth_step(settings.epsilon, settings.noise), direction=direction,
+                                  max_copies=settings.max_copies)
+            event["what"] = [f"{name}: {key} -> {twin}"]
 
     def _prune(self, *, refill: bool = False) -> bool:
         """Drop weak operations from every mixture, maybe let others in; whether any was dropped."""
         settings, before = self.settings, held_operations(self.network)
         optimizers = (self.theta_optimizer, self.alpha_optimizer)
-        with self._change("prune") as event:
+        with self._note_change("prune") as event:
             event["what"] = prune(self.network, *optimizers, prune_below=settings.prune_below,
                                   keep_all_above=settings.keep_all_above)
             if event["what"] and renew_statistics(self.network, self.task):
                 self.state.flops += self.task.flops(self.network)
         if event["what"] and refill:
-            with self._change("resample") as refilled:
+            with self._note_change("resample") as refilled:
                 refilled["what"] = resample(self.network, *optimizers, before=before, weight=settings.epsilon)
         return bool(event["what"])
 
     def _tune(self) -> None:
         """Theta-only epochs after a pruning that dropped something; kept if they lower the validation error."""
-        with self._change("tune") as event:
+        with self._note_change("tune") as event:
             started, best = time.perf_counter(), (self.validation_error(), self._snapshot())
             for _ in range(self.settings.tune_epochs):
                 with self.graphs.of(self.network):
@@ -216,20 +222,24 @@ class Search:
             self.state.seconds += time.perf_counter() - started
             event["what"] = [f"{self.settings.tune_epochs} epochs"]
 
-    def _change(self, kind: str) -> AbstractContextManager[dict[str, Any]]:
-        """A context that notes a change of the architecture."""
-        return change(self.state, self.network, self.validation_error, kind)
+    @contextmanager
+    def _note_change(self, kind: str) -> Iterator[dict[str, Any]]:
+        """Notes one change of the architecture, made within the context: what, when, its cost and effect.
+
+        The entry can be added to within the context. After an error nothing is noted.
+        """
+        state = self.state
+        entry = {"kind": kind, "epoch": state.epoch, "what": [], "validation_before": self.validation_error()}
+        yield entry
+        state.events.append(entry | {
+            "validation_after": self.validation_error(), "nodes": self.network.n_nodes(),
+            "weights": mixture_weights(self.network),
+            "parameters": sum(p.numel() for p in self.network.theta_parameters()),
+            "flops_spent": state.flops, "seconds_spent": state.seconds})
 
     def validation_error(self) -> float:
         """Of the network as it is."""
         return self.task.evaluate(self.network, "validation")
-
-    def _row(self, loss: float, error: float) -> dict[str, Any]:
-        """One row of the history."""
-        return {"epoch": self.state.epoch, "stage": len(self.state.stage_errors) + 1, "train_loss": loss,
-                "validation_error": error, "nodes": self.network.n_nodes(),
-                "weights": mixture_weights(self.network),
-                "flops_spent": self.state.flops, "seconds_spent": self.state.seconds}
 
     def _new_optimizers(self) -> None:
         settings = self.settings
@@ -267,7 +277,5 @@ class Search:
     def _resume(self) -> None:
         stored = self.checkpoint.load("search", self.data)
         if stored is not None:
-            random = torch.get_rng_state()
             self.state = Progress(**stored["progress"])
             self._restore(stored["now"])
-            torch.set_rng_state(random)

@@ -92,7 +92,7 @@ class OperationOwner(Protocol):
         """Weights that operation `key` computes with, in all its places, by name; none for one without weights."""
 
     def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
-        """Add an identical copy of `key`, with half of its mixture weight each [JG 3.2.2].
+        """Add an identical copy of `key`, which owns weights, with half of its mixture weight each [JG 3.2.2].
 
         Weights that `key` shared with others are its own afterwards: `Duplicate.weights` has new ones in their place.
         """

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from growdarts.drawing.charts import BLUE, LEGEND, WIDTH, Chart, Weights, _arrow, key_label
-from growdarts.drawing.graphs import arranged, derived_cells
+from growdarts.drawing.graphs import arranged, derived_cells, derived_edges
 from growdarts.drawing.text import LETTER, text, width
-from growdarts.mixture import operation_name
+from growdarts.mixture import operation_keys, operation_name
 from growdarts.spaces.genotype import SPACES, GenotypeError, genotype_from_dict
 
 
@@ -76,11 +76,8 @@ def derived_keys(data: dict[str, Any], weights: Weights) -> set[tuple[str, str]]
     if _is_chain(data["space"]):
         taken = {(f"layer {layer}, node {node}", name) for layer, nodes in enumerate(data["layers"], start=1)
                  for node, names in enumerate(nodes, start=1) for name in names}
-    elif "recurrent" in data:
-        taken = {(f"edge {i} <- {j}", name) for i, (name, j) in enumerate(data["recurrent"], start=1)}
     else:
-        taken = {(f"{kind} {2 + k // 2} <- {j}", name) for kind, field in (("normal", "normal"), ("reduction", "reduce"))
-                 for k, (name, j) in enumerate(data[field])}
+        taken = {(f"{part} {i} <- {j}", name) for part, edges in derived_edges(data).items() for j, i, name in edges}
     return {(mixture, key) for mixture, keys in weights.items() for key in keys if (mixture, operation_name(key)) in taken}
 
 
@@ -103,16 +100,10 @@ def _legend(more: str = "") -> tuple[str, list[str], float]:
     return "", ["".join(text(4, 12 + 15 * number, line) for number, line in enumerate(lines))], 15 * len(lines) + 4
 
 
-def _numbered(names: Sequence[str]) -> list[str]:
-    """Keys of a derived node's operations: its second `gate` is `gate#2`."""
-    copies = [names[:position].count(name) + 1 for position, name in enumerate(names)]
-    return [f"{name}#{copy}" if copy > 1 else name for name, copy in zip(names, copies, strict=True)]
-
-
 def _derived_chain(nodes: Sequence[Sequence[str]], space: str) -> tuple[str, float]:
     """Boxes of operations with arrows between them, as many on a line as fit, and the height."""
     ends = ("h_{t\u22121}", "h_{t}") if space == "two_input" else ("x", "y")
-    boxes = [([ends[0]], "#eeeeee"), *((list(map(key_label, _numbered(names))), "#dcebf5") for names in nodes), ([ends[1]], "#eeeeee")]
+    boxes = [([ends[0]], "#eeeeee"), *((list(map(key_label, operation_keys(names))), "#dcebf5") for names in nodes), ([ends[1]], "#eeeeee")]
     drawn, x, y = [], 4.0, 4.0
     line = 12 + 15 * max(len(words) for words, _ in boxes)
     for position, (words, fill) in enumerate(boxes):

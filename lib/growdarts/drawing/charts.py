@@ -158,8 +158,7 @@ class Chart:
             if self.space == "two_input":
                 drawn += text(middle, y - 20, "x_{t}", "middle") + _arrow(middle, y - 15, middle, y - 9)
             drawn += _arrow(x - self.column / 2 + 15, y, middle - wide / 2, y, shaft=False)
-            drawn += _box(middle, y, wide, colours) + text(middle, y + 4, f"s_{{{node}}}", "middle")
-            return drawn + "</g>"
+            return drawn + _box(middle, y, wide, colours, f"s_{{{node}}}") + "</g>"
         wide = len(names) * self.column - 3
         drawn += f'<rect class="gd-box" x="{x + 1:.1f}" y="{top - 31:.1f}" width="{wide:.1f}" height="14" {colours}/>'
         label = f"node {node}" + (", new" if new else "")
@@ -167,8 +166,7 @@ class Chart:
         drawn += text(x + 1 + wide / 2, top - 20, label, "middle")
         for position, name in enumerate(names):
             drawn += text(x + (position + 0.5) * self.column, top - 5, self.state(place(name)[2]), "middle", fill=PALE)
-        return drawn + _box(*self._state_at(part, node), 22, colours) + text(
-            self._state_at(part, node)[0], self._state_at(part, node)[1] + 4, self.state(node), "middle") + "</g>"
+        return drawn + _box(*self._state_at(part, node), 22, colours, self.state(node)) + "</g>"
 
     def state(self, number: int) -> str:
         """Name of a state: a convolutional cell reads the outputs of two cells before it."""
@@ -188,14 +186,12 @@ class Chart:
             top = next(self.columns[name][1] for names in self.parts[part].values() for name in names)
             drawn = "" if x > self.left else text(self.left - 8, top - 5, "from state", "end", fill=PALE)
             for state in range(min(self.parts[part])):
-                drawn += _box(*self._state_at(part, state), 26 if self.space == "darts_conv" else 22, grey)
-                drawn += text(self._state_at(part, state)[0], self._state_at(part, state)[1] + 4, self.state(state), "middle")
+                drawn += _box(*self._state_at(part, state), 26 if self.space == "darts_conv" else 22, grey, self.state(state))
             return drawn
         y = self.columns[next(iter(self.parts[part].values()))[0]][1] - 15
         first, last = ("h_{t\u22121}", "h_{t}") if self.space == "two_input" else ("x", "y")
         end = x + self.column * len(self.parts[part]) + 20
-        return (_arrow(x - 8, y, end - 12, y) + _box(x - 24, y, 36, grey) + text(x - 24, y + 4, first, "middle")
-                + _box(end, y, 24, grey) + text(end, y + 4, last, "middle"))
+        return _arrow(x - 8, y, end - 12, y) + _box(x - 24, y, 36, grey, first) + _box(end, y, 24, grey, last)
 
     def _arc(self, name: str, mixture: dict[str, float] | None) -> str:
         """An edge, drawn the wider the less weight `none` has."""
@@ -211,8 +207,10 @@ def through(mixture: dict[str, float] | None) -> float:
     return sum(weight for key, weight in (mixture or {}).items() if operation_name(key) != "none")
 
 
-def _box(x: float, y: float, wide: float, colours: str) -> str:
-    return f'<rect class="gd-box" x="{x - wide / 2:.1f}" y="{y - 9:.1f}" width="{wide:.1f}" height="18" rx="4" {colours}/>'
+def _box(x: float, y: float, wide: float, colours: str, label: str) -> str:
+    """A box and the text in it, both around (x, y)."""
+    return (f'<rect class="gd-box" x="{x - wide / 2:.1f}" y="{y - 9:.1f}" width="{wide:.1f}" height="18" rx="4" {colours}/>'
+            + text(x, y + 4, label, "middle"))
 
 
 def _arrow(x0: float, y0: float, x1: float, y1: float, *, shaft: bool = True) -> str:

@@ -12,17 +12,24 @@ STATE, END = "#dcebf5", "#eeeeee"  # fills of boxes
 WIDEST = 360
 
 
+def derived_edges(data: dict[str, Any]) -> dict[str, list[tuple[int, int, str]]]:
+    """Edges (predecessor, node, operation) of every derived cell; its name begins the names of a search's mixtures."""
+    if data["space"] == "darts_recurrent":
+        return {"edge": [(j, i, operation) for i, (operation, j) in enumerate(data["recurrent"], start=1)]}
+    return {kind: [(j, 2 + k // 2, operation) for k, (operation, j) in enumerate(data[field])]
+            for kind, field in (("normal", "normal"), ("reduction", "reduce"))}
+
+
 def derived_cells(data: dict[str, Any]) -> list[str]:
     """Graphs of the cells of a derived genotype in its `to_dict` form, to the right, or downwards if that is too wide.
 
     Nodes have the numbers of their states, edges the names of their operations; dashed lines make up the output.
     """
+    edges = derived_edges(data)
     if data["space"] == "darts_recurrent":
-        edges = [(j, i, operation) for i, (operation, j) in enumerate(data["recurrent"], start=1)]
-        return [_graph("", False, edges, data["concat"])]
-    return [_graph(f"{kind} cell", True,
-                   [(j, 2 + k // 2, operation) for k, (operation, j) in enumerate(data[field])],
-                   data[f"{field}_concat"]) for kind, field in (("normal", "normal"), ("reduction", "reduce"))]
+        return [_graph("", False, edges["edge"], data["concat"])]
+    return [_graph("normal cell", True, edges["normal"], data["normal_concat"]),
+            _graph("reduction cell", True, edges["reduction"], data["reduce_concat"])]
 
 
 def _graph(title: str, convolutional: bool, edges: Sequence[tuple[int, int, str]], outputs: Sequence[int]) -> str:

@@ -15,6 +15,8 @@ class GenotypeError(ValueError):
 class JsonForm:
     """JSON text, for a class that has `to_dict` and `from_dict`; records also count its `n_nodes` and `operations`."""
 
+    space: str
+
     def to_json(self) -> str:
         """JSON text."""
         return json.dumps(self.to_dict())
@@ -27,6 +29,15 @@ class JsonForm:
         except json.JSONDecodeError as error:
             raise GenotypeError(f"not a genotype: {text!r:.200} ({error})") from None
         return cls.from_dict(data)
+
+    @classmethod
+    def contents(cls, data: Any) -> dict[str, Any]:
+        """Of the `to_dict` form: all but the space, which must be that of the class."""
+        if not isinstance(data, dict) or "space" not in data:
+            raise GenotypeError(f"not a genotype: {data!r:.200} (it names no space)")
+        if data["space"] != cls.space:
+            raise GenotypeError(f"a genotype of space {data['space']!r}: expected {cls.space!r}")
+        return {name: value for name, value in data.items() if name != "space"}
 
 
 SPACES: dict[str, type[JsonForm]] = {}  # name of a space -> its genotypes

@@ -114,16 +114,13 @@ class ImageTask:
         order = torch.randperm(len(images.y), generator=generator, device=draws).to(self.device)
         for index in order.split(self.batch_size):
             if len(index) > 1:
-                x = self._pixels(images.x[index])
-                yield self._changed(x, generator) if self.augmented else self._normalised(x), images.y[index]
+                x, data = self._pixels(images.x[index]), self.data
+                yield augment(x, generator, padding=data.padding, flip=data.flip, cutout_length=self.cutout_length,
+                              mean=data.mean, std=data.std) if self.augmented else self._normalised(x), images.y[index]
 
     def _pixels(self, x: Tensor) -> Tensor:
         """uint8 images as numbers in 0 .. 1."""
         return x.to(torch.get_default_dtype()) / 255
-
-    def _changed(self, x: Tensor, generator: Generator) -> Tensor:
-        return augment(x, generator, padding=self.data.padding, flip=self.data.flip,
-                       cutout_length=self.cutout_length, mean=self.data.mean, std=self.data.std)
 
     def _normalised(self, x: Tensor) -> Tensor:
         return normalise(x, self.data.mean, self.data.std)

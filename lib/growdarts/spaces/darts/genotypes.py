@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from operator import index
 from typing import Any, Self
 
-from growdarts.spaces.genotype import GenotypeError, JsonForm, genotypes_of
+from growdarts.spaces.genotype import GenotypeError, JsonForm, genotypes_of, require_space
 
 Edge = tuple[str, int]  # operation, predecessor
 
@@ -27,12 +27,8 @@ PUBLISHED_OPERATIONS = ("sep_conv_7x7", "conv_7x1_1x7")  # not searched; NASNet 
 class DartsGenotype(JsonForm):
     """What both kinds of genotype share; the fields are those of the original's namedtuple, and `space`."""
 
-    space: str
-
     def __post_init__(self) -> None:
-        allowed = type(self).space
-        if self.space != allowed:
-            raise GenotypeError(f"a genotype of space {self.space!r}: expected {allowed!r}")
+        require_space(self, type(self).space)
         for name in self._names():
             value = getattr(self, name)
             try:
@@ -78,11 +74,7 @@ class DartsGenotype(JsonForm):
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """Inverse of `to_dict`."""
-        if not isinstance(data, dict) or "space" not in data:
-            raise GenotypeError(f"not a genotype: {data!r:.200} (it names no space)")
-        if data["space"] != cls.space:
-            raise GenotypeError(f"a genotype of space {data['space']!r}: expected {cls.space!r}")
-        return cls._of({name: value for name, value in data.items() if name != "space"}, "the dictionary")
+        return cls._of(cls.contents(data), "the dictionary")
 
     def to_tuple(self) -> tuple:
         """The original's namedtuple `Genotype`; its text is what the original prints."""

@@ -135,16 +135,8 @@ class SearchImageNetwork(ImageNetwork):
                 for name, weight in edge.operations[key].named_parameters()}
 
     def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
-        """Add an identical copy of `key`, running statistics included, in every cell of the kind [JG 3.2.2].
-
-        Raises
-        ------
-        ValueError
-            `key` owns no weights: the two could never differ.
-        """
+        """Add an identical copy of `key`, running statistics included, in every cell of the kind [JG 3.2.2]."""
         weights = self.operation_weights(mixture, key)
-        if not weights:
-            raise ValueError(f"operation {key!r} owns no weights, so a copy of it could never differ from it")
         twin, old, new = mixture.duplicate(key)
         for edge in self._edges_of(mixture).values():
             edge.operations[twin] = copy.deepcopy(edge.operations[key])

@@ -126,15 +126,7 @@ class RecurrentNode(nn.Module):
         return {"W": self.private[j][key] if key in self.private[j] else self.W}
 
     def duplicate(self, j: int, key: str) -> Duplicate:
-        """Add an identical copy of operation `key` of edge `j`; each then has a W of its own [JG 3.2.2].
-
-        Raises
-        ------
-        ValueError
-            `none`: it has no weights, so the two could never differ.
-        """
-        if key == "none":
-            raise ValueError(f"operation {key!r} owns no weights, so a copy of it could never differ from it")
+        """Add an identical copy of operation `key` of edge `j`; each then has a W of its own [JG 3.2.2]."""
         W = self.weights_of(j, key)["W"].detach()
         copy, old, new = self.edges[j].duplicate(key)
         if key not in self.private[j]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from growdarts.space import Duplicate
 from growdarts.tracing import OperationTrace, record_calls
 from growdarts.spaces.two_input.node import TwoInputNode
-from growdarts.mixture import Mixture, operation_name
+from growdarts.mixture import Mixture, operation_keys, operation_name
 from growdarts.forms import has_fast_form, plain_forms
 from growdarts.spaces.precision import product_type, require_float, without_autocast
 from growdarts.spaces.two_input.operations import TWO_INPUT
@@ -134,14 +134,4 @@ class TwoInputCell(nn.Module):
 
 def fixed_cell(inputs: int, hidden: int, nodes: Sequence[Sequence[str]]) -> TwoInputCell:
     """A derived architecture as a cell to be trained from scratch; copies in a node are averaged."""
-    return TwoInputCell(inputs, hidden, [_unique(names) for names in nodes])
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """`["gate", "gate"]` -> `["gate", "gate#2"]`."""
-    seen: dict[str, int] = {}
-    keys = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        keys.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return keys
+    return TwoInputCell(inputs, hidden, [operation_keys(names) for names in nodes])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-from growdarts.spaces.genotype import GenotypeError, JsonForm, genotypes_of
+from growdarts.spaces.genotype import GenotypeError, JsonForm, genotypes_of, require_space
 from growdarts.spaces.two_input.operations import TWO_INPUT
 
 
@@ -24,8 +24,7 @@ class Genotype(JsonForm):
     space: str = "two_input"
 
     def __post_init__(self) -> None:
-        if self.space != "two_input":
-            raise GenotypeError(f"space {self.space!r}: allowed is 'two_input'")
+        require_space(self, "two_input")
         if not self.layers or not all(self.layers) or not all(all(layer) for layer in self.layers):
             raise GenotypeError(f"every layer needs a node and every node an operation: {self.layers}")
         unknown = {name for layer in self.layers for node in layer for name in node} - set(TWO_INPUT)
@@ -49,11 +48,8 @@ class Genotype(JsonForm):
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """Inverse of `to_dict`."""
-        space = data.get("space", cls.space) if isinstance(data, dict) else cls.space
-        if space != cls.space:
-            raise GenotypeError(f"a genotype of space {space!r}: expected {cls.space!r}")
+        contents = cls.contents(data)
         try:
-            layers = tuple(tuple(tuple(node) for node in layer) for layer in data["layers"])
-            return cls(layers, data["space"])
+            return cls(tuple(tuple(tuple(node) for node in layer) for layer in contents["layers"]))
         except (KeyError, TypeError) as error:
             raise GenotypeError(f"not a genotype: {data!r:.200} ({error})") from None

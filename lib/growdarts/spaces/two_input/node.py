@@ -3,7 +3,7 @@
 Shapes: T time, B batch, I inputs of the layer, H hidden, K operations of a node.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -44,9 +44,6 @@ class TwoInputNode(nn.Module):
         """The node's operations, in the order of alpha."""
         return [TWO_INPUT[operation_name(key)] for key in self.mixture.keys]
 
-    def _rows(self) -> list[int]:
-        return [operation.blocks * self.hidden for operation in self.operations()]
-
     def input_weights(self) -> tuple[Tensor, Tensor]:
         """W (sum rows, I) and b (sum rows) of all operations."""
         if not len(self.W):
@@ -61,13 +58,13 @@ class TwoInputNode(nn.Module):
 
     def forward(self, wx: Tensor, us: Tensor, s: Tensor, weights: Tensor) -> Tensor:
         r"""$\sum_o w_o\, o(x_t, s)$ from the transformed inputs of one time step; (B, H) [JG Eq. 3]."""
-        return mixture_of(self.operate()(wx, us, s), weights)
-
-    def operate(self) -> Callable[[Tensor, Tensor, Tensor], list[Tensor]]:
-        """A function of wx, us and s that gives every o(x_t, s); what is the same in every time step is looked up once."""
-        functions, rows = [operation.function for operation in self.operations()], self._rows()
-        return lambda wx, us, s: [function(wx_o, us_o, s) for function, wx_o, us_o in zip(
-            functions, wx.split(rows, dim=-1), us.split(rows, dim=-1), strict=True)]
+        operations = self.operations()
+        rows = [operation.blocks * self.hidden for operation in operations]
+        outputs = [operation.function(wx_o, us_o, s) for operation, wx_o, us_o in zip(
+            operations, wx.split(rows, dim=-1), us.split(rows, dim=-1), strict=True)]
+        if len(outputs) == 1:  # which has no weight to share
+            return outputs[0]
+        return (weights @ torch.stack(outputs).flatten(1)).view(s.shape)
 
     def theta_parameters(self) -> list[nn.Parameter]:
         """Weights of the operations, in the order of alpha."""
@@ -94,16 +91,8 @@ class TwoInputNode(nn.Module):
         return {"W": self.W[key], "U": self.U[key], "b": self.b[key]} if key in self.W else {}
 
     def duplicate(self, key: str) -> Duplicate:
-        """Add an identical copy `"name#2"` of `key`; the two share its mixture weight [JG 3.2.2].
-
-        Raises
-        ------
-        ValueError
-            `key` owns no weights: the two could never differ.
-        """
+        """Add an identical copy `"name#2"` of `key`; the two share its mixture weight [JG 3.2.2]."""
         weights = self.weights_of(key)
-        if not weights:
-            raise ValueError(f"operation {key!r} owns no weights, so a copy of it could never differ from it")
         copy, old, new = self.mixture.duplicate(key)
         for name in weights:
             getattr(self, name)[copy] = nn.Parameter(weights[name].detach().clone())
@@ -171,13 +160,6 @@ class TwoInputNode(nn.Module):
         deviation = noise * epsilon / 10 / (self.inputs + self.hidden + 1) ** 0.5
         for parameter in self.theta_parameters():
             parameter.add_(deviation * torch.randn_like(parameter))
-
-
-def mixture_of(outputs: Sequence[Tensor], weights: Tensor) -> Tensor:
-    r"""$\sum_o w_o\, o$; a single operation has no weight to share."""
-    if len(outputs) == 1:
-        return outputs[0]
-    return (weights @ torch.stack(outputs).flatten(1)).view(outputs[0].shape)
 
 
 def _refuse_unknown(keys: Sequence[str]) -> None:
