@@ -1,11 +1,14 @@
 """The rules of the protocol, on tables whose answer is known."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from growdarts_study.report import contrasts, searches
+from growdarts_study.report import claims, contrasts, searches
+from growdarts_study.report.comparison import Interval
 
 
 def table(mean, between, within, tasks=8, seeds=12, seed=0):
@@ -101,3 +104,18 @@ def test_products_are_judged_against_cells_of_as_many_nodes():
     found = searches.products(searches.read(many), ["bilinear"])
     chance = (11 * (1 - (7 / 8) ** 2) + 1 / 8) / 12
     assert found.verdict == "supported" and found.estimate.mean == pytest.approx(100 * (11 / 12 - chance))
+
+
+def test_the_table_of_claims_has_every_claim_once_and_says_what_is_preliminary():
+    verdicts = [searches.Verdict("C1", "error < LSTM", "supported", Interval(-9.0, -12.0, -6.0, 9), 3.0, 12),
+                searches.Verdict("C4", "one-shot", "undecided", Interval(0.0, -5.0, 5.0, 3), 1.0, 12)]
+    html = claims.claims_table(verdicts, {"C1": "page.html"}, {"C2": ("undecided", "one seed")})
+    assert html.count("<tr>") == 1 + len(claims.CLAIMS) and html.count("so far") == 1
+    assert "✓ supported<" in html and "error &lt; LSTM; 9 series, 12 seeds each" in html and '<a href="page.html">C1</a>' in html
+    assert html.count("– not tested") == len(claims.CLAIMS) - 3
+
+
+def test_the_plot_of_an_interval_is_to_scale():
+    plot = claims.interval_plot(Interval(-10.0, -20.0, 0.0, 5), 3.0)
+    (low, high), centre = re.search(r'class="range" x1="([\d.]+)" x2="([\d.]+)"', plot).groups(), re.search(r'cx="([\d.]+)"', plot)[1]
+    assert float(high) == claims.WIDTH / 2 and float(centre) == pytest.approx((float(low) + float(high)) / 2, abs=0.1) and float(low) > 0
