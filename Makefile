@@ -49,7 +49,7 @@ book: $(ENV)  ## run the notebooks (smoke tier), build the book, print the page 
 	@echo "Open $(CURDIR)/$(HTML)/index.html"
 
 # Sphinx does not repeat the warnings of pages it need not read again: after a failure start afresh.
-$(HTML)/.complete: $(SLOW) $(EXECUTED) $(STAGED)
+$(HTML)/.complete: $(SLOW) $(EXECUTED) $(STAGED) CITATION.cff
 	jupyter-book build -W -n --keep-going $(SITE) || { rm -rf $(SITE)/_build/.doctrees; exit 1; }
 	touch $@
 

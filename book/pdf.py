@@ -23,7 +23,7 @@ def whole(html: Path) -> tuple[str, list[str]]:
     pages = [(html / f"{name}.html").read_text(encoding="utf-8") for name in names]
     articles = [re.search(r'<article class="bd-article">(.*)</article>', page, re.DOTALL)[1] for page in pages]
     titles = [re.sub(r"<a .*|<[^>]+>", "", re.search(r"<h1>(.*?)</h1>", article, re.DOTALL)[1]).strip() for article in articles]
-    joined = "".join(f'<div style="break-before: page">{article}</div>' for article in articles)
+    joined = '<div style="break-before: page"></div>'.join(articles)
     page = re.sub(r'<article class="bd-article">.*</article>', lambda _: f'<article class="bd-article">{joined}</article>', pages[0],
                   flags=re.DOTALL)
     return page.replace("</head>", STYLE, 1), titles

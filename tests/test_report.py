@@ -3,6 +3,7 @@
 import re
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 
 from growdarts import drawing
@@ -173,6 +174,24 @@ def test_an_ablation_says_which_values_came_to_the_same():
     effects = [ablations.Effect(switch, value, base, Interval(0.2, 0.1, 0.3, 2), seeds, 1.0, 1.0, changes)
                for switch, value, base in (("prune", "end", "stage"), ("prune", "none", "stage"), ("order", 2, 1))]
     assert list(ablations.table(effects)["told from chance"]) == ["same errors as none", "same errors as end", "worse"]
+    assert ablations.table(effects).shape[1] <= 6
+    assert ablations.in_words(effects[2:]) == "Of 1 changes 1 alters the test error beyond chance: order = 2 (+0.20 %)"
+
+
+def test_a_method_stands_beside_its_number_and_leads_to_its_record():
+    figure = figures.ranked([("lstm", 131.4, None, None), ("grow", 142.1, 140.0, 144.0)], "perplexity")
+    (ax,) = figure.axes
+    assert [text.get_text() for text in ax.texts] == ["131.4", "142.1"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["LSTM", "growing (morphism)"]
+    plt.close(figure)
+    (name,) = tables.linked(pd.DataFrame({"error": [1]}, index=["LSTM"]), [{"config_hash": "abc123"}]).index
+    assert 'href="../book/runs.html#abc123"' in name and ">LSTM<" in name
+
+
+def test_an_accuracy_has_wilsons_interval():
+    """The example of Wilson's interval for 81 of 263 in Newcombe (1998): 0.2553 to 0.3662."""
+    record = {"result": {"test_images": 263, "mistakes": list(range(263 - 81))}}
+    assert tables.accuracy(record) == pytest.approx((100 * 81 / 263, 25.53, 36.62), abs=0.006)
 
 
 def test_cost_ratio_is_the_geometric_mean(made):
