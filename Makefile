@@ -32,7 +32,7 @@ EMBEDDED  := $(wildcard data/registry.txt data/embedded/*)
 RECORDS   := $(wildcard notebooks/*.yml) $(shell find data/results 2>/dev/null)
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(ENV)  ## make .venv with the pinned packages and growdarts itself (editable)
 

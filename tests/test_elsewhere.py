@@ -38,6 +38,20 @@ def python(installed, code, folder="work", **environment):
     return run.returncode, run.stdout, run.stderr
 
 
+def test_the_study_says_what_there_is_to_run(installed):
+    (installed / "clone").mkdir()
+    shutil.copytree(ROOT / "notebooks", installed / "clone" / "notebooks")
+    list_it = "import runpy; runpy.run_module('growdarts_study', run_name='__main__')"
+    code, output, errors = python(installed, list_it, "clone")
+    assert code == 0, errors
+    rows = {tuple(row.split()[:2]): row.split()[2:] for row in output.splitlines()}
+    # seven methods and ten seeds, two methods that draw nothing; the clone has no records
+    assert rows["time_series", "reduced"] == ["72", "72", "cpu"]
+    assert rows["images", "full"] == "20 20 cuda, about 6 hours of a GPU a job".split()
+    code, output, errors = python(installed, list_it)
+    assert code == 1 and "grids.yml cannot be read" in errors and "Traceback" not in errors
+
+
 FOLDERS = """
 import json
 from growdarts_study import ROOT, grids, records

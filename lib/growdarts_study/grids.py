@@ -70,7 +70,7 @@ def _parameters(notebook: bytes) -> dict[str, Any]:
 
 def all_jobs(tier: str, experiment: str | None = None, grids: Path = GRIDS, device: str | None = None) -> list[Job]:
     """The jobs of `experiment`, None: of all experiments that have the tier; on `device`, None: on that of the tier."""
-    grid = _read(grids)
+    grid = read(grids)
     chosen = [experiment] if experiment else [name for name, tiers in grid.items() if tier in tiers]
     if not chosen:
         raise ConfigError(f"tier {tier!r}: allowed are {', '.join(sorted({t for tiers in grid.values() for t in tiers}))}")
@@ -96,7 +96,8 @@ def jobs(experiment: str, tier: str, grids: Path = GRIDS, device: str | None = N
     return made
 
 
-def _read(grids: Path) -> dict[str, Any]:
+def read(grids: Path = GRIDS) -> dict[str, Any]:
+    """The grid file: experiment -> tier -> what it asks for; `ConfigError` if it cannot be read."""
     try:
         return _parsed(Path(grids).read_bytes())  # in UTF-8, whatever the locale
     except (OSError, yaml.YAMLError) as error:
@@ -109,7 +110,7 @@ _parsed = cache(yaml.safe_load)  # slow, and asked for by every job of a tier
 
 def tier_of(experiment: str, tier: str, grids: Path = GRIDS) -> dict[str, Any]:
     """What the grid file says about a tier."""
-    grid = _read(grids)
+    grid = read(grids)
     if experiment not in grid:
         raise ConfigError(f"experiment {experiment!r}: allowed are {', '.join(grid)}")
     if tier not in grid[experiment]:

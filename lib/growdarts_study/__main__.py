@@ -1,0 +1,29 @@
+"""What there is to run: experiments and tiers of notebooks/grids.yml, their jobs, and how many of these lack records.
+
+`make batch TIER=reduced EXPERIMENT=language` makes what is missing.
+"""
+
+import argparse
+import sys
+
+from growdarts.settings import ConfigError
+from growdarts_study import grids
+
+
+def main() -> None:
+    """Print the list."""
+    argparse.ArgumentParser(prog="python -m growdarts_study", description=__doc__).parse_args()
+    try:
+        tiers = [(name, tier) for name, found in grids.read().items() for tier in found]
+    except ConfigError as error:
+        sys.exit(str(error))
+    print(f"{'experiment':<14}{'tier':<14}{'jobs':>6}{'missing':>9}  device")
+    for name, tier in tiers:
+        jobs, hours = grids.jobs(name, tier), grids.tier_of(name, tier).get("gpu_hours")
+        missing = sum(not job.is_done() for job in jobs)
+        print(f"{name:<14}{tier:<14}{len(jobs):>6}{missing:>9}  {jobs[0].config.device}"
+              + (f", about {hours:g} hours of a GPU a job" if hours else ""))
+
+
+if __name__ == "__main__":
+    main()
