@@ -13,7 +13,6 @@ from growdarts_study.config import TimeSeriesRun
 from growdarts_study.experiments import phases
 from growdarts_study.experiments.baselines import HistoricalMean, VectorAutoregression
 from growdarts.devices import random_devices
-from growdarts.settings import DataError
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.spaces.two_input.network import Forecaster, derived_forecaster, two_input_forecaster
 from growdarts.spaces.two_input.operations import TWO_INPUT

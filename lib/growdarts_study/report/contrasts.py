@@ -4,15 +4,13 @@ An effect is a log ratio of test errors in percent: negative, the first is bette
 tasks as columns; the unit within a task is a seed, over tasks a task.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
-from growdarts_study.report.comparison import Interval, interval, outcome
+from growdarts_study.report.comparison import Interval, holm, interval, outcome
 
 OVER_TASKS, WITHIN_TASK = 3.0, 2.0  # percent, the smallest differences of interest
 DRAWS = 10_000
@@ -65,11 +63,6 @@ def _bootstrap(effects: pd.DataFrame) -> np.ndarray:
     tasks = random.integers(len(values), size=(DRAWS, len(values)))
     places = np.arange(len(values))
     return np.stack(seeds)[tasks, np.arange(DRAWS)[:, None], places].mean(axis=1)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrected for their number [Holm 1979]."""
-    return [float(p) for p in multipletests(p_values, method="holm")[1]]
 
 
 def by_task(effects: pd.DataFrame, margin: float = WITHIN_TASK) -> pd.DataFrame:

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from growdarts_study.report.comparison import Interval, interval
-from growdarts_study.report.contrasts import OVER_TASKS, Contrast, block_interval, by_task, contrast, holm
+from growdarts_study.report.comparison import Interval, holm, interval
+from growdarts_study.report.contrasts import OVER_TASKS, Contrast, block_interval, by_task, contrast
 from growdarts_study.report.figures import COLOURS
 from growdarts_study.report.tables import p_text
 from growdarts_study.report.whole_space import CONTROLS, TaskSpace, holds_product

@@ -76,7 +76,6 @@ def rate_trials(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def accuracies(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Test accuracy of image classifiers with Wilson's 95 % interval, McNemar's test against DARTS V2, sizes and costs."""
     from statsmodels.stats.contingency_tables import mcnemar  # slow to import
-    from statsmodels.stats.proportion import proportion_confint
 
     rows = {}
     wrong = {record["config"]["method"]: set(record["result"]["mistakes"]) for record in records}
@@ -92,6 +91,8 @@ def accuracies(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 def accuracy(record: dict[str, Any]) -> tuple[float, float, float]:
     """Test accuracy of an image classifier in percent, and the ends of Wilson's 95 % interval."""
+    from statsmodels.stats.proportion import proportion_confint  # slow to import
+
     n, mistakes = record["result"]["test_images"], len(record["result"]["mistakes"])
     low, high = proportion_confint(n - mistakes, n, method="wilson")
     return 100 * (1 - mistakes / n), 100 * low, 100 * high

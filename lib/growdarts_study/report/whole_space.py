@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from growdarts_study.config import Generated
-from growdarts_study.report.comparison import Interval, interval, outcome
+from growdarts_study.report.comparison import Interval, holm, interval, outcome
 from growdarts_study.report.figures import COLOURS, LABELS
 from growdarts_study.report.tables import p_text
 
@@ -123,7 +122,7 @@ def compare(tasks: Sequence[TaskSpace], pair) -> list[Comparison]:
     effects = [task.effect(*names) for task, names in zip(tasks, pairs, strict=True)]
     raw = [1.0 if np.allclose(effect, 0) else float(stats.ttest_1samp(effect, 0).pvalue) for effect in effects]
     return [Comparison(task, cell, rival, interval(effect), float(p)) for task, (cell, rival), effect, p in zip(
-        tasks, pairs, effects, multipletests(raw, method="holm")[1], strict=True)]
+        tasks, pairs, effects, holm(raw), strict=True)]
 
 
 def over_tasks(found: Sequence[Comparison]) -> tuple[Interval, str]:
