@@ -26,8 +26,13 @@ def test_every_record_is_in_it_with_its_numbers(runs):
         record, own = json.loads(file.read_text()), runs[runs.record == file.relative_to(RESULTS).as_posix()]
         if "cells" in record:
             cells = own[own.method.isin(record["cells"])]
-            assert cells.test_error.sum() == pytest.approx(sum(map(sum, record["test"])))
+            assert cells.test_error.sum() == pytest.approx(sum(error for cell in record["test"] for error in cell if error is not None))
             assert len(cells) == len(record["cells"]) * len(record["config"]["seeds"])
+        elif "rows" in record:
+            arms = own.set_index("method")
+            assert arms.loc["fixed_4", "test_error"] == record["rows"]["fixed_4"]["retrained"]["test"] if "fixed_4" in record["rows"] else (
+                arms.loc["forced_fresh, one-shot", "test_error"] == record["rows"]["forced_fresh"]["one_shot"]["test"])
+            assert len(arms) == sum(1 + ("one_shot" in row) for row in record["rows"].values())
         else:
             (row,) = own.to_dict("records")
             assert (row["test_error"], row["weights"], row["method"]) == (

@@ -96,7 +96,7 @@ def _charts(frames, chosen=()):
 
 def _node(x, y, wide, name, colours=CALM):
     cell = '<g class="gd-node">' if colours == CALM else "<g>"
-    return f'{cell}{_box(x, y, wide, colours)}{text(x, y + 4, name, "middle")}</g>'
+    return f'{cell}{_box(x, y, wide, colours, name)}</g>'
 
 
 PICTURES = {draw.__name__: draw for draw in (cell, mixture, deriving, growing, duplicating, pruning)}

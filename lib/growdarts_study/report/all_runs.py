@@ -14,10 +14,12 @@ from growdarts_study.records import RESULTS
 
 # The codebook. What a run does not have is left empty.
 COLUMNS = {
-    "experiment": "time_series, language, images: a run of that notebook; ablations: one with a switch changed; whole_space: one cell of all",
+    "experiment": "time_series, language, images: a run of that notebook; ablations: one with a switch changed; "
+                  "whole_space: one cell of all; searches: an arm of the protocol",
     "tier": "scale of the experiment, see Notation",
     "data": "name of the data set or series",
-    "method": "what was trained: a method, or in whole_space a rival or a cell, its operations joined by +",
+    "method": "what was trained: a method, or in whole_space a rival or a cell, its operations joined by +, "
+              "and in searches an arm; one-shot: its network as searched, else its cell trained from scratch",
     "changed": "parameters in which the run differs from most of its experiment, as in ablations",
     "seed": "of all random draws; in whole_space of the generated series as well",
     "year": "test year; empty: the last part of the data",
@@ -61,6 +63,14 @@ def _rows(file: Path, place: Path) -> Iterator[dict[str, Any]]:
     config, made = record["config"], record["provenance"]
     common = {"experiment": place.parts[0], "tier": record.get("tier", place.parts[1]), "data": config["dataset"],
               "year": config.get("origin"), "made": made["made"], "commit": made["commit"], "record": place.as_posix(), "config": []}
+    if "rows" in record:
+        for arm, row in record["rows"].items():
+            for estimand in [name for name in ("retrained", "one_shot", "kept") if name in row]:
+                yield common | {
+                    "method": arm if estimand == "retrained" else f"{arm}, {estimand.replace('_', '-')}", "seed": config["seed"],
+                    "validation_error": row[estimand]["validation"], "test_error": row[estimand]["test"], "floor": record["floor"],
+                    "weights": row["retrained"]["parameters"], "search_epochs": row.get("epochs"), "search_flops": row.get("search_flops")}
+        return
     if "cells" not in record:
         (run,) = records.table([record | {"config": {"origin": None} | config}]).rename(columns={
             "validation": "validation_error", "test": "test_error", "parameters": "weights"}).to_dict("records")
