@@ -113,7 +113,7 @@ outputs: $(EXECUTED)  ## store the outputs of the executed notebooks in notebook
 	  --extra-keys 'metadata.papermill cell.metadata.papermill cell.metadata.execution' $(NOTEBOOKS)
 	touch $(EXECUTED)
 
-# Of the README and of the book's first page; a test compares it with the records.
+# Of the README; a test compares it with the records.
 picture: $(ENV)  ## draw the growing cell anew from the records
 	python -c 'from growdarts import drawing; from growdarts_study import grids, records; \
 	  print(drawing.growth(records.longest_search(grids.load_records("time_series", "reduced"), "grow")))' \

@@ -183,9 +183,9 @@ def picture(tasks: Sequence[TaskSpace], found: Mapping[str, pd.Series] = {}) -> 
                 label="best possible, or best closed form" if not row else None)
         ax.plot(ratio[task.chosen()], row, marker="D", ms=8, mfc="none", mec="black",
                 mew=1.6, ls="", label="chosen on validation" if not row else None)
-    for (name, ratios), marker, colour in zip(found.items(), ("*", "X"), (COLOURS[3], COLOURS[2]), strict=False):
+    for (name, ratios), marker, colour in zip(found.items(), ("*", "X"), (COLOURS[4], COLOURS[2]), strict=False):
         rows = [row for row, task in enumerate(tasks) if task.name in ratios]
-        ax.plot(np.clip(np.exp(ratios[[tasks[row].name for row in rows]]), 0.2, 5), rows, marker, ms=13, mfc=colour, mec="white", mew=1,
+        ax.plot(np.clip(np.exp(ratios[[tasks[row].name for row in rows]]), 0.2, 5), rows, marker, ms=15 if marker == "*" else 11, mfc=colour, mec="black", mew=1,
                 ls="", label=name)
     ax.axvline(1, color=COLOURS[7], ls="--", zorder=0)
     ax.set(xscale="log", xlim=(0.19, 5.3), ylim=(len(tasks) - 0.4, -0.6), yticks=range(len(tasks)),
