@@ -50,7 +50,7 @@ def record(project, method):
 def test_failed_killed_and_missing_jobs(project):
     first = snakemake(project)
     checkpoints = project / "_build" / "checkpoints"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(checkpoints.glob("*/search.pt")):  # killed in the middle of the search
         assert time.monotonic() < deadline and first.poll() is None, first.communicate()[0]
         time.sleep(0.01)

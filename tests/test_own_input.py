@@ -239,7 +239,7 @@ states = growdarts.two_input_forecaster(2, 3, 1, 1, ["gate"]).cells[0](torch.one
 print(type(states.grad_fn).__name__, "numba" in sys.modules)
 """
     run = subprocess.run([sys.executable, "-c", code], env=os.environ | {switch: "1"}, capture_output=True, text=True,
-                         timeout=120)
+                         timeout=300)
     assert run.stdout.split() == ["StackBackward0", str(imported)], run.stderr
 
 

@@ -53,10 +53,10 @@ def test_transposed_and_cut_out(calls):
 
 
 def test_long_sums_in_halves_lose_fewer_digits(calls):
-    x, W = operands(128, 600, 128)
+    x, W = operands(128, 300, 128)  # of longer sums some versions of oneDNN make blocks themselves
     exact, out = x.double() @ W.double(), torch.empty(128, 128)
     whole, halves = ((found - exact).norm() for found in (matmul(x, W), matmul(x, W, out=out, halves=True)))
-    assert halves < 0.95 * whole and len(calls) == 3
+    assert halves < 0.8 * whole and len(calls) == 3
     assert torch.equal(matmul(x[:, :200], W[:200], halves=True), matmul(x[:, :200], W[:200]))  # not long
 
 
