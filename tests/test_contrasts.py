@@ -9,6 +9,7 @@ from scipy import stats
 
 from growdarts_study.report import claims, contrasts, searches
 from growdarts_study.report.comparison import Interval
+from growdarts_study.report.whole_space import TaskSpace
 
 
 def table(mean, between, within, tasks=8, seeds=12, seed=0):
@@ -119,3 +120,16 @@ def test_the_plot_of_an_interval_is_to_scale():
     plot = claims.interval_plot(Interval(-10.0, -20.0, 0.0, 5), 3.0)
     (low, high), centre = re.search(r'class="range" x1="([\d.]+)" x2="([\d.]+)"', plot).groups(), re.search(r'cx="([\d.]+)"', plot)[1]
     assert float(high) == claims.WIDTH / 2 and float(centre) == pytest.approx((float(low) + float(high)) / 2, abs=0.1) and float(low) > 0
+
+
+def test_weights_in_the_order_of_the_errors_have_tau_one():
+    cells = pd.DataFrame({0: [0.1, 0.2, 0.3, 0.9]}, ["add_tanh", "gate", "add_relu", "add_tanh+gate"])
+    rivals = pd.DataFrame({0: [1.0, 0.5]}, ["mean", "lstm"])
+    space = TaskSpace("bilinear", cells, cells, rivals, rivals, pd.Series({0: 0.05}), "known")
+    weights = [{"add_tanh": 0.6, "gate": 0.3, "add_relu": 0.1, "carry": 0.0}]
+    found = [record("bilinear", seed, {"grow_1": trained(0.2, weights=w)}) for seed, w in enumerate([weights, [dict(
+        zip(weights[0], reversed(weights[0].values())))]])]
+    assert searches.rank_correlation(searches.read(found[:1]), [space])["bilinear"] == pytest.approx(1.0)
+    assert searches.rank_correlation(searches.read(found[1:]), [space])["bilinear"] == pytest.approx(-1.0)
+    regret = searches.regret(searches.read(found), [space], ["grow_1"])["grow_1"]
+    assert regret.mean == pytest.approx(100 * np.log(0.2 / 0.1))

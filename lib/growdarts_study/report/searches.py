@@ -223,7 +223,7 @@ def growth_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("")
 
 
-def rank_correlation(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arm: str = "fixed_2") -> pd.Series:
+def rank_correlation(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arm: str = "grow_1") -> pd.Series:
     """Kendall's tau, by task, of a cell's mixture weights (their product over nodes) with its error in the table of all cells.
 
     Positive: what the search weighs more is better. Cells with an operation that was pruned, or that is not in the table, are left out.
