@@ -1,12 +1,13 @@
 """What is compared on a series: the arms of the protocol, and the parameters of notebook `10_searches`."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from growdarts.settings import SearchSettings
-from growdarts_study.config import Generated, Grid, SeriesName, two_input_operations
+from growdarts_study.config import Grid, two_input_operations
+from growdarts_study.page_settings import OneSeries, SeriesOf
 from growdarts_study.settings import StudySettings, no_value_twice
 
 
@@ -72,24 +73,15 @@ class SearchesSettings(SearchSettings, StudySettings):
         return self
 
 
-class SearchesRun(SearchesSettings):
+class SearchesRun(SearchesSettings, OneSeries):
     """All arms on one draw of a series. Its hash names its record."""
 
     method: ClassVar[str] = "searches"
     record_entries: ClassVar[tuple[str, ...]] = ("config_hash", "provenance.data_sha256", "rows", "closed_forms", "floor")
-    dataset: SeriesName = Field(description="which series; see growdarts_study.data.series")
-    window: int = Field(ge=1, le=250, description="days the cell reads before it forecasts")
-    origin: int | None = Field(description="test year of a rolling origin; None: last fifth of the days")
-    days: int | None = Field(ge=250, description="how many of the first days are used; None: all")
-    season: int | None = Field(ge=1, description="days of a period, for the seasonal naive forecast")
 
     def label(self) -> str:
         """Arms and seed, for file names."""
         return f"{self.group}-seed{self.seed}"
-
-    def draw(self) -> int | None:
-        """Seed of the series: a generated one is drawn anew for every seed."""
-        return self.seed if self.dataset in get_args(Generated) else None
 
 
 class SearchesConfig(SearchesSettings, Grid):
@@ -99,14 +91,13 @@ class SearchesConfig(SearchesSettings, Grid):
 
     seed: ClassVar[None] = None
     seeds: list[int] = Field(min_length=1, description="of the weights, the batches, and the draws of a generated series")
-    series: dict[SeriesName, dict[str, int | None]] = Field(min_length=1, description="series, each with what differs from "
-                                                            "window 24, origin None, days None and season None")
+    series: SeriesOf = Field(min_length=1, description="series, each with what differs from window 24, origin None, days None "
+                             "and season None")
 
     def runs(self) -> list[SearchesRun]:
         """The runs, seeds within series."""
         shared = {name: getattr(self, name) for name in SearchesSettings.model_fields if name != "seed"}
-        usual = {"window": 24, "origin": None, "days": None, "season": None}
-        return [SearchesRun.of({**shared, "dataset": name, **usual, **own, "seed": seed})
+        return [SearchesRun.of({**shared, "dataset": name, **OneSeries.usual, **own, "seed": seed})
                 for name, own in self.series.items() for seed in self.seeds]
 
     def label(self) -> str:

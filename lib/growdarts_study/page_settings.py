@@ -68,25 +68,35 @@ class WholeSpaceSettings(StudySettings):
         return self
 
 
-class WholeSpaceRun(WholeSpaceSettings):
-    """All cells of one size on one series. Its hash names its record."""
+class OneSeries(StudySettings):
+    """Which series, and how it is cut."""
 
-    method: ClassVar[str] = "every_cell"
-    record_entries: ClassVar[tuple[str, ...]] = ("config_hash", "provenance.data_sha256", "cells", "validation", "test",
-                                                 "epochs", "rivals", "floor")
+    usual: ClassVar[dict[str, int | None]] = {"window": 24, "origin": None, "days": None, "season": None}
+
     dataset: SeriesName = Field(description="which series; see growdarts_study.data.series")
     window: int = Field(ge=1, le=250, description="days the cell reads before it forecasts")
     origin: int | None = Field(description="test year of a rolling origin; None: last fifth of the days")
     days: int | None = Field(ge=250, description="how many of the first days are used; None: all")
     season: int | None = Field(ge=1, description="days of a period, for the seasonal naive forecast")
 
-    def label(self) -> str:
-        """Series and size, for file names."""
-        return f"{self.dataset}-{self.nodes}-nodes"
-
     def draw(self, seed: int) -> int | None:
         """Seed of the series: a generated one is drawn anew for every seed."""
         return seed if self.dataset in get_args(Generated) else None
+
+
+SeriesOf = dict[SeriesName, dict[str, int | None]]  # series, each with what differs from the usual values
+
+
+class WholeSpaceRun(WholeSpaceSettings, OneSeries):
+    """All cells of one size on one series. Its hash names its record."""
+
+    method: ClassVar[str] = "every_cell"
+    record_entries: ClassVar[tuple[str, ...]] = ("config_hash", "provenance.data_sha256", "cells", "validation", "test",
+                                                 "epochs", "rivals", "floor")
+
+    def label(self) -> str:
+        """Series and size, for file names."""
+        return f"{self.dataset}-{self.nodes}-nodes"
 
 
 class WholeSpaceConfig(WholeSpaceSettings, Grid):
@@ -94,14 +104,13 @@ class WholeSpaceConfig(WholeSpaceSettings, Grid):
 
     experiment = "whole_space"
 
-    series: dict[SeriesName, dict[str, int | None]] = Field(min_length=1, description="series, each with what differs from "
-                                                            "window 24, origin None, days None and season None")
+    series: SeriesOf = Field(min_length=1, description="series, each with what differs from window 24, origin None, days None "
+                             "and season None")
 
     def runs(self) -> list[WholeSpaceRun]:
         """The runs, one a series."""
         shared = {name: getattr(self, name) for name in WholeSpaceSettings.model_fields}
-        usual = {"window": 24, "origin": None, "days": None, "season": None}
-        return [WholeSpaceRun.of({**shared, "dataset": name, **usual, **own}) for name, own in self.series.items()]
+        return [WholeSpaceRun.of({**shared, "dataset": name, **OneSeries.usual, **own}) for name, own in self.series.items()]
 
     def label(self) -> str:
         """What a job of the batch is called."""

@@ -28,7 +28,7 @@ HASHES: dict[type, Callable[[Any], dict[str, str]]] = {  # sha256 of the data of
     ImageRun: lambda config: image_hashes(config.dataset, config.train_images),
     WholeSpaceRun: lambda config: {name: value for seed in config.seeds for name, value in series_hashes(
         config.dataset, config.days, config.draw(seed)).items()},
-    SearchesRun: lambda config: series_hashes(config.dataset, config.days, config.draw())}
+    SearchesRun: lambda config: series_hashes(config.dataset, config.days, config.draw(config.seed))}
 
 
 def run(config: Run, *, checkpoints: Path | None = None, progress: bool = False, device: Device = "auto") -> dict[str, Any]:

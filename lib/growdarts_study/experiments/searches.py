@@ -98,7 +98,7 @@ class Bench:
         """Mean squared errors of the validation and the test part, and of blocks of test days where seeds share one draw."""
         test = self.task.squared_errors(network, "test").mean(1)
         found = {"validation": self.task.evaluate(network, "validation"), "test": test.mean().item()}
-        if self.config.draw() is None:
+        if self.config.draw(self.config.seed) is None:
             found["blocks"] = [block.mean().item() for block in test.split(BLOCK)]
         return records.significant(found, 5)
 
@@ -143,7 +143,7 @@ def run(config: SearchesRun, *, device: torch.device, checkpoints: Path | None =
         progress: bool = False) -> dict[str, Any]:
     """All arms, one after another; those that are done are kept in `checkpoints`."""
     torch.set_num_threads(1)
-    series = load_series(config.dataset, config.window, config.origin, days=config.days, draw=config.draw())
+    series = load_series(config.dataset, config.window, config.origin, days=config.days, draw=config.draw(config.seed))
     bench = Bench(config, ForecastTask(series, config.batch_size, device))
     kept = checkpoints / "rows.json" if checkpoints else None
     stored = json.loads(kept.read_text()) if kept and kept.exists() else {}
