@@ -158,7 +158,7 @@ class _TwoInputScan(torch.autograd.Function):
                     node_pass.step(t)
         if any(ctx.needs_input_grad):
             ctx.kept = passes
-        return chain[N::N, :H].transpose(1, 2)
+        return chain[N::N, :H].transpose(1, 2).contiguous()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -185,5 +185,6 @@ class _TwoInputScan(torch.autograd.Function):
             if wants_W or wants_b or wants_U:
                 by_weights = node_pass.by_weights()
                 dU, (dW, db) = by_weights[node_pass.of_us, :H], by_weights[node_pass.of_wx, H:].split((C - 1 - H, 1), dim=1)
-            grads += [dW, None if db is None else db[:, 0], dU, node_pass.dw.to(grad.dtype)]
-        return None, None, sum(by_read)[:, H:].transpose(1, 2) if wants_x else None, ds.t(), *grads
+            grads += [value if value is None else value.contiguous() for value in (
+                dW, None if db is None else db[:, 0], dU, node_pass.dw.to(grad.dtype))]
+        return None, None, sum(by_read)[:, H:].transpose(1, 2).contiguous() if wants_x else None, ds.t(), *grads
