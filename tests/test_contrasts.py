@@ -133,3 +133,12 @@ def test_weights_in_the_order_of_the_errors_have_tau_one():
     assert searches.rank_correlation(searches.read(found[1:]), [space])["bilinear"] == pytest.approx(-1.0)
     regret = searches.regret(searches.read(found), [space], ["grow_1"])["grow_1"]
     assert regret.mean == pytest.approx(100 * np.log(0.2 / 0.1))
+
+
+def test_a_claim_against_several_rivals_needs_all_of_them_and_one_worse_is_enough():
+    def verdict(*means, p_values=None):
+        found = [contrasts.contrast(table(mean, 1.0, 0.5, seed=i)) for i, mean in enumerate(means)]
+        return searches._all_of("C1", "error", found, p_values or [one.p_value for one in found]).verdict
+
+    assert verdict(-10, -12, -9) == "supported" and verdict(-10, -12, 9) == "contradicted" and verdict(-10, 0, -9) == "undecided"
+    assert verdict(-10, -12, 9, p_values=[0.01, 0.01, 0.2]) == "undecided"

@@ -123,7 +123,8 @@ def all_verdicts(runs: pd.DataFrame, pilots: pd.DataFrame) -> list[Verdict]:
     estimands, margins = {"C4": "one_shot", "C6": "one_shot"}, {"C4": 1.0, "C6": 2.0}
     found = {claim: [contrast(effects(runs, *pair, estimands.get(claim, "retrained"), tasks), margins.get(claim, OVER_TASKS))
                      for pair in of_claim] for claim, of_claim in pairs.items() if {arm for pair in of_claim for arm in pair} <= there}
-    p_values = dict(zip(found, holm([max(one.p_value for one in contrasts) for contrasts in found.values()]), strict=True)) if found else {}
+    corrected = iter(holm([one.p_value for of_claim in found.values() for one in of_claim]) if found else ())
+    p_values = {claim: [float(next(corrected)) for _ in of_claim] for claim, of_claim in found.items()}
     made = []
     if "C1" in found:
         made.append(_all_of("C1", "error, growing against LSTM", found["C1"], p_values["C1"]))
@@ -131,7 +132,7 @@ def all_verdicts(runs: pd.DataFrame, pilots: pd.DataFrame) -> list[Verdict]:
         made.append(_cheaper(runs, contrast(costs_until_target(runs, pilots, ["grow_1"])["grow_1"].filter(tasks)), tasks))
     if "C4" in found:
         (one,) = found["C4"]
-        made.append(_verdict("C4", "one-shot error, morphism against fresh weights", one.verdict(p_values["C4"]), one))
+        made.append(_verdict("C4", "one-shot error, morphism against fresh weights", one.verdict(*p_values["C4"]), one))
     if "C6" in found:
         made.append(_workable(runs, *found["C6"]))
     if "C7" in found:
@@ -143,9 +144,9 @@ def _verdict(claim: str, what: str, verdict: str, one: Contrast, margin: float |
     return Verdict(claim, what, verdict, one.over, one.margin if margin is None else margin, int(one.effects.count().min()))
 
 
-def _all_of(claim: str, what: str, contrasts: Sequence[Contrast], p_value: float) -> Verdict:
+def _all_of(claim: str, what: str, contrasts: Sequence[Contrast], p_values: Sequence[float]) -> Verdict:
     """Supported if the first is better than all, contradicted if it is worse than one; the first contrast is the estimate."""
-    said = {one.verdict(max(one.p_value, p_value) if one.outcome() == "better" else None) for one in contrasts}
+    said = {one.verdict(p_value) for one, p_value in zip(contrasts, p_values, strict=True)}
     verdict = "contradicted" if "contradicted" in said else said.pop() if len(said) == 1 else "undecided"
     return _verdict(claim, what, verdict, contrasts[0])
 
