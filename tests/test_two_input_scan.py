@@ -1,5 +1,9 @@
 """The two-input cell as one scan against its plain form: states, every gradient, precision, what it refuses."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -185,3 +189,24 @@ def test_an_operation_that_mixes_units_is_refused():
         def add_mean(wx, us, s):
             return wx + us.mean(dim=-1, keepdim=True)
     assert "add_mean" not in TWO_INPUT
+
+
+STEP = """
+import hashlib, torch
+import growdarts_fast
+from growdarts.spaces.two_input.cell import TwoInputCell
+from growdarts.spaces.two_input.operations import TWO_INPUT
+torch.manual_seed(0)
+cell = TwoInputCell(4, 12, [list(TWO_INPUT)] * 2)
+gradients = torch.autograd.grad(cell(torch.randn(6, 19, 4)).square().sum(), list(cell.parameters()))
+print(hashlib.sha256(b"".join(gradient.numpy().tobytes() for gradient in gradients)).hexdigest())
+"""
+
+
+def test_a_process_that_compiles_the_kernels_rounds_as_one_that_finds_them_compiled(tmp_path):
+    """Else a search that was killed in its first run would not go on bit for bit."""
+    def run():
+        return subprocess.run([sys.executable, "-c", STEP], env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}, check=True,
+                              capture_output=True, text=True, timeout=500).stdout
+
+    assert run() == run() != ""

@@ -15,9 +15,11 @@ but over no more than stay in the cache.
 All functions fill arrays that are given or add to them. Shapes: n numbers of a state, H times the samples, K operations.
 """
 
+import numba
 import numpy as np
 
-from growdarts_fast.conv.norm_kernels import compiled, dot
+from growdarts_fast.conv import norm_kernels
+from growdarts_fast.conv.norm_kernels import compiled
 from growdarts_fast.exponentials import expm1
 
 CODES = {name: code for code, name in enumerate(
@@ -28,8 +30,13 @@ MULTIPLIED = [name for name, code in CODES.items() if PRODUCT <= code <= HADAMAR
 
 BLOCK = 1024  # numbers at once
 
+# A function that is called has code of its own and code within its caller, rounded differently: which of the two runs would depend
+# on whether this process has compiled them, or found them in numba's cache.
+inlined = numba.njit(inline="always", nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
+dot = inlined(norm_kernels.dot.py_func)
 
-@compiled
+
+@inlined
 def _activate(code, a):
     """tanh, sigmoid or relu in place."""
     one, two, zero = a.dtype.type(1), a.dtype.type(2), a.dtype.type(0)
@@ -45,13 +52,13 @@ def _activate(code, a):
             a[i] = zero if a[i] < zero else a[i]
 
 
-@compiled
+@inlined
 def _activation(code):
     """What is applied to the product (W x + b) (bias + U s), and the bias."""
     return (IDENTITY, 0) if code == HADAMARD else (code - PRODUCT, 1)
 
 
-@compiled
+@inlined
 def _output(code, a, b, s, out):
     """o from its blocks `a` and `b`: one of the arguments, possibly `out`, which it may fill."""
     if code < PRODUCT:
@@ -73,7 +80,7 @@ def _output(code, a, b, s, out):
     return out
 
 
-@compiled
+@inlined
 def _through_activation(code, a, share, ds):
     """From tanh, sigmoid or relu to the gradient through it, in place."""
     one, zero = a.dtype.type(1), a.dtype.type(0)
@@ -91,7 +98,7 @@ def _through_activation(code, a, share, ds):
             a[i] = share * ds[i]
 
 
-@compiled
+@inlined
 def _add_gradients(code, a, b, s, out, share, ds, back):
     """Gradients through `share` o: they replace `a` and `b`; that by s is added to `back`. `out` is o, which is lost."""
     one = s.dtype.type(1)
