@@ -1,12 +1,14 @@
 """The rules of the protocol, on tables whose answer is known."""
 
 import re
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
+from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT
 from growdarts_study.report import claims, contrasts, searches
 from growdarts_study.report.comparison import Interval
 from growdarts_study.report.whole_space import TaskSpace
@@ -60,9 +62,10 @@ def test_blocks_that_move_together_widen_the_interval():
 
 def test_the_rule_errs_as_often_as_it_says_and_sees_large_effects():
     effects = table(0, 4, 2, tasks=10, seed=3)
-    none, large = contrasts.simulate(effects, 0.0), contrasts.simulate(effects, -12.0)
+    none, large = contrasts.simulate(effects, 0.0, 1), contrasts.simulate(effects, -12.0, 1, draws=100)
     assert none.get("better", 0) + none.get("worse", 0) < 0.07
     assert large["better"] > 0.95
+    assert contrasts.simulate(effects, -4.0, 6, draws=100).get("better", 0) < contrasts.simulate(effects, -4.0, 1, draws=100)["better"]
 
 
 def test_within_a_task_a_seed_is_the_unit():
@@ -73,8 +76,42 @@ def test_within_a_task_a_seed_is_the_unit():
 
 
 def test_a_search_that_never_reaches_the_target_is_censored():
-    row = pd.Series({"errors": [0.9, 0.5, 0.3], "spent": [10.0, 20.0, 30.0]})
+    row = {"errors": [0.9, 0.5, 0.3], "spent": [10.0, 20.0, 30.0]}
     assert [searches.cost_until(row, target, 99.0) for target in (0.95, 0.5, 0.31, 0.2)] == [10.0, 20.0, 30.0, 99.0]
+    assert searches.cost_until(row, 0.2, 25.0) == 30.0  # never less than it spent
+
+
+def test_costs_are_ratios_until_the_target_of_the_pilots():
+    def run(seed, group, grown, fixed):
+        row = lambda errors: trained(0.5, errors=errors, spent=[10.0 * (i + 1) for i in range(len(errors))])  # noqa: E731
+        return record("bilinear", seed, {"fixed_4": row(fixed)} | ({"grow_1": row(grown)} if grown else {}), group)
+
+    pilots = searches.read([run(100, "pilot", None, [0.9, 0.5])])  # the mean's error is 1: the target is 0.505
+    runs = searches.read([run(0, "main", [0.9, 0.8, 0.6, 0.4], [0.5, 0.4]), run(1, "main", [0.9, 0.8], [0.9, 0.6])])
+    costs, ours, theirs = searches.costs_until_target(runs, pilots, "grow_1")
+    assert list(costs["bilinear"]) == pytest.approx([100 * np.log(40 / 10), 0.0]) and (ours, theirs) == (0.5, 0.5)
+
+
+def test_log_ratios_are_read_as_percent():
+    found = Interval(100 * np.log(0.5), 100 * np.log(0.25), 0.0, 3).percent()
+    assert (found.mean, found.low, found.high) == pytest.approx((-50.0, -75.0, 0.0)) and found.text("+.0f") == "-50 % (-75 to +0)"
+
+
+def test_seeds_on_one_series_must_agree_with_its_blocks_of_days():
+    def run(seed, grown):
+        rows = {"lstm": trained(1.0, blocks=None), "grow_1": trained(grown)}
+        rows["lstm"]["retrained"]["blocks"], rows["grow_1"]["retrained"]["blocks"] = [1.0] * 8, [8 * grown - 7] + [1.0] * 7
+        return record("santa_fe_laser", seed, rows, floor=None)
+
+    runs = searches.read([run(seed, 0.9 + 0.001 * seed) for seed in range(6)])  # one lucky block makes all of the gain
+    (row,) = searches.task_table(runs, "grow_1", "lstm").to_dict("records")
+    assert row["outcome"] == "undecided" and row["error"].startswith("-9.")
+    assert list(contrasts.by_task(searches.effects(runs, "grow_1", "lstm"))["outcome"]) == ["better"]
+
+
+def test_errors_that_are_not_finite_count_as_the_mean():
+    runs = searches.read([record("bilinear", 0, {"grow_1": trained(float("inf"), one_shot={"test": float("nan")})})])
+    assert runs.loc[("bilinear", 0, "grow_1"), ["retrained", "one_shot"]].tolist() == [1.0, 1.0]
 
 
 def record(task, seed, rows, group="main", operations=("add_tanh",), floor=0.5):
@@ -100,16 +137,22 @@ def test_records_become_rows():
     assert searches.effects(runs, "grow_1", "lstm").loc[0, "bilinear"] == pytest.approx(100 * np.log(0.6 / 0.75))
 
 
+@pytest.mark.parametrize("nodes", [1, 2, 3])
+def test_the_chance_of_a_product_counts_the_cells_that_can_be_drawn(nodes):
+    alive = [cell for cell in product(DEFAULT_TWO_INPUT, repeat=nodes) if any(TWO_INPUT[name].admits_input() for name in cell)]
+    assert claims.chance_of_hadamard(nodes, DEFAULT_TWO_INPUT) == pytest.approx(np.mean(["hadamard" in cell for cell in alive]))
+
+
 def test_products_are_judged_against_cells_of_as_many_nodes():
-    many = [record("bilinear", seed, {"grow_2": trained(0.6, ("hadamard", "add_tanh") if seed else ("add_tanh",))}) for seed in range(12)]
-    found = searches.products(searches.read(many), ["bilinear"])
-    chance = (11 * (1 - (7 / 8) ** 2) + 1 / 8) / 12
-    assert found.verdict == "supported" and found.estimate.mean == pytest.approx(100 * (11 / 12 - chance))
+    many = [record("bilinear", seed, {"grow_2": trained(0.6, ("hadamard", "add_tanh") if seed else ("add_tanh",))},
+                   operations=DEFAULT_TWO_INPUT) for seed in range(12)]
+    found = claims.products(searches.read(many), ["bilinear"])
+    assert found.verdict == "supported" and found.estimate.mean == pytest.approx(100 * (11 / 12 - 11 * (10 / 55) / 12))
 
 
 def test_the_table_of_claims_has_every_claim_once_and_says_what_is_preliminary():
-    verdicts = [searches.Verdict("C1", "error < LSTM", "supported", Interval(-9.0, -12.0, -6.0, 9), 3.0, 12),
-                searches.Verdict("C4", "one-shot", "undecided", Interval(0.0, -5.0, 5.0, 3), 1.0, 12)]
+    verdicts = [claims.Verdict("C1", "error < LSTM", "supported", Interval(-9.0, -12.0, -6.0, 9), 3.0, 12),
+                claims.Verdict("C4", "one-shot", "undecided", Interval(0.0, -5.0, 5.0, 3), 1.0, 12)]
     html = claims.claims_table(verdicts, {"C1": "page.html"}, {"C2": ("undecided", "one seed")})
     assert html.count("<tr>") == 1 + len(claims.CLAIMS) and html.count("so far") == 1
     assert "✓ supported<" in html and "error &lt; LSTM; 9 series, 12 seeds each" in html and '<a href="page.html">C1</a>' in html
@@ -138,7 +181,9 @@ def test_weights_in_the_order_of_the_errors_have_tau_one():
 def test_a_claim_against_several_rivals_needs_all_of_them_and_one_worse_is_enough():
     def verdict(*means, p_values=None):
         found = [contrasts.contrast(table(mean, 1.0, 0.5, seed=i)) for i, mean in enumerate(means)]
-        return searches._all_of("C1", "error", found, p_values or [one.p_value for one in found]).verdict
+        made = claims.of_all("C1", found, p_values or [one.p_value for one in found])
+        assert made.estimate.mean == pytest.approx(max(one.over.mean for one in found))  # the least favourable is shown
+        return made.verdict
 
     assert verdict(-10, -12, -9) == "supported" and verdict(-10, -12, 9) == "contradicted" and verdict(-10, 0, -9) == "undecided"
     assert verdict(-10, -12, 9, p_values=[0.01, 0.01, 0.2]) == "undecided"

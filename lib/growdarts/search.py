@@ -118,7 +118,7 @@ class Search:
         state.epoch_errors, state.split_at, state.stage_best = [], 0, {}
 
     def _stage_error(self) -> float:
-        """What a stage is judged by: the error of the network, or the least one of its derived cell while that is trained on."""
+        """What a stage is judged by: the error of the network, or the least one while it is trained on with one operation a mixture."""
         settings = self.settings
         if not settings.judge_epochs:
             return self.task.evaluate(self.network, settings.select_on)
@@ -131,7 +131,7 @@ class Search:
             self.state.flops += 3 * self.task.flops(self.network)
         self._restore(now)
         self.state.seconds += time.perf_counter() - started
-        return min(errors)
+        return min((error for error in errors if math.isfinite(error)), default=math.inf)
 
     def _duplicate_or_stop(self) -> bool:
         """Called before every epoch: duplicates an operation if the settings ask for it [JG Alg. 4]; whether the stage goes on.

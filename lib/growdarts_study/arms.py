@@ -14,7 +14,7 @@ from growdarts_study.settings import StudySettings, no_value_twice
 @dataclass(frozen=True)
 class Arm:
     """A search: what differs from the settings of all, its backbone, and whether that has all `max_nodes` from the start, and
-    whether the derived cell is also trained from the weights that it has."""
+    whether its strongest operations are also trained on from the weights that they have."""
 
     changes: dict[str, Any] = field(default_factory=dict)
     morphism: bool = True
@@ -39,7 +39,7 @@ SEARCHES = {
     **{f"judged_{n}": Arm({"initial_nodes": n, "judge_epochs": 5}) for n in (1, 2)},  # remedies [protocol E6]
     "long_1": Arm({"initial_nodes": 1, "search_epochs": 400}), "kept_2": Arm({"initial_nodes": 2}, keep=True),
 }
-DRAWS = ("random", "halving", "shared")  # random cells, at most as many operations as `grow_1` takes in all
+DRAWS = ("random", "halving", "shared")  # random cells; the first two take as many operations as `grow_1` in all
 RIVALS = {"lstm": ("lstm", 1), "gru": ("gru", 1), "lstm_2": ("lstm", 2), "gru_2": ("gru", 2)}  # kind, layers
 ARMS = (*SEARCHES, *DRAWS, *RIVALS)
 

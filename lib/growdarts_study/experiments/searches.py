@@ -107,17 +107,21 @@ class Bench:
         return self.config.model_copy(update={"learning_rate": rate, "train_epochs": epochs, "schedule": "cosine",
                                               "train_patience": epochs})
 
+    def fitted(self, network: nn.Module, config: SearchesRun) -> dict[str, Any]:
+        """Errors of a network after a training; None for those of one that diverged."""
+        try:
+            fit(network, network.theta_parameters(), self.task, config, label=config.label())
+        except DivergenceError:
+            return {"validation": None, "test": None}
+        return self.errors(network)
+
     def train(self, cell: str, rate: float, epochs: int) -> dict[str, Any]:
-        """Errors of a network trained from scratch, with its operations; None for those of one that diverged."""
+        """Errors of a network trained from scratch, with its operations."""
         if (cell, rate, epochs) not in self.trained:
             config = self.training(rate, epochs)
             torch.manual_seed(phases.seed_of(config.seed, cell))
             network = self.network(cell).to(self.task.device)
-            try:
-                fit(network, network.theta_parameters(), self.task, config, label=config.label())
-                found = self.errors(network)
-            except DivergenceError:
-                found = {"validation": None, "test": None}
+            found = self.fitted(network, config)
             matrices = sum(p.numel() for p in network.cells.parameters() if p.ndim == 2)
             passes = 3 * epochs * len(self.task.series.train.y) * self.config.window
             self.trained[cell, rate, epochs] = found | {
@@ -171,6 +175,8 @@ def _arm(bench: Bench, name: str, grown: dict[str, Any] | None, checkpoints: Pat
         return search(bench, name, checkpoints)
     if name == "shared":
         return shared(bench)
+    if "diverged" in grown:
+        return {"diverged": "grow_1, whose cost would be the budget"}
     draw = random_cells if name == "random" else halving
     return draw(bench, grown["search_flops"] + grown["retrained"]["flops"])
 
@@ -205,15 +211,14 @@ def search(bench: Bench, name: str, checkpoints: Path | None) -> dict[str, Any]:
 
 
 def kept(bench: Bench, searched: nn.Module) -> dict[str, Any]:
-    """Errors of the derived cell of a searched network, trained on from the weights that it has, as one from scratch is trained."""
+    """Errors of a searched network with the strongest operation of every node alone, trained on as one from scratch is trained."""
     trials = []
     for rate in bench.config.learning_rates:
         network, config = copy.deepcopy(searched), bench.training(rate, bench.config.train_epochs)
         optimizers = (theta_optimizer(network.theta_parameters(), config), torch.optim.Adam(network.alpha_parameters()))
         prune(network, *optimizers, prune_below=1.0, keep_all_above=float("inf"))
         torch.manual_seed(phases.seed_of(config.seed, "kept"))
-        fit(network, network.theta_parameters(), bench.task, config, label=config.label())
-        trials.append(bench.errors(network) | {"rate": rate})
+        trials.append(bench.fitted(network, config) | {"rate": rate})
     return min(trials, key=_validation)
 
 
@@ -229,14 +234,15 @@ def cells(bench: Bench, arm: str) -> Iterator[tuple[str, float]]:
 
 
 def random_cells(bench: Bench, budget: float) -> dict[str, Any]:
-    """The best on validation of random cells that take at most `budget` operations to train; at least one."""
+    """The best on validation of random cells that take about `budget` operations to train; at least one. Another one is
+    drawn while as many operations are left as the last one took."""
     return _best_of((bench.train(*drawn, bench.config.train_epochs) | {"cell": drawn[0]} for drawn in cells(bench, "random")), budget)
 
 
 def halving(bench: Bench, budget: float) -> dict[str, Any]:
     """Successive halving in rounds: nine random cells for a ninth of the epochs, the best three for a third, the best for all.
 
-    The rounds take at most `budget` operations; at least one.
+    The rounds take about `budget` operations, as above.
     """
 
     def rounds() -> Iterator[dict[str, Any]]:

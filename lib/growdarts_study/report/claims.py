@@ -1,10 +1,17 @@
-"""The table of claims on the front page: a verdict in a word, the estimate as a small plot."""
+"""The verdicts on the claims by the rules of the protocol, and their table on the front page."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
-from growdarts_study.report.comparison import Interval
-from growdarts_study.report.searches import Verdict
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from growdarts.spaces.two_input.operations import TWO_INPUT
+from growdarts_study.report.comparison import Interval, holm, interval
+from growdarts_study.report.contrasts import OVER_TASKS, Contrast, contrast
+from growdarts_study.report.searches import NAMES, costs_until_target, effects, judged
 
 CLAIMS = {  # claim -> in a few words
     "C1": "Growing beats LSTM, GRU and random cells on series", "C2": "... and works for language",
@@ -14,18 +21,129 @@ CLAIMS = {  # claim -> in a few words
     "C9": "Growing suits streams of data", "C10": "A remedy of ours helps growing"}
 SIGNS = {"supported": "✓", "contradicted": "✗", "no difference worth having": "=", "undecided": "?", "not tested": "–"}
 WIDTH, HEIGHT = 150, 26  # of a plot, pixels
+SEEDS, PILOTS = 12, 5  # of the protocol, and its tasks that are no controls
+TASKS = {"C1": 9, "C3": 9, "C4": 6, "C6": 6, "C7": 9, "C8": 9}
+PRIMARY = {"C1": [("grow_1", rival) for rival in ("lstm", "gru", "random")], "C4": [("forced_morphism", "forced_fresh")],
+           "C7": [("fixed_4", "graph_fixed"), ("grow_1", "graph_grow")]}  # whose p-values are corrected together
+FAMILY = sum(map(len, PRIMARY.values()))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a claim comes to: the verdict, the estimate over tasks that it rests on (100 times a log ratio; of C8 percentage points) and
+    the smallest difference of interest; `seeds` of every task, at least."""
+
+    claim: str
+    what: str
+    verdict: str
+    estimate: Interval
+    margin: float
+    seeds: int
+    complete: bool = True  # whether all else that the protocol asks for is there
+
+    def preliminary(self) -> bool:
+        """Whether it rests on fewer seeds or tasks than the protocol asks for."""
+        return self.seeds < SEEDS or self.estimate.n < TASKS[self.claim] or not self.complete
+
+    def in_percent(self) -> Interval:
+        """The estimate as a change in percent."""
+        return self.estimate if self.claim == "C8" else self.estimate.percent()
+
+
+def all_verdicts(runs: pd.DataFrame, pilots: pd.DataFrame) -> list[Verdict]:
+    """C1, C3, C4, C6, C7 and C8, of those whose arms there are. Primary contrasts that are not there yet count with p = 1 in Holm's
+    correction."""
+    tasks, there = judged(runs), set(runs.index.get_level_values("arm"))
+    kinds = {"C4": ("one_shot", 1.0)}  # estimand and smallest difference of interest
+    found = {}
+    for claim, pairs in PRIMARY.items():
+        if {arm for pair in pairs for arm in pair} <= there:
+            of, margin = kinds.get(claim, ("retrained", OVER_TASKS))
+            found[claim] = [contrast(effects(runs, *pair, of, tasks), margin) for pair in pairs]
+    primary = [one for contrasts in found.values() for one in contrasts]
+    corrected = iter(holm([one.p_value for one in primary] + [1.0] * (FAMILY - len(primary))))
+    made = {claim: of_all(claim, contrasts, [float(next(corrected)) for _ in contrasts]) for claim, contrasts in found.items()}
+    if {"grow_1", "fixed_4"} <= there and len(pilots):
+        made["C3"] = cheaper(runs, pilots, tasks)
+    if {"grow_2", "prune_none"} <= there:
+        made["C6"] = workable(runs, tasks)
+    made["C8"] = products(runs, tasks)
+    return [made[claim] for claim in CLAIMS if claim in made]
+
+
+def _verdict(claim: str, what: str, verdict: str, one: Contrast, margin: float | None = None, complete: bool = True) -> Verdict:
+    return Verdict(claim, what, verdict, one.over, one.margin if margin is None else margin, int(one.effects.count().min()), complete)
+
+
+def of_all(claim: str, contrasts: Sequence[Contrast], p_values: Sequence[float]) -> Verdict:
+    """Supported if the arm is better than every rival, contradicted if it is worse than one; the least favourable contrast is shown."""
+    said = {one.verdict(p_value) for one, p_value in zip(contrasts, p_values, strict=True)}
+    verdict = "contradicted" if "contradicted" in said else said.pop() if len(said) == 1 else "undecided"
+    shown = max(range(len(contrasts)), key=lambda i: contrasts[i].over.mean)
+    arm, rival = (NAMES[name] for name in PRIMARY[claim][shown])
+    kind = "one-shot error" if claim == "C4" else "error"
+    which = f", the least favourable of {len(contrasts)}" if len(contrasts) > 1 else ""
+    return _verdict(claim, f"{kind}, {arm} against {rival}{which}", verdict, contrasts[shown])
+
+
+def cheaper(runs: pd.DataFrame, pilots: pd.DataFrame, tasks: Sequence[str]) -> Verdict:
+    """C3: the upper end of the ratio of operations is below 0.8, with a loss of quality within 1 %."""
+    costs, ours, theirs = costs_until_target(runs, pilots, "grow_1")
+    cost, quality = contrast(costs.filter(tasks)), contrast(effects(runs, "grow_1", "fixed_4", tasks=tasks)).over.at(0.9)
+    cheap, dear = cost.over.high < 100 * np.log(0.8), cost.over.low > 0
+    verdict = "contradicted" if dear else "supported" if cheap and quality.high < 1 else "undecided"
+    what = f"operations until the target, growing against a fixed backbone of 4 nodes; {ours:.0%} and {theirs:.0%} never reach it"
+    return _verdict("C3", what, verdict, cost, -100 * np.log(0.8), pilots.groupby("task").size().min() >= PILOTS)
+
+
+def workable(runs: pd.DataFrame, tasks: Sequence[str]) -> Verdict:
+    """C6: the error stays within 2 %, and at least half of the operations are gone."""
+    pruned = contrast(effects(runs, "grow_2", "prune_none", "one_shot", tasks), 2.0)
+    left = np.exp(effects(runs, "grow_2", "prune_none", "network_flops", tasks).mean().mean() / 100)
+    verdict = "supported" if pruned.over.within(2) and left <= 0.5 else "contradicted" if pruned.outcome() == "worse" else "undecided"
+    return _verdict("C6", f"one-shot error, pruning against none; {1 - left:.0%} of the operations gone", verdict, pruned)
+
+
+def chance_of_hadamard(nodes: int, operations: Sequence[str]) -> float:
+    """Probability that a random cell of so many nodes holds `hadamard`. Cells whose operations all keep a zero state at zero are
+    never drawn, nor derived (Deviation D13)."""
+    K, dead = len(operations), sum(not TWO_INPUT[name].admits_input() for name in operations)
+    return (K**nodes - (K - 1)**nodes - dead**nodes + (dead - 1)**nodes) / (K**nodes - dead**nodes)
+
+
+def products(runs: pd.DataFrame, tasks: Sequence[str], arm: str = "grow_2") -> Verdict:
+    """C8: whether found cells hold `hadamard` more often than random cells of as many nodes; the estimate is the difference in
+    percentage points, over tasks."""
+    found = runs.xs(arm, level="arm").dropna(subset="cell")
+    found = found[[task in tasks for task in found.index.get_level_values("task")]]
+    held = found["cell"].map(lambda cell: "hadamard" in cell)
+    chance = pd.Series([chance_of_hadamard(*one) for one in zip(found["cell"].map(len), found["operations"], strict=True)], found.index)
+    test = stats.binomtest(int(held.sum()), len(held), float(chance.mean()))
+    verdict = "undecided" if test.pvalue >= 0.05 else "supported" if held.mean() > chance.mean() else "contradicted"
+    difference = 100 * (held.astype(float) - chance).groupby("task").mean()
+    return Verdict("C8", f"cells that hold the Hadamard product: {held.mean():.0%}, by chance {chance.mean():.0%}", verdict,
+                   interval(difference), 0.0, int(held.groupby("task").count().min()))
+
+
+def verdict_table(found: Sequence[Verdict]) -> pd.DataFrame:
+    """A row a claim."""
+    return pd.DataFrame([{"claim": one.claim, "what was measured": one.what, "verdict": one.verdict + ", so far" * one.preliminary(),
+                          "estimate": one.in_percent().text(), "series": one.estimate.n, "seeds": one.seeds} for one in found]).set_index("claim")
+
+
+# ---- the table on the front page ----------------------------------------------------------------
+
 
 
 def interval_plot(estimate: Interval, margin: float) -> str:
-    """SVG of an estimate with its interval; the band is the smallest difference of interest, the axis its multiple."""
+    """SVG of an estimate with its interval, the band is the smallest difference of interest; the axis is that of the logarithm."""
     reach = 1.1 * max(abs(estimate.low), abs(estimate.high), 2 * margin, 1.0)
 
     def x(value: float) -> float:
         return round(WIDTH / 2 * (1 + value / reach), 1)
 
-    text = f"{estimate.mean:+.1f} percent, 95 % interval {estimate.ends('+.1f')}"
     middle = HEIGHT / 2
-    return (f'<svg class="interval" role="img" aria-label="{text}" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">'
+    return (f'<svg class="interval" aria-hidden="true" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">'
             f'<rect class="margin" x="{x(-margin)}" y="2" width="{round(x(margin) - x(-margin), 1)}" height="{HEIGHT - 4}"/>'
             f'<line class="zero" x1="{x(0)}" x2="{x(0)}" y1="0" y2="{HEIGHT}"/>'
             f'<line class="range" x1="{x(estimate.low)}" x2="{x(estimate.high)}" y1="{middle}" y2="{middle}"/>'
@@ -47,9 +165,10 @@ def claims_table(verdicts: Sequence[Verdict], pages: dict[str, str], others: dic
         verdict, what = (one.verdict, f"{one.what}; {one.estimate.n} series, {one.seeds} seeds each") if one else (
             others.get(claim, ("not tested", "")))
         kind = verdict.split()[0] if verdict in SIGNS else "undecided"
-        plot = interval_plot(one.estimate, one.margin) + f"<br>{one.estimate.mean:+.1f} % ({one.estimate.ends('+.1f')})" if one else ""
+        plot = interval_plot(one.estimate, one.margin) + f"<br>{one.in_percent().text('+.0f')}" if one else ""
         label = f'<a href="{escape(pages[claim])}">{claim}</a>' if claim in pages else claim
         rows.append(f'<tr><th scope="row">{label}</th><td>{escape(words)}</td><td class="verdict {kind}">'
-                    f'{SIGNS.get(verdict, "?")} {escape(verdict)}{", so far" if one and one.preliminary() else ""}</td><td>{plot}</td><td>{escape(what)}</td></tr>')
+                    f'{SIGNS.get(verdict, "?")} {escape(verdict)}{", so far" if one and one.preliminary() else ""}</td>'
+                    f'<td>{plot}</td><td>{escape(what)}</td></tr>')
     head = "".join(f'<th scope="col">{name}</th>' for name in ("", "claim", "verdict", "estimate, 95 % interval", "what was measured"))
     return f'<table class="claims"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'

@@ -33,6 +33,10 @@ class Interval:
         """Both ends for reading, a dash without an interval."""
         return f"{self.low:{form}} to {self.high:{form}}" if self.n > 1 else "-"
 
+    def text(self, form: str = "+.1f") -> str:
+        """Mean and ends for reading."""
+        return f"{self.mean:{form}} % ({self.ends(form)})"
+
     def sign(self) -> int:
         """-1 or +1 where the interval lies on one side of zero, else 0."""
         return int(self.low > 0) - int(self.high < 0) if self.n > 1 else 0
@@ -46,6 +50,10 @@ class Interval:
         """Two one-sided tests at 5 %: whether the 90 % interval lies between minus and plus `margin`."""
         found = self.at(2 * LEVEL - 1)
         return -margin < found.low and found.high < margin
+
+    def percent(self) -> "Interval":
+        """Of 100 times the logarithm of a ratio: the same as a change in percent."""
+        return Interval(*(float(100 * np.expm1(value / 100)) for value in (self.mean, self.low, self.high)), self.n)
 
     def detectable(self) -> float:
         """The true mean that a test at 5 % on so many values, as scattered as these, finds with a power of 80 %."""

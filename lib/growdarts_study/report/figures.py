@@ -55,8 +55,8 @@ def ranked(rows: Sequence[tuple[str, float, float | None, float | None]], label:
         ax.plot(np.array([low, high], dtype=float), [row, row], lw=5, alpha=0.4, color=colour, solid_capstyle="butt")
         ax.plot(value, row, marker=marker, ms=8, color=colour, mec="black")
         ax.annotate(f"{value:{form}}", (1.02, row), xycoords=("axes fraction", "data"), va="center")
-    ax.set(yticks=range(len(rows)), yticklabels=[LABELS[method] for method, *_ in rows], ylim=(len(rows) - 0.5, -0.5),
-           xlabel=label, xmargin=0.08)
+    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label, xmargin=0.08)
+    ax.set_yticks(range(len(rows)), [LABELS[method] for method, *_ in rows])
     ax.grid(axis="y", color="#DDDDDD")
     return figure
 

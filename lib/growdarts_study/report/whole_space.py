@@ -53,7 +53,7 @@ class TaskSpace:
         return float("nan") if self.name in NO_SIGNAL else float(((mean - self.errors(name)) / (mean - self.best)).mean())
 
     def effect(self, name: str, rival: str) -> pd.Series:
-        """Log ratio of test errors by seed, percent; negative: `name` is better."""
+        """100 times the log ratio of test errors by seed; negative: `name` is better."""
         return 100 * np.log(self.errors(name) / self.errors(rival))
 
     def one_draw(self) -> bool:
@@ -102,7 +102,7 @@ def _task(name: str, group: Sequence[Mapping[str, Any]]) -> TaskSpace:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A cell against a rival or another cell, percent of log error over the seeds; `p_value` after Holm."""
+    """A cell against a rival or another cell, 100 times the log ratio over the seeds; `p_value` after Holm."""
 
     task: TaskSpace
     cell: str
@@ -185,8 +185,8 @@ def picture(tasks: Sequence[TaskSpace], found: Mapping[str, pd.Series] = {}) -> 
                 mew=1.6, ls="", label="chosen on validation" if not row else None)
     for (name, ratios), marker, colour in zip(found.items(), ("*", "X"), (COLOURS[4], COLOURS[2]), strict=False):
         rows = [row for row, task in enumerate(tasks) if task.name in ratios]
-        ax.plot(np.clip(np.exp(ratios[[tasks[row].name for row in rows]]), 0.2, 5), rows, marker, ms=15 if marker == "*" else 11, mfc=colour, mec="black", mew=1,
-                ls="", label=name)
+        ax.plot(np.clip(np.exp(ratios[[tasks[row].name for row in rows]]), 0.2, 5), rows, marker, mfc=colour, mec="black", mew=1,
+                ms=15 if marker == "*" else 11, ls="", label=name)
     ax.axvline(1, color=COLOURS[7], ls="--", zorder=0)
     ax.set(xscale="log", xlim=(0.19, 5.3), ylim=(len(tasks) - 0.4, -0.6), yticks=range(len(tasks)),
            yticklabels=[task.name for task in tasks], xlabel="test error, LSTM = 1 (left is better)")
@@ -213,7 +213,7 @@ def comparison_table(found: Sequence[Comparison]) -> pd.DataFrame:
     rows = [{"series": one.task.name + "*" * one.task.one_draw(), "cell": one.cell.replace("+", ", "),
              "compared with": LABELS.get(one.rival, one.rival.replace("+", ", ")),
              "shares": f"{share(one.task, one.cell)}, {share(one.task, one.rival)}",
-             "error, %": f"{one.effect.mean:+.1f} ({one.effect.ends('+.1f')})", "p": p_text(one.p_value),
+             "error": one.effect.percent().text(), "p": p_text(one.p_value),
              "outcome": one.outcome()} for one in found]
     return pd.DataFrame(rows).set_index("series")
 
