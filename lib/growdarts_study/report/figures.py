@@ -33,27 +33,29 @@ def use_style() -> None:
     plt.style.use(["seaborn-v0_8-ticks", {
         "figure.dpi": 110, "savefig.bbox": "tight", "font.size": 11, "font.sans-serif": "DejaVu Sans", "axes.titlesize": 11,
         "axes.labelsize": 12, "grid.linewidth": 1, "axes.spines.top": False, "axes.spines.right": False,
-        "axes.prop_cycle": plt.cycler(color=COLOURS), "patch.edgecolor": "w", "patch.force_edgecolor": True,
-        "legend.fontsize": 11, "legend.title_fontsize": 12, "legend.frameon": False, "figure.constrained_layout.use": True,
-        **{f"{axis}tick.{name}": value for axis in "xy" for name, value in
-           {"labelsize": 11, "major.width": 1.25, "minor.width": 1, "minor.size": 4}.items()}}])
+        "axes.prop_cycle": plt.cycler(color=COLOURS), "patch.edgecolor": "w", "patch.force_edgecolor": True, "legend.fontsize": 11,
+        "legend.title_fontsize": 12, "legend.frameon": False, "figure.constrained_layout.use": True,
+        **{f"{axis}tick.{name}": value for axis in "xy" for name, value in (
+            ("labelsize", 11), ("major.width", 1.25), ("minor.width", 1), ("minor.size", 4))}}])
 
 
 def difference_bar(ax: Axes, row: float, found: Interval, sign: int) -> None:
     """A mean with its interval, coloured and pointing to the better side where it is told from zero."""
     colour, marker, _ = SIGNS[sign]
-    if found.n > 1:
-        ax.plot([found.low, found.high], [row, row], lw=6, color=colour, alpha=0.45, solid_capstyle="butt")
-    ax.plot(found.mean, row, marker=marker, ms=8, color=colour, mec="black")
+    interval_bar(ax, row, found.mean, found.low, found.high, colour, marker)
+
+
+def interval_bar(ax: Axes, row: float, value: float, low: float | None, high: float | None, colour: str, marker: str) -> None:
+    """A value with its interval, if it has one."""
+    ax.plot(np.array([low, high], dtype=float), [row, row], lw=6, color=colour, alpha=0.45, solid_capstyle="butt")
+    ax.plot(value, row, marker=marker, ms=8, color=colour, mec="black")
 
 
 def ranked(rows: Sequence[tuple[str, float, float | None, float | None]], label: str, form: str = ".1f") -> Figure:
     """A dot a method with its number beside it, and the interval from low to high where there is one; as wide as a phone."""
     figure, ax = plt.subplots(figsize=(4.6, 0.8 + 0.34 * len(rows)))
     for row, (method, value, low, high) in enumerate(rows):
-        colour, marker = (COLOURS[1], "D") if method == "grow" else (COLOURS[0], "o")
-        ax.plot(np.array([low, high], dtype=float), [row, row], lw=5, alpha=0.4, color=colour, solid_capstyle="butt")
-        ax.plot(value, row, marker=marker, ms=8, color=colour, mec="black")
+        interval_bar(ax, row, value, low, high, *((COLOURS[1], "D") if method == "grow" else (COLOURS[0], "o")))
         ax.annotate(f"{value:{form}}", (1.02, row), xycoords=("axes fraction", "data"), va="center")
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label, xmargin=0.08)
     ax.set_yticks(range(len(rows)), [LABELS[method] for method, *_ in rows])
@@ -71,8 +73,7 @@ def loss_curves(ax: Axes, record: dict[str, Any]) -> None:
     for event in record["search"]["events"]:
         if event["kind"] in EVENTS and event["what"]:
             name, colour, dash = EVENTS[event["kind"]]
-            ax.axvline(event["epoch"] + 0.5, color=colour, ls=dash, lw=1.5,
-                       label=name if name not in named else None)
+            ax.axvline(event["epoch"] + 0.5, color=colour, ls=dash, lw=1.5, label=name if name not in named else None)
             named.add(name)
     ax.set(xlabel="epoch", ylabel="mean squared error\n(standardised)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -242,8 +243,7 @@ def cost_and_quality(runs: pd.DataFrame) -> Figure:
     for method, dash in (("lstm", "--"), ("var1", ":")):
         ax.axhline(relative_difference(runs, method, "mean").to_numpy().mean(), color="black", ls=dash, lw=1.2,
                    label=f"{LABELS[method]} (no search)")
-    ax.set(xscale="log", xlabel="floating-point operations of the search, 10⁹",
-           ylabel="test error against\nthe mean's, %")
+    ax.set(xscale="log", xlabel="floating-point operations of the search, 10⁹", ylabel="test error against\nthe mean's, %")
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
@@ -251,8 +251,7 @@ def cost_and_quality(runs: pd.DataFrame) -> Figure:
 def what_was_grown(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> Figure:
     """Number of nodes and chosen operations of the derived cells, per method."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.6), width_ratios=[1, 2])
-    genotypes = {method: [r["result"]["genotype"] for r in records if r["config"]["method"] == method]
-                 for method in methods}
+    genotypes = {method: [r["result"]["genotype"] for r in records if r["config"]["method"] == method] for method in methods}
     counted = {method: Counter(name for genotype in chosen for name in genotype_from_dict(genotype).operations)
                for method, chosen in genotypes.items()}
     most = max(len(g["layers"][0]) for chosen in genotypes.values() for g in chosen)
@@ -273,8 +272,7 @@ def what_was_grown(records: Sequence[dict[str, Any]], methods: Sequence[str]) ->
     return figure
 
 
-def training_curves(records: Sequence[dict[str, Any]], label: str, *, exponential: bool = False,
-                    scale: float = 1.0) -> Figure:
+def training_curves(records: Sequence[dict[str, Any]], label: str, *, exponential: bool = False, scale: float = 1.0) -> Figure:
     """Validation error by epoch of every training from scratch; `exponential` for perplexities."""
     figure, ax = plt.subplots(figsize=(8, 3.4))
     for position, record in enumerate(records):

@@ -11,7 +11,7 @@ from scipy import stats
 
 from growdarts_study.report.comparison import Interval, interval
 from growdarts_study.report.contrasts import OVER_TASKS, WITHIN_TASK, block_interval, by_task, contrast
-from growdarts_study.report.figures import COLOURS
+from growdarts_study.report.figures import COLOURS, SIGNS, interval_bar
 from growdarts_study.report.tables import p_text
 from growdarts_study.report.whole_space import CONTROLS, TaskSpace
 
@@ -206,9 +206,7 @@ def picture(runs: pd.DataFrame, arms: Sequence[str], rival: str = "lstm") -> Fig
         table = effects(runs, arm, rival, tasks=tasks)
         bars = [(tasks.index(task), interval(column.dropna())) for task, column in table.items()]
         for row, one in [*bars, (len(tasks) + 0.3, contrast(table).over)]:
-            colour = "black" if row > len(tasks) else COLOURS[2] if one.high < 0 else COLOURS[1] if one.low > 0 else COLOURS[7]
-            ax.plot(np.exp(np.array([one.low, one.high]) / 100), [row, row], color=colour, lw=2)
-            ax.plot(np.exp(one.mean / 100), row, "D" if colour == "black" else "o", color=colour, ms=5)
+            interval_bar(ax, row, *np.exp(np.array([one.mean, one.low, one.high]) / 100), *SIGNS[one.sign()][:2])
         ax.axvline(1, color=COLOURS[7], ls="--", lw=1, zorder=0)
         ax.axvspan(*np.exp([-OVER_TASKS / 100, OVER_TASKS / 100]), color=COLOURS[7], alpha=0.15, lw=0, zorder=0)
         ax.set(xscale="log", xlim=(0.28, 2.9), xlabel="error, LSTM = 1" if rival == "lstm" else f"error, {rival} = 1")
