@@ -19,11 +19,9 @@ from growdarts.checkpoints import replacing
 from growdarts.devices import random_devices
 from growdarts.pruning import held_operations, prune
 from growdarts.search import Search
-from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts.spaces.genotype import genotype_from_dict
 from growdarts.spaces.two_input.network import Forecaster, derived_forecaster, two_input_forecaster
-from growdarts.tasks.language import OF_THE_CELL
 from growdarts.tasks.series import ForecastTask
 from growdarts.training import DivergenceError, fit, theta_optimizer, theta_step
 from growdarts_study import records
@@ -31,43 +29,11 @@ from growdarts_study.arms import RIVALS, SEARCHES, SearchesRun
 from growdarts_study.data.series import load_series
 from growdarts_study.experiments import phases
 from growdarts_study.experiments.baselines import baselines
-from growdarts_study.experiments.time_series import random_genotype, recurrent_forecaster
+from growdarts_study.experiments.time_series import GraphForecaster, random_genotype, recurrent_forecaster, wider
 
 BLOCK = 20  # test days whose errors are kept as one mean, where there is one draw only
 CANDIDATES = 64  # random cells that a network of shared weights ranks
 HALVINGS = ((9, 9), (3, 3), (1, 1))  # cells that are left, and their part of the epochs, of a round of successive halving
-
-
-class GraphForecaster(Forecaster):
-    """A forecaster around the recurrent search cell of DARTS, as a search space."""
-
-    def __init__(self, features: int, hidden: int, n_nodes: int, outputs: int) -> None:
-        super().__init__([_wider(RecurrentSearchCell(features, hidden, n_nodes))], hidden, outputs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.cells[0], name) if name in OF_THE_CELL else super().__getattr__(name)
-
-    def theta_parameters(self) -> list[nn.Parameter]:
-        """Weights of the cell and the head."""
-        return [*self.cells[0].theta_parameters(), *self.head.parameters()]
-
-    def grow_node(self, **how: Any) -> None:
-        """Append a node to the cell."""
-        self.cells[0].grow_node(**how)
-        _wider(self.cells[0].nodes[-1])
-
-    def flops(self, steps: int) -> int:
-        """Of one sample of `steps` time steps."""
-        return steps * self.cells[0].flops() + 2 * self.head.weight.numel()
-
-
-def _wider(cell: nn.Module) -> nn.Module:
-    """Weights of a cell of DARTS drawn from the range of torch.nn's recurrent cells: its own 0.04 is meant for hundreds of units,
-    and in a cell of 16 the input would be lost on the way."""
-    for weight in cell.parameters():
-        if weight.ndim == 2:
-            nn.init.uniform_(weight, -((weight.shape[1] // 2) ** -0.5), (weight.shape[1] // 2) ** -0.5)
-    return cell
 
 
 @dataclass
@@ -92,7 +58,7 @@ class Bench:
         genotype = genotype_from_dict(json.loads(cell))
         if genotype.space == "two_input":
             return derived_forecaster(genotype, features, self.config.hidden, outputs)
-        return Forecaster([_wider(RecurrentCell(features, self.config.hidden, genotype))], self.config.hidden, outputs)
+        return Forecaster([wider(RecurrentCell(features, self.config.hidden, genotype))], self.config.hidden, outputs)
 
     def errors(self, network: nn.Module) -> dict[str, Any]:
         """Mean squared errors of the validation and the test part, and of blocks of test days where seeds share one draw."""

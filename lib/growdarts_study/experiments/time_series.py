@@ -13,11 +13,13 @@ from growdarts_study.config import TimeSeriesRun
 from growdarts_study.experiments import phases
 from growdarts_study.experiments.baselines import HistoricalMean, VectorAutoregression
 from growdarts.devices import random_devices
+from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.spaces.two_input.network import Forecaster, derived_forecaster, two_input_forecaster
 from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts_study.data.series import load_series
 from growdarts.training import Fit, fit
+from growdarts.tasks.language import OF_THE_CELL
 from growdarts.tasks.series import ForecastTask
 
 RECURRENT = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
@@ -122,3 +124,35 @@ def recurrent_forecaster(kind: str, features: int, hidden: int, n_layers: int,
                          outputs: int | None = None) -> Forecaster:
     """A forecaster around torch.nn's RNN, GRU or LSTM; `outputs` are as many as features if None."""
     return Forecaster([TorchRecurrent(kind, features, hidden, n_layers)], hidden, outputs or features)
+
+
+class GraphForecaster(Forecaster):
+    """A forecaster around the recurrent search cell of DARTS, as a search space."""
+
+    def __init__(self, features: int, hidden: int, n_nodes: int, outputs: int) -> None:
+        super().__init__([wider(RecurrentSearchCell(features, hidden, n_nodes))], hidden, outputs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cells[0], name) if name in OF_THE_CELL else super().__getattr__(name)
+
+    def theta_parameters(self) -> list[nn.Parameter]:
+        """Weights of the cell and the head."""
+        return [*self.cells[0].theta_parameters(), *self.head.parameters()]
+
+    def grow_node(self, **how: Any) -> None:
+        """Append a node to the cell."""
+        self.cells[0].grow_node(**how)
+        wider(self.cells[0].nodes[-1])
+
+    def flops(self, steps: int) -> int:
+        """Of one sample of `steps` time steps."""
+        return steps * self.cells[0].flops() + 2 * self.head.weight.numel()
+
+
+def wider(cell: nn.Module) -> nn.Module:
+    """Weights of a cell of DARTS drawn from the range of torch.nn's recurrent cells: its own 0.04 is meant for hundreds of units,
+    and in a cell of 16 the input would be lost on the way."""
+    for weight in cell.parameters():
+        if weight.ndim == 2:
+            nn.init.uniform_(weight, -((weight.shape[1] // 2) ** -0.5), (weight.shape[1] // 2) ** -0.5)
+    return cell
