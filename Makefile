@@ -121,6 +121,7 @@ picture: $(ENV)  ## draw the growing cell anew from the records
 
 # On GPUs one job each, if CORES are at least as many.
 batch: $(ENV)  ## missing runs of a tier: make batch TIER=reduced EXPERIMENT=language CORES=2 DEVICE=cuda (no experiment: all)
+	@python -m growdarts_study
 	snakemake --cores $(CORES) --config "tier=$(TIER)" $(if $(EXPERIMENT),"experiment=$(EXPERIMENT)") \
 	  $(if $(DEVICE),"device=$(DEVICE)") --resources gpu=$$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
 

@@ -19,10 +19,11 @@ def main() -> None:
         sys.exit(str(error))
     print(f"{'experiment':<14}{'tier':<14}{'jobs':>6}{'missing':>9}  device")
     for name, tier in tiers:
-        jobs, hours = grids.jobs(name, tier), grids.tier_of(name, tier).get("gpu_hours")
+        jobs, hours = grids.jobs(name, tier), grids.tier_of(name, tier)
         missing = sum(not job.is_done() for job in jobs)
-        print(f"{name:<14}{tier:<14}{len(jobs):>6}{missing:>9}  {jobs[0].config.device}"
-              + (f", about {hours:g} hours of a GPU a job" if hours else ""))
+        cost = (f", about {hours['gpu_hours']:g} hours of a GPU a job" if "gpu_hours" in hours else
+                f", about {hours['core_hours']:g} hours of one core in all" if "core_hours" in hours else "")
+        print(f"{name:<14}{tier:<14}{len(jobs):>6}{missing:>9}  {jobs[0].config.device}{cost}")
 
 
 if __name__ == "__main__":
