@@ -1,6 +1,7 @@
 """Benchmarks measure the same function on both sides, at any size; tables and verdicts follow from their records."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -130,16 +131,30 @@ def test_sizes_are_those_that_the_targets_ask_about():
     assert TOY["recurrent"].candidates()[0] == "none"  # in the order of the library
 
 
-@pytest.mark.parametrize("minutes, ended", [("10", "by itself"), ("0", "time was up")])
-def test_what_a_gpu_will_do_runs_on_a_cpu(minutes, ended, monkeypatch):
-    written = []
+@pytest.mark.parametrize("minutes, ended, fails", [("10", "by itself", False), ("0", "time was up", True)])
+def test_what_a_gpu_will_do_runs_on_a_cpu(minutes, ended, fails, monkeypatch):
+    """Its tests skip themselves. What fails ends nothing of the rest, and is told."""
+    written, measured = [], gpu.measured
+
+    def out_of_memory(size, order, *rest):
+        if order == 1:
+            raise RuntimeError("CUDA out of memory")
+        return measured(size, order, *rest)
+
     monkeypatch.setattr(gpu.records, "write", lambda record, file: written.append((record, file)))
     monkeypatch.setattr(gpu, "TOY", {"two_input": TOY["two_input"]})
-    gpu.main(["--dry", "--minutes", minutes])
-    ((record, file),) = written
-    assert file.parts[-3:] == ("_build", "benchmarks", "gpu.json")
+    monkeypatch.setattr(gpu.files, "RETRIES", 0)
+    if fails:
+        monkeypatch.setattr(gpu, "tested", lambda: {"passed": False, "seconds": 1.0})
+        monkeypatch.setattr(gpu, "measured", out_of_memory)
+    with pytest.raises(SystemExit) if fails else nullcontext() as left:
+        gpu.main(["--dry", "--minutes", minutes])
+    (without, _), (record, file) = written  # before and after the search
+    assert file.parts[-3:] == ("_build", "benchmarks", "gpu.json") and without["steps"] == record["steps"]
     assert [(case["order"], sorted(case["seconds"])) for case in record["steps"]] == [
-        (order, ["captured", "eager", "lstm", "reference"]) for order in (1, 2)]
+        (order, ["captured", "eager", "lstm", "reference"]) for order in ((2,) if fails else (1, 2))]
+    assert record["tests"]["passed"] != fails and len(record["failed"]) == 2 * fails
+    assert not fails or "test_gpu.py" in str(left.value) and "order 1: CUDA out of memory" in str(left.value)
     search = record["search"]
     assert search["ended"] == ended and search["epochs"] == len(search["history"]) == (1 if minutes == "0" else 2)
     assert search["genotype"]["space"] == "darts_recurrent" and record["provenance"]["hardware"]["memory_gib"] > 0
