@@ -7,7 +7,7 @@ import pytest
 import torch
 from reference_two_input import search_cell
 
-from benchmarks import gpu
+from benchmarks import gpu, hours, sizes
 from benchmarks.conftest import Measured
 from benchmarks.floors import derived_floor, floor
 from benchmarks.launches import launches
@@ -16,7 +16,7 @@ from benchmarks.sizes import BASES, STEPS, TOY, TOY_VALUES, VALUES, sweeps
 from benchmarks.splitting import selection_seconds
 from benchmarks.steps import (lstm_step, reference_step, reference_weight_step, search_step, subject, two_input_nodes,
                               weight_step, weights_of)
-from growdarts_study import records
+from growdarts_study import grids, records
 from growdarts_study.report import performance
 from growdarts_study.report.performance import (DERIVED, GROWTH, LAUNCHES, MEMORY, SCALING, STEPS as STEP_COLUMNS, TARGETS, growth, load,
                                                 scaling, scaling_figure, step_figure, steps, table, targets)
@@ -170,6 +170,19 @@ def test_captured_steps_launch_less():
     found = [launches(TOY["recurrent"], order) for order in (1, 2)]
     assert [counts["replays"] for counts in found] == [2, 5] and not any(counts["transfers"] for counts in found)
     assert all(counts["captured"] < counts["eager"] / 5 and counts["eager"] < counts["reference"] for counts in found)
+
+
+@pytest.mark.parametrize("experiment, tier", [("language", "workstation"), ("language", "full"), ("images", "workstation"),
+                                              ("images", "full")])
+def test_hours_of_the_grids_are_the_computed_ones(experiment, tier):
+    assert grids.tier_of(experiment, tier)["gpu_hours"] == pytest.approx(hours.hours(experiment, tier), rel=0.15)
+
+
+def test_every_tier_of_a_gpu_says_how_long_it_takes():
+    for tiers in grids.read().values():
+        assert all("gpu_hours" in tier for tier in tiers.values() if tier["parameters"].get("device") == "cuda")
+    # by hand, of the numbers that the record has: 362 kernels launched, the others of 26,327 replayed
+    assert hours.search_step(sizes.recurrent(300, 256), 1) == pytest.approx(362 * 8e-6 + 25_965 * 3e-6)
 
 
 # ---- records -----------------------------------------------------------------------------------
