@@ -90,7 +90,8 @@ def main() -> None:
     for experiment, tiers in grids.read().items():
         for tier, chosen in tiers.items():
             if chosen["parameters"].get("device") == "cuda":
-                print(f"{experiment} {tier}: {hours(experiment, tier):.2f} hours, grids.yml has {chosen.get('gpu_hours')}", flush=True)
+                found = f"{hours(experiment, tier):.2f} hours, grids.yml has {chosen.get('gpu_hours')}"
+                print(f"{experiment} {tier}: {found}", flush=True)
 
 
 if __name__ == "__main__":
