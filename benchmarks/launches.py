@@ -48,6 +48,11 @@ class Repeated:
     def __init__(self, function: Callable[[], Any]) -> None:
         self.function = function
 
+    @staticmethod
+    def warm_up(function: Callable[[], Any]) -> Any:
+        """As always."""
+        return function()
+
     def replay(self) -> Any:
         """Compute anew."""
         with torch.utils._python_dispatch._disable_current_modes():

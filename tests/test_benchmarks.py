@@ -1,12 +1,13 @@
 """Benchmarks measure the same function on both sides, at any size; tables and verdicts follow from their records."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
 from reference_two_input import search_cell
 
-from benchmarks import gpu
+from benchmarks import gpu, hours, sizes
 from benchmarks.conftest import Measured
 from benchmarks.floors import derived_floor, floor
 from benchmarks.launches import launches
@@ -15,7 +16,7 @@ from benchmarks.sizes import BASES, STEPS, TOY, TOY_VALUES, VALUES, sweeps
 from benchmarks.splitting import selection_seconds
 from benchmarks.steps import (lstm_step, reference_step, reference_weight_step, search_step, subject, two_input_nodes,
                               weight_step, weights_of)
-from growdarts_study import records
+from growdarts_study import grids, records
 from growdarts_study.report import performance
 from growdarts_study.report.performance import (DERIVED, GROWTH, LAUNCHES, MEMORY, SCALING, STEPS as STEP_COLUMNS, TARGETS, growth, load,
                                                 scaling, scaling_figure, step_figure, steps, table, targets)
@@ -130,16 +131,30 @@ def test_sizes_are_those_that_the_targets_ask_about():
     assert TOY["recurrent"].candidates()[0] == "none"  # in the order of the library
 
 
-@pytest.mark.parametrize("minutes, ended", [("10", "by itself"), ("0", "time was up")])
-def test_what_a_gpu_will_do_runs_on_a_cpu(minutes, ended, monkeypatch):
-    written = []
+@pytest.mark.parametrize("minutes, ended, fails", [("10", "by itself", False), ("0", "time was up", True)])
+def test_what_a_gpu_will_do_runs_on_a_cpu(minutes, ended, fails, monkeypatch):
+    """Its tests skip themselves. What fails ends nothing of the rest, and is told."""
+    written, measured = [], gpu.measured
+
+    def out_of_memory(size, order, *rest):
+        if order == 1:
+            raise RuntimeError("CUDA out of memory")
+        return measured(size, order, *rest)
+
     monkeypatch.setattr(gpu.records, "write", lambda record, file: written.append((record, file)))
     monkeypatch.setattr(gpu, "TOY", {"two_input": TOY["two_input"]})
-    gpu.main(["--dry", "--minutes", minutes])
-    ((record, file),) = written
-    assert file.parts[-3:] == ("_build", "benchmarks", "gpu.json")
+    monkeypatch.setattr(gpu.files, "RETRIES", 0)
+    if fails:
+        monkeypatch.setattr(gpu, "tested", lambda: {"passed": False, "seconds": 1.0})
+        monkeypatch.setattr(gpu, "measured", out_of_memory)
+    with pytest.raises(SystemExit) if fails else nullcontext() as left:
+        gpu.main(["--dry", "--minutes", minutes])
+    (without, _), (record, file) = written  # before and after the search
+    assert file.parts[-3:] == ("_build", "benchmarks", "gpu.json") and without["steps"] == record["steps"]
     assert [(case["order"], sorted(case["seconds"])) for case in record["steps"]] == [
-        (order, ["captured", "eager", "lstm", "reference"]) for order in (1, 2)]
+        (order, ["captured", "eager", "lstm", "reference"]) for order in ((2,) if fails else (1, 2))]
+    assert record["tests"]["passed"] != fails and len(record["failed"]) == 2 * fails
+    assert not fails or "test_gpu.py" in str(left.value) and "order 1: CUDA out of memory" in str(left.value)
     search = record["search"]
     assert search["ended"] == ended and search["epochs"] == len(search["history"]) == (1 if minutes == "0" else 2)
     assert search["genotype"]["space"] == "darts_recurrent" and record["provenance"]["hardware"]["memory_gib"] > 0
@@ -155,6 +170,19 @@ def test_captured_steps_launch_less():
     found = [launches(TOY["recurrent"], order) for order in (1, 2)]
     assert [counts["replays"] for counts in found] == [2, 5] and not any(counts["transfers"] for counts in found)
     assert all(counts["captured"] < counts["eager"] / 5 and counts["eager"] < counts["reference"] for counts in found)
+
+
+@pytest.mark.parametrize("experiment, tier", [("language", "workstation"), ("language", "full"), ("images", "workstation"),
+                                              ("images", "full")])
+def test_hours_of_the_grids_are_the_computed_ones(experiment, tier):
+    assert grids.tier_of(experiment, tier)["gpu_hours"] == pytest.approx(hours.hours(experiment, tier), rel=0.15)
+
+
+def test_every_tier_of_a_gpu_says_how_long_it_takes():
+    for tiers in grids.read().values():
+        assert all("gpu_hours" in tier for tier in tiers.values() if tier["parameters"].get("device") == "cuda")
+    # by hand, of the numbers that the record has: 362 kernels launched, the others of 26,327 replayed
+    assert hours.search_step(sizes.recurrent(300, 256), 1) == pytest.approx(362 * 8e-6 + 25_965 * 3e-6)
 
 
 # ---- records -----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ named, and checkpoints of a GPU serve on a CPU."""
 
 import copy
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from growdarts.bilevel import VirtualStep, alpha_gradient
-from growdarts.captured import Graphs
+from growdarts import captured
+from growdarts.captured import CudaGraph, Graphs
 from growdarts.checkpoints import Checkpoint
 from growdarts.devices import find_device, to_device
 from growdarts.growth import grow_node, grow_operation
@@ -161,6 +163,10 @@ class Repeated:
     def __init__(self, function):
         self.function, self.returned = function, None
 
+    @staticmethod
+    def warm_up(function):
+        return function()
+
     def replay(self):
         fresh = self.function()
         if self.returned is not None:
@@ -215,15 +221,137 @@ def test_graphs_of_another_structure_or_shape_are_not_replayed():
 
 
 def test_where_nothing_can_be_captured_everything_is_computed(caplog):
-    def refuse(function):
-        raise RuntimeError("operation not permitted when stream is capturing")
+    class Refused(Repeated):
+        def __init__(self, function):
+            raise RuntimeError("operation not permitted when stream is capturing")
 
     network, task = made("two_input")
-    batches, graphs = list(task.train_batches()), Graphs(refuse, "cpu")
+    batches, graphs = list(task.train_batches()), Graphs(Refused, "cpu")
     with graphs.of(network):
         found = [graphs.run(lambda batch: (task.loss(network, batch),), batch)[0].item() for batch in batches]
     assert found == [task.loss(network, batch).item() for batch in batches] and graphs.replays == 0
     assert "not permitted" in caplog.text
+
+
+class FakeCuda:
+    """Streams, graphs and the pools of their memory, as far as torch has rules for them.
+
+    A graph is captured on the stream that is current. A pool without any graph is gone; a capture into it fails
+    (`use_count > 0 INTERNAL ASSERT FAILED` in c10/cuda/CUDACachingAllocator.cpp), as does one into a pool in which another
+    has failed (`already recording to mempool_id`). A failed capture leaves its stream and the generator as they are.
+    """
+
+    def __init__(self):
+        self.now, self.waited, self.users, self.stuck, self.pools = "default", [], {}, set(), 0
+        self.default_generators, fake = [self], self
+        self.capturing = False
+
+        class Graph:
+            used = None
+
+            def pool(self):
+                return self.used
+
+            def replay(self):
+                pass
+
+            def __del__(self):
+                if self.used in fake.users:
+                    fake.users[self.used] -= 1
+
+        class Stream:
+            def wait_stream(self, other):
+                fake.waited.append((self, other))
+
+        self.CUDAGraph, self.Stream = Graph, Stream
+
+    def current_stream(self):
+        return self.now
+
+    def set_stream(self, stream):
+        self.now = stream
+
+    def current_device(self):
+        return 0
+
+    def clone_state(self):
+        return "a state that is not capturing"
+
+    def graphsafe_set_state(self, state):
+        self.capturing = state != "a state that is not capturing"
+
+    @contextmanager
+    def stream(self, stream):
+        before, self.now = self.now, stream
+        yield
+        self.now = before
+
+    @contextmanager
+    def graph(self, graph, pool=None, stream=None):
+        if pool in self.stuck or pool is not None and not self.users[pool]:
+            raise RuntimeError("the pool is being recorded to, or is gone")
+        if pool is None:
+            self.pools += 1
+            pool = self.pools
+        graph.used, self.users[pool] = pool, self.users.get(pool, 0) + 1
+        before, self.now, self.capturing = self.now, stream, True
+        try:
+            yield
+        except RuntimeError:
+            self.stuck.add(pool)
+            raise
+        self.now, self.capturing = before, False
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    fake = FakeCuda()
+    fake.default = fake.now = fake.Stream()
+    monkeypatch.setattr(captured, "torch", type("Torch", (), {"cuda": fake, "clone": torch.clone}))
+    monkeypatch.setattr(CudaGraph, "first", None)
+    yield fake
+    CudaGraph.first = CudaGraph.stream = None
+
+
+def test_captures_follow_the_rules_of_torch(cuda, caplog):
+    """Each on the stream of its warm-up, which waits for the other and is waited for; in a pool that is never without a graph,
+    though growth drops all."""
+    network, task = made("two_input")
+    graphs, streams, batches = Graphs(CudaGraph, "cpu"), [], list(task.train_batches())
+
+    def loss(batch):
+        streams.append((cuda.now, cuda.capturing))
+        return (task.loss(network, batch),)
+
+    for _ in range(2):
+        for _ in range(3):
+            with graphs.of(network):
+                graphs.run(loss, batches[0])
+        grow_node(network, *optimizers(network, settings()), morphism=False, epsilon=1e-3, noise=0.1)
+    assert graphs.on and graphs.replays == 4 and cuda.pools == 1, caplog.text
+    side = CudaGraph.stream
+    assert streams == [(side, False), (side, True)] * 2 and cuda.now is cuda.default
+    assert cuda.waited == [(side, cuda.default), (cuda.default, side)] * 2
+
+
+def test_after_a_capture_that_failed_torch_can_go_on(cuda):
+    """On the stream as before, with a generator that draws, and with captures in another pool."""
+    def reads(batch):
+        if cuda.capturing:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return (batch.sum(),)
+
+    network, _ = made("two_input")
+    for _ in range(2):
+        graphs = Graphs(CudaGraph, "cpu")
+        with graphs.of(network):
+            assert [graphs.run(reads, torch.ones(n)[:2])[0].item() for n in (2, 2, 2)] == [2.0] * 3
+        assert not graphs.on and cuda.now is cuda.default and not cuda.capturing
+    graphs = Graphs(CudaGraph, "cpu")
+    with graphs.of(network):
+        for _ in range(2):
+            graphs.run(lambda batch: (batch.sum(),), torch.ones(2))
+    assert graphs.on and graphs.replays == 1
 
 
 def test_on_a_cpu_nothing_is_captured():
@@ -263,6 +391,14 @@ def test_an_absent_device_is_one_error_that_names_what_is_there(settings_of_a_gr
             call()
     with pytest.raises(ConfigError, match="parameter 'device' = 'tpu'"):
         TimeSeriesConfig.of(settings_of_a_grid | {"device": "tpu"})
+
+
+def test_a_process_computes_on_torchs_current_gpu(monkeypatch):
+    for name, value in (("is_available", True), ("device_count", 2), ("current_device", 1)):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    assert [find_device(name).type for name in ("auto", "cuda", "cuda:1")] == ["cuda"] * 3
+    with pytest.raises(ConfigError, match="'cuda:0': .* here, cpu, cuda, cuda:1; CUDA_VISIBLE_DEVICES chooses another GPU"):
+        find_device("cuda:0")
 
 
 @pytest.fixture

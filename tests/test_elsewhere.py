@@ -47,7 +47,7 @@ def test_the_study_says_what_there_is_to_run(installed):
     rows = {tuple(row.split()[:2]): row.split()[2:] for row in output.splitlines()}
     # seven methods and ten seeds, two methods that draw nothing; the clone has no records
     assert rows["time_series", "reduced"] == "72 72 cpu, about 0.5 hours of one core in all".split()
-    assert rows["images", "full"] == "20 20 cuda, about 6 hours of a GPU a job".split()
+    assert rows["images", "full"] == "20 20 cuda, about 5 hours of a GPU a job".split()
     code, output, errors = python(installed, list_it)
     assert code == 1 and "grids.yml cannot be read" in errors and "Traceback" not in errors
 

@@ -1,5 +1,8 @@
 """On a GPU, by `make gpu`: what is captured is what is computed, searches end, resume elsewhere and repeat themselves."""
 
+import copy
+import math
+
 import pytest
 import torch
 
@@ -26,7 +29,7 @@ def losses(space, order, captured):
                 found += search_steps(network, task, *both, order)
         else:
             found += search_steps(network, task, *both, order)
-    assert (graphs.replays > 50) == captured
+    assert (graphs.replays > 50) == captured == graphs.on
     return torch.stack(found).tolist()
 
 
@@ -40,7 +43,7 @@ def test_captured_steps_have_the_losses_of_computed_ones(space, order):
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("space", SPACES)
 def test_a_search_repeats_itself_and_goes_on_from_its_checkpoint(space, order, grow_operations, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # else some weight gradients differ in their last digits
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # as the study has it
     chosen = settings(order=order, search_epochs=4, grow_operations=grow_operations, duplicate_above=0.2)
 
     def searched(path=None, stop=None):
@@ -49,7 +52,8 @@ def test_a_search_repeats_itself_and_goes_on_from_its_checkpoint(space, order, g
         if stop is not None:
             search._search_epoch, epochs = lambda: next(epochs)(), iter([Search._search_epoch.__get__(search)] * stop)
         result = search.run()
-        assert {x.device.type for x in network.parameters()} == {"cuda"} and search.graphs.replays > 0
+        assert {x.device.type for x in network.parameters()} == {"cuda"}
+        assert search.graphs.replays > 0 and search.graphs.on  # no capture has failed, of none of the structures
         return records.without_timing([result.history, result.events])
 
     expected = searched()
@@ -76,7 +80,22 @@ def test_steps_run_in_both_precisions(space, precision):
     with graphs.of(subjected.network):
         for _ in range(4):
             step()
-    assert graphs.replays > 0 and all(p.isfinite().all() for p in subjected.network.theta_parameters())
+    assert graphs.replays > 0 and graphs.on and all(p.isfinite().all() for p in subjected.network.theta_parameters())
+
+
+def test_a_loss_that_reads_a_number_is_computed_without_graphs():
+    """And torch draws numbers, and captures, as if no capture had failed."""
+    network, task = made("recurrent", "cuda", random_length=True)
+    batch, graphs = next(iter(task.train_batches())), Graphs()
+
+    def reads(batch):
+        loss = task.loss(network, batch)
+        return (loss * (1 + 0 * loss.item()),)
+
+    with graphs.of(network):
+        found = [graphs.run(reads, copy.deepcopy(batch))[0].item() for _ in range(3)]
+    assert not graphs.on and all(map(math.isfinite, found))
+    assert losses("recurrent", 1, True) == pytest.approx(losses("recurrent", 1, False), rel=1e-3)
 
 
 def test_nothing_of_a_step_waits_for_the_gpu():

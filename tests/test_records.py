@@ -42,6 +42,17 @@ def test_a_run_leaves_one_complete_record_and_no_checkpoint(notebook_config, tmp
     assert all(event["validation_before"] > 0 for event in searched["events"])  # unrounded: growth changes the 7th digit
 
 
+def test_where_the_library_is_not_installed_the_record_says_so(monkeypatch):
+    """As by `make gpu PYTHON=python3`: one that could not be written would have cost ten minutes of a GPU."""
+    def version(name):
+        if name in ("growdarts", "papermill"):
+            raise records.PackageNotFoundError(name)
+        return "2.0"
+
+    monkeypatch.setattr(records, "version", version)
+    assert records.provenance({})["packages"] == dict.fromkeys(records.PACKAGES, "2.0") | {"growdarts": None, "papermill": None}
+
+
 def test_records_that_are_there_are_not_made_again(notebook_config, tmp_path, monkeypatch):
     first = experiments.run_all(notebook_config)
     monkeypatch.setattr(experiments, "run", lambda *_, **__: pytest.fail("ran again"))

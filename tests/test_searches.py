@@ -7,7 +7,10 @@ import torch
 
 from growdarts.settings import ConfigError
 from growdarts_study.arms import SEARCHES, SearchesRun
+from growdarts.tasks.series import ForecastTask
+from growdarts_study.data.series import load_series
 from growdarts_study.experiments import searches
+from growdarts_study.experiments.baselines import HistoricalMean
 from growdarts_study.grids import defaults
 
 CPU = torch.device("cpu")
@@ -45,6 +48,15 @@ def test_every_arm_has_a_cell_of_its_space(rows):
     assert rows["graph_grow"]["cell"]["space"] == rows["graph_fixed"]["cell"]["space"] == "darts_recurrent"
     assert len(rows["shared"]["cell"]["layers"][0]) == 3 and len(rows["graph_fixed"]["weights"]) == 1 + 2 + 3
     assert all(row["retrained"]["rate"] in (0.02, 0.05) for row in rows.values())
+
+
+def test_closed_forms_are_tested_where_the_data_are():
+    """On a GPU, for which torch's device meta stands: it has no numbers to read, so the errors themselves cannot be had."""
+    series = load_series("bilinear", 3, days=300)
+    bench, model = searches.Bench(config(), ForecastTask(series, 64, "meta")), HistoricalMean(series.train.y)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        bench.errors(model)
+    assert model.mean.device.type == "meta"
 
 
 def test_growth_is_forced_at_the_same_epochs_and_costs_as_much_as_from_scratch():

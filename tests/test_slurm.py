@@ -28,8 +28,8 @@ def described(job):
     return subprocess.check_output(["scontrol", "show", "job", job], text=True)
 
 
-def until(found, batch, seconds=120):
-    """What `found` returns as soon as that is something; the batch has to run until then."""
+def until(found, batch, seconds=600):
+    """What `found` returns as soon as that is something; the batch has to run until then, on a busy machine for minutes."""
     deadline = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < deadline and batch.poll() is None, batch.communicate()[0]

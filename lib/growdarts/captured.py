@@ -3,9 +3,12 @@
 The kernels of a recurrent cell are so small that to launch them takes longer than to run them; a graph launches all of a
 pass at once. The first batch of a shape is computed as always, which also sets up what a capture must not; the second is
 captured; it and all later ones are replayed, on copies of their tensors. On a CPU everything is computed as always.
+
+After torch's notes "CUDA semantics", section "CUDA Graphs".
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,18 +30,41 @@ class CudaGraph:
     the GPU's generator, which a replay moves on.
     """
 
-    pool: Any = None
-    stream: Any = None
+    stream: Any = None  # of all captures
+    first: Any = None  # a graph that is never dropped: torch takes no pool again that has been without any
 
     def __init__(self, function: Callable[[], Any]) -> None:
-        if CudaGraph.pool is None:
-            CudaGraph.pool, CudaGraph.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
         before, self.graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(self.graph, pool=CudaGraph.pool, stream=CudaGraph.stream):
+            with torch.cuda.graph(self.graph, pool=self._first().pool(), stream=CudaGraph.stream):
                 self.returned = function()
-        finally:
-            torch.cuda.set_stream(before)  # also where the capture failed
+        except BaseException:  # torch 2.11 leaves the stream, and pool and generator as if the capture still went on
+            torch.cuda.set_stream(before)
+            CudaGraph.first = None
+            generator = torch.cuda.default_generators[torch.cuda.current_device()]
+            generator.graphsafe_set_state(generator.clone_state())
+            raise
+
+    @classmethod
+    def _first(cls) -> torch.cuda.CUDAGraph:
+        if cls.first is None:
+            cls.stream, first = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+            with warnings.catch_warnings(action="ignore"), torch.cuda.graph(first, stream=cls.stream):
+                pass  # of which torch warns
+            cls.first = first
+        return cls.first
+
+    @classmethod
+    def warm_up(cls, function: Callable[[], Any]) -> Any:
+        """function(), on the stream of the captures: what it sets up is then that of the captures, and nothing of a later
+        capture waits for another stream."""
+        cls._first()
+        here = torch.cuda.current_stream()
+        cls.stream.wait_stream(here)
+        with torch.cuda.stream(cls.stream):
+            result = function()
+        here.wait_stream(cls.stream)
+        return result
 
     def replay(self) -> Any:
         """Compute anew; returns the same tensors as ever, with other values."""
@@ -49,7 +75,7 @@ class CudaGraph:
 class Graphs:
     """The graphs of one network on one task, made by `record` where the network is on a device of `kind`."""
 
-    def __init__(self, record: Callable[[Callable[[], Any]], Any] = CudaGraph, kind: str = "cuda") -> None:
+    def __init__(self, record: type[CudaGraph] = CudaGraph, kind: str = "cuda") -> None:
         self.record, self.kind, self.on, self.replays = record, kind, False, 0
         self.tensors: list[Tensor] = []
         self.passes: dict[Any, _Pass | None] = {}
@@ -79,9 +105,11 @@ class Graphs:
         key : what else tells one function from another.
         """
         key = (*key, _signature(batch))
-        if not self.on or key not in self.passes:
-            self.passes[key] = None
+        if not self.on:
             return function(batch)
+        if key not in self.passes:
+            self.passes[key] = None
+            return self.record.warm_up(lambda: function(batch))
         try:
             self.passes[key] = self.passes[key] or _Pass(function, batch, self.record)
         except RuntimeError as error:
@@ -100,7 +128,7 @@ def active() -> Graphs | None:
 class _Pass:
     """A recorded function, with the tensors that it reads."""
 
-    def __init__(self, function: Callable[[Any], Any], batch: Any, record: Callable[[Callable[[], Any]], Any]) -> None:
+    def __init__(self, function: Callable[[Any], Any], batch: Any, record: type[CudaGraph]) -> None:
         leaves, form = tree_flatten(tree_map_only(Tensor, torch.clone, batch))
         self.inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         memory = getattr(batch, "memory", None)

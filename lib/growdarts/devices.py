@@ -15,6 +15,8 @@ Device = Literal["auto", "cpu", "cuda"]
 def find_device(asked: str | torch.device) -> torch.device:
     """The device of a name: "auto" is the GPU where there is one, else the CPU.
 
+    A process computes on one GPU, torch's current one: CUDA_VISIBLE_DEVICES chooses among several.
+
     Raises
     ------
     ConfigError
@@ -26,10 +28,13 @@ def find_device(asked: str | torch.device) -> torch.device:
         device = torch.device(asked)
     except (RuntimeError, TypeError):
         device = None
-    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if device is None or device.type == "cuda" and f"cuda:{device.index or 0}" not in there:
+    there = ["cpu"]
+    if torch.cuda.is_available():
+        there += ["cuda", f"cuda:{torch.cuda.current_device()}"]  # random states and graphs are those of the current one
+    if device is None or device.type == "cuda" and str(device) not in there:
+        others = "; CUDA_VISIBLE_DEVICES chooses another GPU" if torch.cuda.device_count() > 1 else ""
         raise ConfigError(f"device = {asked!r}: allowed are 'auto' and the devices that torch {torch.__version__} finds "
-                          f"here, {', '.join(there)}")
+                          f"here, {', '.join(there)}{others}")
     return device
 
 

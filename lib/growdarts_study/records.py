@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +153,19 @@ def significant(value: Any, digits: int) -> Any:
 def provenance(data_hashes: dict[str, str], device: torch.device = torch.device("cpu")) -> dict[str, Any]:
     """Who made a record: commit, packages, data, machine; of a run on a GPU that too."""
     return {"made": datetime.now(UTC).isoformat(timespec="seconds"), **_library_commit(),
-            "python": platform.python_version(), "packages": {name: version(name) for name in PACKAGES},
+            "python": platform.python_version(), "packages": {name: _version(name) for name in PACKAGES},
             "data_sha256": data_hashes,
             "hardware": {"processor": _processor(), "cores": os.cpu_count(),
                          "threads": torch.get_num_threads(), "system": platform.platform(terse=True),
                          "memory_gib": _memory_gib(), **(_gpu(device) if device.type == "cuda" else {})}}
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed, such as this one where it is run from an archive."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _memory_gib() -> float | None:

@@ -33,6 +33,7 @@ class Searched:
 
 def seed(config: SearchSettings, phase: str) -> None:
     """Seed torch for one phase, so that a resumed run need not repeat the phases before it."""
+    torch.backends.cudnn.deterministic = True  # else a GPU's convolutions differ from run to run in their last digits
     torch.manual_seed(seed_of(config.seed, phase))
 
 

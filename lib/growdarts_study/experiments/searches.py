@@ -62,6 +62,7 @@ class Bench:
 
     def errors(self, network: nn.Module) -> dict[str, Any]:
         """Mean squared errors of the validation and the test part, and of blocks of test days where seeds share one draw."""
+        network.to(self.task.device)  # closed forms are solved where the series was read
         test = self.task.squared_errors(network, "test").mean(1)
         found = {"validation": self.task.evaluate(network, "validation"), "test": test.mean().item()}
         if self.config.draw(self.config.seed) is None:
