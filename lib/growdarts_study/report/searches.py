@@ -132,7 +132,7 @@ def duplication_table(runs: pd.DataFrame, rival: str = "wider") -> pd.DataFrame:
     the searched network, of weights of the derived one, and of operations of the search. And how many copies there are."""
     tasks, rows = judged(runs), []
     for arm in DUPLICATION:
-        nodes = runs.xs(arm, level="arm").loc[tasks, "weights"].dropna()
+        nodes = runs.xs(arm, level="arm")["weights"].dropna()
         ratios = {of: np.exp(effects(runs, arm, rival, of, tasks).mean().mean() / 100)
                   for of in ("network_flops", "parameters", "search_flops")}
         errors = {of: "0" if arm == rival else contrast(effects(runs, arm, rival, of, tasks)).over.percent().text("+.1f")
