@@ -166,6 +166,21 @@ def test_the_plot_of_an_interval_is_to_scale():
     assert float(high) == claims.WIDTH / 2 and float(centre) == pytest.approx((float(low) + float(high)) / 2, abs=0.1) and float(low) > 0
 
 
+def test_a_remedy_is_chosen_on_three_series_by_validation_and_judged_on_the_others():
+    """`long_1` is best but costs more than twice `grow_1`; `kept_2` is judged by the weights that it kept."""
+    def rows(task, seed):
+        tested = 0.9 if task in claims.CHOSEN_ON else 0.5 + 0.01 * seed
+        return {"grow_1": trained(0.6), "grow_2": trained(0.55), "judged_1": trained(0.54), "judged_2": trained(0.58),
+                "long_1": trained(0.3, flops=4.1), "kept_2": trained(0.7, kept={"validation": 0.5, "test": tested})}
+
+    runs = searches.read([record(task, seed, rows(task, seed)) for task in (*claims.CHOSEN_ON, "setar", "santa_fe_laser", "nyc_weather")
+                          for seed in range(4)])
+    assert claims.chosen_remedy(runs) == "kept_2"
+    (found,) = [one for one in claims.all_verdicts(runs, pd.DataFrame()) if one.claim == "C10"]
+    assert found.estimate.n == 3 and found.estimate.mean == pytest.approx(100 * np.mean(np.log(np.arange(0.5, 0.535, 0.01) / 0.6)))
+    assert found.preliminary()
+
+
 def test_weights_in_the_order_of_the_errors_have_tau_one():
     cells = pd.DataFrame({0: [0.1, 0.2, 0.3, 0.9]}, ["add_tanh", "gate", "add_relu", "add_tanh+gate"])
     rivals = pd.DataFrame({0: [1.0, 0.5]}, ["mean", "lstm"])
@@ -182,7 +197,7 @@ def test_weights_in_the_order_of_the_errors_have_tau_one():
 def test_a_claim_against_several_rivals_needs_all_of_them_and_one_worse_is_enough():
     def verdict(*means, p_values=None):
         found = [contrasts.contrast(table(mean, 1.0, 0.5, seed=i)) for i, mean in enumerate(means)]
-        made = claims.of_all("C1", found, p_values or [one.p_value for one in found])
+        made = claims.of_all("C1", claims.PRIMARY["C1"], found, p_values or [one.p_value for one in found])
         assert made.estimate.mean == pytest.approx(max(one.over.mean for one in found))  # the least favourable is shown
         return made.verdict
 

@@ -11,7 +11,7 @@ from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.mixture import Mixture
 from growdarts.spaces.two_input.network import two_input_forecaster
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
-from growdarts.pruning import prune
+from growdarts.pruning import keep_derived, prune
 from stepping import step
 
 
@@ -95,6 +95,27 @@ def test_pruning_reallocates_and_keeps_the_rest():
         if name != "cells.0.nodes.0.mixture.alpha":
             assert torch.equal(p, parameters[name])
     assert len(theta.state) == len(network.theta_parameters()) == len(theta.param_groups[0]["params"])
+
+
+def test_only_the_derived_operations_are_kept_with_their_weights_and_moments():
+    """`carry` and `gate` have the most weight; a cell of them alone would be zero for ever (D13). A copy stays."""
+    torch.manual_seed(0)
+    network = two_input_forecaster(3, 4, 1, 1, ["carry", "add_tanh", "gate"])
+    cell = network.cells[0]
+    cell.grow_node(morphism=False, epsilon=0.01, noise=0.1)
+    cell.duplicate_operation(cell.nodes[1].mixture, "gate")
+    with torch.no_grad():
+        cell.nodes[0].mixture.alpha.copy_(torch.tensor([3.0, 2.0, 0.0]))
+        cell.nodes[1].mixture.alpha.copy_(torch.tensor([0.5, 0.0, 0.4, 0.4]))  # the copies of gate have more than carry
+    theta, alpha = (torch.optim.Adam(p, lr=1e-3) for p in (network.theta_parameters(), network.alpha_parameters()))
+    before, x = copy.deepcopy(network), torch.randn(5, 2, 3)
+    with torch.no_grad():
+        before.cells[0].nodes[0].mixture.alpha.copy_(torch.tensor([-90.0, 0.0, -90.0]))
+        before.cells[0].nodes[1].mixture.alpha.copy_(torch.tensor([-90.0, -90.0, 0.0, 0.0]))
+    keep_derived(network, theta, alpha)
+    assert network.structure() == [[["add_tanh"], ["gate", "gate#2"]]]
+    torch.testing.assert_close(network(x), before(x))
+    assert sum(len(group["params"]) for group in theta.param_groups) == len(network.theta_parameters())
 
 
 def test_pruning_nothing_changes_nothing():

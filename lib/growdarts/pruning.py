@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from growdarts.space import SearchSpace, named_mixtures
 from growdarts.criteria import operations_to_prune
-from growdarts.mixture import operation_name
+from growdarts.mixture import Mixture, operation_name
 from growdarts.growth import carry_moments, replace_parameters
 from growdarts.training import Task
 
@@ -25,12 +25,29 @@ def prune(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Opt
         weak = operations_to_prune(mixture.named_weights(), prune_below, keep_all_above)
         if not weak:
             continue
-        keep = [i for i, key in enumerate(mixture.keys) if key not in weak]
         dropped += [f"{name}: {key}" for key in weak]
-        old, new = network.keep_operations(mixture, keep)
-        carry_moments(alpha_optimizer, old, new, keep)
+        _keep(network, mixture, [key for key in mixture.keys if key not in weak], alpha_optimizer)
     replace_parameters(network, theta_optimizer, alpha_optimizer)
     return dropped
+
+
+def keep_derived(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer) -> None:
+    """Keep in every mixture the operation that is derived, with its copies and their weights.
+
+    It is the strongest one, unless the space says otherwise by a method `derived_operations`, a name for every mixture.
+    """
+    strongest = [max(weights, key=weights.__getitem__) for weights in
+                 (mixture.operation_weights() for mixture in network.mixtures())]
+    chosen = network.derived_operations() if hasattr(network, "derived_operations") else strongest
+    for mixture, name in zip(list(network.mixtures()), chosen, strict=True):
+        _keep(network, mixture, [key for key in mixture.keys if operation_name(key) == name], alpha_optimizer)
+    replace_parameters(network, theta_optimizer, alpha_optimizer)
+
+
+def _keep(network: SearchSpace, mixture: Mixture, keys: Sequence[str], alpha_optimizer: Optimizer) -> None:
+    index = [mixture.keys.index(key) for key in keys]
+    old, new = network.keep_operations(mixture, index)
+    carry_moments(alpha_optimizer, old, new, index)
 
 
 def held_operations(network: SearchSpace) -> dict[str, list[str]]:

@@ -24,7 +24,7 @@ from growdarts.criteria import Operation, gained_since, growing_helps, stage_is_
 from growdarts.history import Progress, SearchResult, mixture_weights
 from growdarts.growth import (grow_node, grow_operation, growable_operations, growth_step, largest_weight, random_operation,
                               steepest_descent)
-from growdarts.pruning import held_operations, prune, renew_statistics, resample
+from growdarts.pruning import held_operations, keep_derived, prune, renew_statistics, resample
 from growdarts.training import (DivergenceError, MeanLoss, Task, learning_rate, theta_epoch, theta_optimizer,
                                 theta_step)
 
@@ -118,12 +118,12 @@ class Search:
         state.epoch_errors, state.split_at, state.stage_best = [], 0, {}
 
     def _stage_error(self) -> float:
-        """What a stage is judged by: the error of the network, or the least one while it is trained on with one operation a mixture."""
+        """What a stage is judged by: the error of the network, or the least one while its derived form is trained on."""
         settings = self.settings
         if not settings.judge_epochs:
             return self.task.evaluate(self.network, settings.select_on)
         now, errors, started = self._snapshot(), [], time.perf_counter()
-        prune(self.network, self.theta_optimizer, self.alpha_optimizer, prune_below=1.0, keep_all_above=math.inf)
+        keep_derived(self.network, self.theta_optimizer, self.alpha_optimizer)
         for _ in range(settings.judge_epochs):
             with self.graphs.of(self.network):
                 theta_epoch(self.network, self.task, self.theta_optimizer, settings.grad_clip)

@@ -62,7 +62,7 @@ class SearchSettings(Settings):
     patience: int = Field(ge=1, description="epochs without validation gain that end a stage")
     stage_epochs: int | None = Field(default=None, ge=1, description="epochs of every stage, after which the cell grows, up "
                                      "to max_nodes, whether that helps or not; None: early stopping decides both")
-    judge_epochs: int = Field(default=0, ge=0, description="theta-only epochs of the network with the strongest operation of every "
+    judge_epochs: int = Field(default=0, ge=0, description="theta-only epochs of the network with the derived operation of every "
                               "mixture alone, by whose error a stage is then judged; 0: by that of the mixtures, as in the paper")
     min_gain: float = Field(ge=0, description="smallest relative decrease of the validation error that counts as a gain")
     epsilon: float = Field(ge=1e-5, lt=1, description="scale of the relative change of the output by a growth; "

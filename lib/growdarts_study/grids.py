@@ -166,8 +166,8 @@ def runs_of(config: Grid) -> list[Any]:
     return runs
 
 
-def load_records(experiment: str, tier: str, grids: Path = GRIDS) -> list[dict[str, Any]]:
-    """The records of a tier, in the order of its jobs: all of them, and no others.
+def load_records(experiment: str, tier: str, grids: Path = GRIDS, *, partial: bool = False) -> list[dict[str, Any]]:
+    """The records of a tier, in the order of its jobs: all of them, or if `partial` those that there are, and no others.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def load_records(experiment: str, tier: str, grids: Path = GRIDS) -> list[dict[s
     """
     expected = {file: run for job in jobs(experiment, tier, grids) for file, run in job.runs().items()}
     missing = [file for file in expected if not file.exists()]
-    if missing:
+    if missing and not partial:
         raise records.RecordError(f"{len(missing)} of {len(expected)} records are missing, the first is {missing[0]}; "
                                   f"`make batch EXPERIMENT={experiment} TIER={tier}` makes them")
     extra = sorted({file for folder in {file.parent for file in expected} for file in folder.glob("*.json")}
@@ -184,4 +184,4 @@ def load_records(experiment: str, tier: str, grids: Path = GRIDS) -> list[dict[s
     if extra:
         raise records.RecordError(f"{len(extra)} records are not of the present grid, the first is {extra[0]}; "
                                   "delete them, they were made with another configuration or by hand")
-    return [records.load_run(file, run) for file, run in expected.items()]
+    return [records.load_run(file, run) for file, run in expected.items() if file not in missing]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from growdarts.checkpoints import replacing
 from growdarts.devices import random_devices
-from growdarts.pruning import held_operations, prune
+from growdarts.pruning import held_operations, keep_derived
 from growdarts.search import PASSES, Search
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts.spaces.genotype import genotype_from_dict
@@ -199,12 +199,12 @@ def matched(bench: Bench, name: str, copied: dict[str, Any], checkpoints: Path |
 
 
 def kept(bench: Bench, searched: nn.Module) -> dict[str, Any]:
-    """Errors of a searched network with the strongest operation of every node alone, trained on as one from scratch is trained."""
+    """Errors of a searched network with the derived operation of every node alone, trained on as one from scratch is trained."""
     trials = []
     for rate in bench.config.learning_rates:
         network, config = copy.deepcopy(searched), bench.training(rate, bench.config.train_epochs)
         optimizers = (theta_optimizer(network.theta_parameters(), config), torch.optim.Adam(network.alpha_parameters()))
-        prune(network, *optimizers, prune_below=1.0, keep_all_above=float("inf"))
+        keep_derived(network, *optimizers)
         torch.manual_seed(phases.seed_of(config.seed, "kept"))
         trials.append(bench.fitted(network, config) | {"rate": rate})
     return min(trials, key=_validation)

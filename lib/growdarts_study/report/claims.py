@@ -22,12 +22,14 @@ CLAIMS = {  # claim -> in a few words
 SIGNS = {"supported": "✓", "contradicted": "✗", "no difference worth having": "=", "undecided": "?", "not tested": "–"}
 WIDTH, HEIGHT = 150, 26  # of a plot, pixels
 SEEDS, PILOTS = 12, 5  # of the protocol, and its tasks that are no controls
-TASKS = {"C1": 9, "C3": 9, "C4": 6, "C5": 6, "C6": 6, "C7": 9, "C8": 9}
+TASKS = {"C1": 9, "C3": 9, "C4": 6, "C5": 6, "C6": 6, "C7": 9, "C8": 9, "C10": 6}
 PRIMARY = {"C1": [("grow_1", rival) for rival in ("lstm", "gru", "random")], "C4": [("forced_morphism", "forced_fresh")],
            "C5": [("copy_splitting", "wider")],
            "C7": [("fixed_4", "graph_fixed"), ("grow_1", "graph_grow")]}  # whose p-values are corrected together
-FAMILY = sum(map(len, PRIMARY.values()))
+FAMILY = sum(map(len, PRIMARY.values())) + 1  # that of C10
 ONE_SHOT = {"C4": 1.0, "C5": 2.0}  # claims that rest on the one-shot error, and their smallest differences of interest
+REMEDIES = ("grow_2", "judged_1", "judged_2", "long_1", "kept_2")
+CHOSEN_ON = ("bilinear", "narma10", "log_range")  # on which one of them is chosen
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,20 @@ class Verdict:
 
 
 def all_verdicts(runs: pd.DataFrame, pilots: pd.DataFrame) -> list[Verdict]:
-    """C1 and C3 to C8, of those whose arms there are. Primary contrasts that are not there yet count with p = 1 in Holm's
+    """C1, C3 to C8 and C10, of those whose arms there are. Primary contrasts that are not there yet count with p = 1 in Holm's
     correction."""
     tasks, there = judged(runs), set(runs.index.get_level_values("arm"))
-    found = {}
-    for claim, pairs in PRIMARY.items():
+    found, asked = {}, dict(PRIMARY)
+    if set(REMEDIES) <= there:
+        asked["C10"] = [(chosen_remedy(runs), "grow_1")]
+    for claim, pairs in asked.items():
         if {arm for pair in pairs for arm in pair} <= there:
             of, margin = "one_shot" if claim in ONE_SHOT else "retrained", ONE_SHOT.get(claim, OVER_TASKS)
-            found[claim] = [contrast(effects(runs, *pair, of, tasks), margin) for pair in pairs]
+            on = [task for task in tasks if claim != "C10" or task not in CHOSEN_ON]
+            found[claim] = [contrast(effects(runs, *pair, of, on), margin) for pair in pairs]
     primary = [one for contrasts in found.values() for one in contrasts]
     corrected = iter(holm([one.p_value for one in primary] + [1.0] * (FAMILY - len(primary))))
-    made = {claim: of_all(claim, contrasts, [float(next(corrected)) for _ in contrasts]) for claim, contrasts in found.items()}
+    made = {claim: of_all(claim, asked[claim], contrasts, [float(next(corrected)) for _ in contrasts]) for claim, contrasts in found.items()}
     if {"grow_1", "fixed_4"} <= there and len(pilots):
         made["C3"] = cheaper(runs, pilots, tasks)
     if {"grow_2", "prune_none"} <= there:
@@ -76,12 +81,22 @@ def _verdict(claim: str, what: str, verdict: str, one: Contrast, margin: float |
     return Verdict(claim, what, verdict, one.over, one.margin if margin is None else margin, int(one.effects.count().min()), complete)
 
 
-def of_all(claim: str, contrasts: Sequence[Contrast], p_values: Sequence[float]) -> Verdict:
+def chosen_remedy(runs: pd.DataFrame) -> str:
+    """The remedy whose trained cells have the least validation error, over seeds and then the tasks to choose on, among those that cost at
+    most twice what `grow_1` costs there [protocol E6]."""
+    there = runs.loc[list(CHOSEN_ON)]
+    means = {arm: np.log(there.xs(arm, level="arm")[["validation", "flops"]].astype(float)).groupby("task").mean().mean()
+             for arm in ("grow_1", *REMEDIES)}
+    cheap = [arm for arm in REMEDIES if means[arm]["flops"] <= means["grow_1"]["flops"] + np.log(2)]
+    return min(cheap, key=lambda arm: means[arm]["validation"])
+
+
+def of_all(claim: str, pairs: Sequence[tuple[str, str]], contrasts: Sequence[Contrast], p_values: Sequence[float]) -> Verdict:
     """Supported if the arm is better than every rival, contradicted if it is worse than one; the least favourable contrast is shown."""
     said = {one.verdict(p_value) for one, p_value in zip(contrasts, p_values, strict=True)}
     verdict = "contradicted" if "contradicted" in said else said.pop() if len(said) == 1 else "undecided"
     shown = max(range(len(contrasts)), key=lambda i: contrasts[i].over.mean)
-    arm, rival = (NAMES[name] for name in PRIMARY[claim][shown])
+    arm, rival = (NAMES[name] for name in pairs[shown])
     kind = "one-shot error" if claim in ONE_SHOT else "error"
     which = f", the least favourable of {len(contrasts)}" if len(contrasts) > 1 else ""
     return _verdict(claim, f"{kind}, {arm} against {rival}{which}", verdict, contrasts[shown])

@@ -23,7 +23,9 @@ NAMES = {"grow_1": "growing from 1 node", "grow_2": "growing from 2 nodes", "gro
          "halving": "successive halving, same cost", "shared": "random, shared weights", "lstm": "LSTM", "gru": "GRU",
          "lstm_2": "LSTM, 2 layers", "gru_2": "GRU, 2 layers", "prune_end": "pruning at the end", "prune_none": "no pruning", "forced_morphism": "forced growth by morphism",
          "forced_fresh": "forced growth with fresh weights", "forced_identity": "forced growth without noise",
-         "forced_scratch": "all nodes from the start", "copy_splitting": "splitting", "copy_all": "splitting all at once",
+         "forced_scratch": "all nodes from the start", "judged_1": "growing from 1, judged by the derived cell",
+         "judged_2": "growing from 2, judged by the derived cell", "kept_2": "growing from 2, weights kept",
+         "long_1": "growing from 1, at most 400 epochs", "copy_splitting": "splitting", "copy_all": "splitting all at once",
          "copy_morphism": "copies by morphism", "copy_random": "copies of random operations", "copy_none": "no copies",
          "wider": "a wider cell"}
 ELEMENTARY = " (elementary)"
@@ -32,9 +34,10 @@ ELEMENTARY = " (elementary)"
 def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A row a run, by task, seed and arm; those with the elementary operations have arms of their own names.
 
-    Columns: retrained, one_shot and kept, the test errors, one that is not finite counting as that of the mean; share, of the
-    way from the error of the mean to the best possible or the best closed form; search_flops and flops, those of the search and of all; cell, its
-    operations; nodes, the effective ones; what else a row of a record has.
+    Columns: retrained and one_shot, the test errors, one that is not finite counting as that of the mean; validation, of the retrained;
+    share, of the way from the error of the mean to the best possible or the best closed form; search_flops and flops, those of the search
+    and of all; cell, its operations; nodes, the effective ones; what else a row of a record has. Where the derived cell is trained on from
+    the weights that it has (`kept_2`), the errors of that count as retrained.
     """
     rows = []
     for record in records:
@@ -43,12 +46,15 @@ def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         suffix = ELEMENTARY if "mul_tanh" in config["operations"] else ""
         closed = {name: {"retrained": found} for name, found in record["closed_forms"].items()}
         for arm, row in [*record["rows"].items(), *(closed.items() if config["group"] == "main" else ())]:
+            if "retrained" in row:
+                row = row | {"retrained": row["retrained"] | row.get("kept", {})}
             retrained, cell = row.get("retrained", {}), row.get("cell")
-            error, one_shot, kept = (_error(row, of, mean) for of in ("retrained", "one_shot", "kept"))
+            error, one_shot = (_error(row, of, mean) for of in ("retrained", "one_shot"))
             rows.append({
                 **row, "task": config["dataset"], "seed": config["seed"], "arm": arm + suffix * (arm not in closed), "mean": mean,
-                "retrained": error, "one_shot": one_shot, "kept": kept, "blocks": retrained.get("blocks"), "operations": config["operations"],
-                "mean_validation": record["closed_forms"]["mean"]["validation"],
+                "retrained": error, "one_shot": one_shot, "blocks": retrained.get("blocks"), "operations": config["operations"],
+                "mean_validation": record["closed_forms"]["mean"]["validation"], 
+                "validation": record["closed_forms"]["mean"]["validation"] if retrained.get("validation") is None else retrained["validation"],
                 "share": (mean - error) / (mean - best) if config["dataset"] not in CONTROLS[:2] else np.nan,
                 "flops": row.get("search_flops", 0.0) + retrained.get("flops", np.nan),
                 "cell": operations_of(cell) if cell else None, "parameters": retrained.get("parameters", np.nan),
