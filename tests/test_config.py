@@ -287,7 +287,7 @@ def test_a_field_that_came_later_stays_out_of_the_hash_at_its_default(settings):
     assert TimeSeriesRun.of(settings | defaults).hash() == before.hash()
     changed = {"radius": 2e-2, "virtual_clip": False, "resample": True, "grow_operations": "morphism",
                "duplicate_above": 0.4, "max_copies": 3, "optimizer": "sgd", "schedule": "cosine", "train_patience": 9,
-               "stage_epochs": 3, "judge_epochs": 2}
+               "stage_epochs": 3, "judge_epochs": 2, "duplicate_epochs": 4}
     hashes = {TimeSeriesRun.of(settings | {name: value}).hash() for name, value in changed.items()}
     hashes.add(TimeSeriesRun.of(settings | {"optimizer": "sgd", "momentum": 0.9}).hash())
     assert set(changed) | {"momentum"} == later

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT
+from growdarts_study.arms import DUPLICATION
 from growdarts_study.report import claims, contrasts, searches
 from growdarts_study.report.comparison import Interval
 from growdarts_study.report.whole_space import TaskSpace
@@ -202,3 +203,21 @@ def test_a_claim_against_several_rivals_needs_all_of_them_and_one_worse_is_enoug
 
     assert verdict(-10, -12, -9) == "supported" and verdict(-10, -12, 9) == "contradicted" and verdict(-10, 0, -9) == "undecided"
     assert verdict(-10, -12, 9, p_values=[0.01, 0.01, 0.2]) == "undecided"
+
+
+def test_copies_are_judged_by_the_searched_network_against_the_wider_cell():
+    def row(one_shot, retrained, flops, keys):
+        return trained(retrained, one_shot={"test": one_shot}, network_flops=flops, weights=[dict.fromkeys(keys, 0.5)])
+
+    rows = {name: lambda e: row(0.5 * e, 0.5 * e, 8.0, ["gate", "carry"]) for name in DUPLICATION}
+    rows["copy_splitting"] = lambda e: row(0.47 * e**1.1, 0.55 * e**1.1, 12.0, ["gate", "gate#2", "carry"])
+    runs = searches.read([record(f"task{task}", seed, {name: make(1 + 0.1 * ((3 * seed + task) % 7 - 3) / 3) for name, make in rows.items()})
+                          for task in range(6) for seed in range(12)]
+                         + [record("without", 0, {"grow_2": trained(0.6)}, operations=DEFAULT_TWO_INPUT)])
+    (found,) = [one for one in claims.all_verdicts(runs, pd.DataFrame()) if one.claim == "C5"]
+    assert found.verdict == "supported" and not found.preliminary() and "one-shot" in found.what and found.margin == 2.0
+    assert found.in_percent().mean == pytest.approx(-6.0, abs=0.2)
+    table = searches.duplication_table(runs)
+    assert table.loc["splitting", "one-shot error"].startswith("-6.") and table.loc["splitting", "retrained error"].startswith("+10.0")
+    assert list(table.loc["splitting", ["size", "copies"]]) == ["1.50", "1.0"] and table.loc["a wider cell", "copies"] == "0.0"
+    assert not set(DUPLICATION) & set(searches.searched(runs))

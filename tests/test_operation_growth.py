@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.checkpoints import Checkpoint
 from growdarts_study.config import TimeSeriesRun
 from growdarts.criteria import gained_since, stage_is_over
+from growdarts.growth import grow_operation, random_operation
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.tasks.language import LanguageModel, LanguageTask
 from growdarts.spaces.two_input.network import two_input_forecaster
@@ -46,14 +48,15 @@ def language_task():
     return LanguageTask(replace(text, train=text.train[:110], validation=text.validation[:80]), 10, 10)
 
 
-@pytest.mark.parametrize("space, growth, resample", [
-    (forecasts, "morphism", False), (forecasts, "splitting", True), (language, "splitting", False),
-    (language, "morphism", True), (forecasts, "off", True)])
-def test_a_search_killed_after_any_epoch_goes_on_bit_for_bit(settings, tmp_path, space, growth, resample):
+@pytest.mark.parametrize("space, growth, resample, every", [
+    (forecasts, "morphism", False, None), (forecasts, "splitting", True, None), (language, "splitting", False, None),
+    (language, "morphism", True, None), (forecasts, "off", True, None), (forecasts, "random", False, 1),
+    (forecasts, "splitting_all", False, 2), (language, "random", False, None)])
+def test_a_search_killed_after_any_epoch_goes_on_bit_for_bit(settings, tmp_path, space, growth, resample, every):
     task = forecast_task() if space is forecasts else language_task()
     config = TimeSeriesRun.of(settings | dict(
         max_nodes=2, search_epochs=4, min_gain=0.5, prune_below=0.19, keep_all_above=1.0,
-        alpha_learning_rate=0.3, duplicate_above=0.01, grow_operations=growth, resample=resample))
+        alpha_learning_rate=0.3, duplicate_above=0.01, grow_operations=growth, resample=resample, duplicate_epochs=every))
 
     def search(path):
         torch.manual_seed(1)
@@ -65,7 +68,7 @@ def test_a_search_killed_after_any_epoch_goes_on_bit_for_bit(settings, tmp_path,
     straight = search(tmp_path / "whole.pt")
     whole = straight.run()
     kinds = {event["kind"] for event in whole.events if event["what"]}
-    assert "grow_node" in kinds and ("grow_operation" in kinds, "resample" in kinds) == (growth != "off", resample)
+    assert ("grow_node" in kinds) == (every is None) and ("grow_operation" in kinds, "resample" in kinds) == (growth != "off", resample)
 
     def check(result, resumed):
         assert result.genotype == whole.genotype
@@ -165,6 +168,39 @@ def test_patience_starts_anew_at_a_split(errors, split_at, over):
     ([1.0], 1, False)])
 def test_gained_since(errors, split_at, gained):
     assert gained_since(errors, 0.01, split_at) is gained
+
+
+@pytest.mark.parametrize("growth, at", [
+    ("off", []), ("morphism", [2, 4]), ("splitting", [2, 4]), ("random", [2, 4]), ("splitting_all", [2, 2, 4, 4])])
+def test_duplication_is_forced_at_given_epochs_and_what_it_gives_is_kept(task, settings, monkeypatch, growth, at):
+    """Errors by script that only rise: the network is that of the first epoch after the last duplication."""
+    config = TimeSeriesRun.of(settings | dict(max_nodes=1, search_epochs=6, duplicate_epochs=2, grow_operations=growth,
+                                              duplicate_above=1e-6, max_copies=3, prune="none"))
+    search, errors, seen = Search(forecasts(task), task, config), iter(range(1, 99)), []
+    monkeypatch.setattr(search, "validation_error", lambda: float(next(errors)))
+    train = search._search_epoch
+    monkeypatch.setattr(search, "_search_epoch", lambda: (train(), seen.append(copy.deepcopy(search.network.state_dict())))[0])
+    result = search.run()
+    duplicated = [event for event in result.events if event["kind"] == "grow_operation"]
+    assert [event["epoch"] for event in duplicated] == at and result.epochs == 6 and len(result.stage_errors) == 1
+    kept, expected = search.network.state_dict(), seen[4 if at else 0]
+    assert list(kept) == list(expected) and all(torch.equal(kept[name], expected[name]) for name in kept)
+    if growth == "splitting_all":  # the curved ones at once, of whose copies only one has a place left the second time
+        names = [event["what"][0].split(": ")[1].split(" -> ") for event in duplicated]
+        assert {key for key, _ in names[:2]} == {"add_tanh", "gate"} == {key.split("#")[0] for key, _ in names[2:]}
+        assert {copy for _, copy in names} == {"add_tanh#2", "gate#2", "add_tanh#3", "gate#3"}
+
+
+def test_every_operation_with_weights_and_a_place_left_is_drawn_as_often(task, settings):
+    config, network = TimeSeriesRun.of(settings | dict(max_copies=2)), forecasts(task)
+    optimizers = [torch.optim.Adam(p) for p in (network.theta_parameters(), network.alpha_parameters())]
+    grow_operation(network, *optimizers, mixture=0, key="gate", step=0.1)
+    torch.manual_seed(5)
+    drawn = Counter(random_operation(network, config) for _ in range(1000))
+    assert set(drawn) == {(0, "add_tanh"), (0, "add_identity")} and abs(drawn[0, "add_tanh"] - 500) < 3 * 250**0.5
+    for key in ("add_tanh", "add_identity"):
+        grow_operation(network, *optimizers, mixture=0, key=key, step=0.1)
+    assert random_operation(network, config) is None
 
 
 # Statistics of batch norm -------------------------------------------------------------------------------------

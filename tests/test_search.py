@@ -285,7 +285,7 @@ def test_an_operation_is_split_from_the_best_weights_of_a_stage_that_has_stalled
         best = search.state.stage_best["network"]
         seen.append((len(search.state.epoch_errors),
                      all(torch.equal(value, best[name]) for name, value in network.state_dict().items())))
-        return None, 0
+        return [], 0
 
     monkeypatch.setattr("growdarts.search.steepest_descent", spy)
     monkeypatch.setattr(task.__class__, "evaluate", lambda *_: 1.0)

@@ -6,9 +6,13 @@ import pytest
 import torch
 
 from growdarts.settings import ConfigError
+<<<<<<< HEAD
 from growdarts_study.arms import SEARCHES, SearchesRun
 from growdarts.tasks.series import ForecastTask
 from growdarts_study.data.series import load_series
+=======
+from growdarts_study.arms import DUPLICATION, SEARCHES, SearchesRun
+>>>>>>> 06d7a507675363df8c0769e0558e0d7a3268b7a5
 from growdarts_study.experiments import searches
 from growdarts_study.experiments.baselines import HistoricalMean
 from growdarts_study.grids import defaults
@@ -70,6 +74,35 @@ def test_growth_is_forced_at_the_same_epochs_and_costs_as_much_as_from_scratch()
     assert before[:2] == rows["forced_morphism"]["errors"][:2] and before[2] != rows["forced_morphism"]["errors"][2]
 
 
+@pytest.fixture(scope="module")
+def copies():
+    return searches.run(config(arms=list(DUPLICATION), duplicate_epochs=2, search_epochs=6, hidden=3), device=CPU)["rows"]
+
+
+def test_operations_are_duplicated_at_the_same_epochs_from_the_same_start(copies):
+    errors = {name: row["errors"] for name, row in copies.items()}
+    assert all(own[:2] == errors["copy_none"][:2] for name, own in errors.items() if name != "wider")
+    assert errors["wider"][:2] != errors["copy_none"][:2]
+    held = {name: sorted(row["weights"][0]) for name, row in copies.items()}
+    assert [len(held[name]) - 8 for name in ("copy_splitting", "copy_morphism", "copy_random", "copy_none", "wider")] == [2, 2, 2, 0, 0]
+    assert 2 < len(held["copy_all"]) - 8 <= 5  # those that are curved, once each
+
+
+def test_the_wider_cell_has_as_many_weights_and_takes_as_many_operations(copies):
+    # two features, H units: a block of H rows has H * (2 + H + 1) weights, and there are eight
+    blocks = sum(2 if key.startswith("gated") else 1 for key in copies["copy_splitting"]["weights"][0] if key != "carry")
+    wanted = blocks * 3 * 6
+    width = min(range(3, 12), key=lambda H: abs(8 * H * (H + 3) - wanted))
+    assert width > 3 and copies["wider"]["network_flops"] == pytest.approx(177 * 2 * (3 * 8 * width * (width + 2) + width), rel=1e-3)
+    for name in ("copy_none", "wider"):
+        an_epoch = 6 * copies[name]["network_flops"]
+        assert abs(copies[name]["search_flops"] - copies["copy_splitting"]["search_flops"]) <= 0.51 * an_epoch
+        assert copies[name]["epochs"] == round(copies["copy_splitting"]["search_flops"] / an_epoch)
+    (cell,), = copies["wider"]["cell"]["layers"][0]
+    rows = width * (2 if cell == "gated_update" else 1)
+    assert copies["wider"]["retrained"]["parameters"] == rows * (width + 3) + 1 + width + 1  # one alpha, the head
+
+
 def test_remedies_start_as_the_search_that_they_mend():
     rows = searches.run(config(arms=["grow_2", "judged_2", "kept_2", "long_1"]), device=CPU)["rows"]
     assert rows["judged_2"]["errors"][:3] == rows["grow_2"]["errors"][:3] and rows["kept_2"]["errors"] == rows["grow_2"]["errors"]
@@ -122,6 +155,8 @@ def test_real_series_keep_the_errors_of_blocks_of_days():
 @pytest.mark.parametrize("changes, message", [
     ({"arms": ["random"]}, "'grow_1'"), ({"arms": ["grow_9"]}, "arms"), ({"arms": ["lstm", "lstm"]}, "twice"),
     ({"arms": ["forced_fresh"]}, "stage_epochs"), ({"stage_epochs": 2}, "stage_epochs"),
+    ({"arms": ["copy_none"]}, "duplicate_epochs"), ({"arms": ["grow_1", "wider"], "duplicate_epochs": 2}, "duplicate_epochs"),
+    ({"duplicate_epochs": 2}, "duplicate_epochs"), ({"arms": ["wider"], "duplicate_epochs": 2}, "copy_splitting"),
     ({"learning_rates": [0.0]}, "learning_rates"), ({"operations": ["add_tanh"]}, "add_identity"), ({"group": "a b"}, "group")])
 def test_bad_arms_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):

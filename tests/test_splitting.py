@@ -1,6 +1,7 @@
 """Splitting matrices against brute force, their eigenpairs against LAPACK, the predicted against the actual change."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from growdarts.growth import grow_operation
 from growdarts.spaces.two_input.network import two_input_forecaster
 from growdarts.forms import plain_forms
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
-from growdarts.splitting import (SplittingMatrices, lowest_eigenpairs, possible_splits, select_operation,
+from growdarts.splitting import (SplittingMatrices, all_operations, lowest_eigenpairs, possible_splits, select_operation,
                                  splitting_matrices)
 
 T, B, F, H = 3, 5, 2, 2
@@ -284,6 +285,36 @@ def test_selected_operation_is_the_rule_written_out():
                                                if counts[s.operation] == max(counts.values()))
     affine, batch = problem(("add_identity", "add_relu", "carry"))
     assert select_operation(possible_splits(splitting_matrices(affine, loss, [batch]))) is None
+
+
+def test_all_operations_that_lower_the_loss_are_those_of_the_hand_loop():
+    network, batch = problem()
+    by_hand = {operation: torch.linalg.eigvalsh(S)[:, 0] for operation, S in brute_force(network, batch).items()}
+    expected = {operation: values[values < 0].sum().item() for operation, values in by_hand.items() if values.min() < -1e-9}
+    found = all_operations(possible_splits(splitting_matrices(network, loss, [batch]), tolerance=1e-10))
+    sums = {split.operation: sum(value for value in split.eigenvalues if value < 0) for split in found}
+    assert sums == pytest.approx(expected) and 2 < len(sums) < len(by_hand)
+    assert list(sums.values()) == sorted(sums.values())
+
+
+@pytest.mark.parametrize("form", [plain_forms, nullcontext])
+def test_splits_at_once_change_the_loss_by_the_sum_of_the_predictions(form):
+    """Of several operations in both nodes, applied one after another; nothing of the second order is between them."""
+    network, batch = problem(T=4, hidden=4, n_layers=1)
+    splits = all_operations(possible_splits(splitting_matrices(network, loss, [batch]), tolerance=1e-10))
+    assert {split.operation[0] for split in splits} == {0, 1} and len(splits) > 4
+
+    def error(step):
+        grown = copy.deepcopy(network)
+        optimizers = [torch.optim.Adam(p) for p in (grown.theta_parameters(), grown.alpha_parameters())]
+        for split in splits:
+            position, key = split.operation
+            grow_operation(grown, *optimizers, mixture=position, key=key, step=step, direction=split.direction)
+        with form():
+            changed = (loss(grown, batch) - loss(network, batch)).item()
+        return changed / sum(split.predicted_change(step) for split in splits) - 1
+
+    assert abs(error(0.01)) < 0.01 and error(0.04) / error(0.02) == pytest.approx(4, rel=0.15)
 
 
 def test_a_users_operation_needs_no_derivatives():

@@ -13,7 +13,7 @@ from growdarts.criteria import Operation, operation_to_duplicate
 from growdarts.space import OperationOwner, SearchSpace
 from growdarts.mixture import Mixture, operation_name
 from growdarts.settings import SearchSettings
-from growdarts.splitting import Split, possible_splits, select_operation, splitting_matrices
+from growdarts.splitting import Split, all_operations, possible_splits, select_operation, splitting_matrices
 from growdarts.training import Task
 
 # Powers of the gradient that optimisers of torch.optim keep averages of.
@@ -199,19 +199,25 @@ def largest_weight(network: SearchSpace, settings: SearchSettings) -> Operation 
     return operation_to_duplicate(growable_operations(network, max_copies=settings.max_copies), settings.duplicate_above)
 
 
-def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings) -> tuple[Split | None, float]:
-    """The operation whose split lowers the training loss in the most units, and what the choice cost [JG criteria].
+def random_operation(network: SearchSpace, settings: SearchSettings) -> Operation | None:
+    """One that owns weights, every one as likely: the control of the other choices."""
+    growable = list(growable_operations(network, max_copies=settings.max_copies))
+    return growable[int(torch.randint(len(growable), ()))] if growable else None
+
+
+def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings) -> tuple[list[Split], float]:
+    """The operation whose split lowers the training loss in the most units, or all whose split lowers it [JG criteria].
 
     The loss is taken in the network's present mode: convolutions are curved in train mode only, by the statistics of the
     batch. The running statistics stay. None if every operation has `max_copies` copies, or no eigenvalue is negative.
 
     Returns
     -------
-    The split, and the cost in forward passes over the training data, at most.
+    The splits, and what the choice cost in forward passes over the training data, at most.
     """
     growable = growable_operations(network, max_copies=settings.max_copies)
     if not growable:
-        return None, 0.0
+        return [], 0.0
     chosen, n_batches = [], 0
     for batch in task.train_batches():
         n_batches += 1
@@ -219,4 +225,8 @@ def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings)
             chosen.append(batch)
     matrices = [place for place in splitting_matrices(network, task.loss, chosen) if place.operation in growable]
     passes = (3 + 2 * LANCZOS_STEPS) * len(chosen) / n_batches
-    return select_operation(possible_splits(matrices, max_steps=LANCZOS_STEPS)), passes
+    splits = possible_splits(matrices, max_steps=LANCZOS_STEPS)
+    if settings.grow_operations == "splitting_all":
+        return all_operations(splits), passes
+    best = select_operation(splits)
+    return [] if best is None else [best], passes

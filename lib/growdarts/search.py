@@ -22,7 +22,7 @@ from growdarts.checkpoints import Checkpoint, fingerprint
 from growdarts.settings import SearchSettings
 from growdarts.criteria import Operation, gained_since, growing_helps, stage_is_over
 from growdarts.history import Progress, SearchResult, mixture_weights
-from growdarts.growth import (grow_node, grow_operation, growable_operations, growth_step, largest_weight,
+from growdarts.growth import (grow_node, grow_operation, growable_operations, growth_step, largest_weight, random_operation,
                               steepest_descent)
 from growdarts.pruning import held_operations, keep_derived, prune, renew_statistics, resample
 from growdarts.training import (DivergenceError, MeanLoss, Task, learning_rate, theta_epoch, theta_optimizer,
@@ -138,24 +138,38 @@ class Search:
 
         This happens after the checkpoint of the epoch before, so a resumed search repeats it.
         """
-        settings, state = self.settings, self.state
+        settings, state, grow = self.settings, self.state, self.settings.grow_operations
+        if settings.duplicate_epochs:
+            if grow != "off" and len(state.epoch_errors) == settings.duplicate_epochs:
+                self._duplicate_chosen()
+                state.epoch_errors = []  # the stage's best weights are those of an epoch with the copies
+            return True
         over = (len(state.epoch_errors) >= settings.stage_epochs if settings.stage_epochs else
                 stage_is_over(state.epoch_errors, settings.patience, settings.min_gain, state.split_at))
-        if settings.grow_operations == "morphism" and state.epoch_errors and not over:
-            if (strongest := largest_weight(self.network, settings)) is not None:
-                self._duplicate(strongest)
-        elif settings.grow_operations == "splitting" and over and gained_since(
-                state.epoch_errors, settings.min_gain, state.split_at):
+        if grow == "morphism" and state.epoch_errors and not over:
+            self._duplicate_chosen()
+        elif grow not in ("off", "morphism") and over and gained_since(state.epoch_errors, settings.min_gain, state.split_at):
             self._restore(state.stage_best)  # as before a node is grown
-            started = time.perf_counter()
-            split, passes = steepest_descent(self.network, self.task, settings)
-            state.flops += passes * self.task.flops(self.network)
-            state.seconds += time.perf_counter() - started
-            if split is not None:
-                self._duplicate(split.operation, split.direction)
             state.split_at = len(state.epoch_errors)
-            return split is not None
+            return self._duplicate_chosen()
         return not over
+
+    def _duplicate_chosen(self) -> bool:
+        """Duplicate what `grow_operations` chooses [JG Alg. 4]; whether there was anything to choose."""
+        settings, state, started = self.settings, self.state, time.perf_counter()
+        if settings.grow_operations in ("morphism", "random"):
+            choose = largest_weight if settings.grow_operations == "morphism" else random_operation
+            one = choose(self.network, settings)
+            chosen: dict[Operation, Mapping[str, Tensor] | None] = {} if one is None else {one: None}
+        else:
+            splits, passes = steepest_descent(self.network, self.task, settings)
+            state.flops += passes * self.task.flops(self.network)
+            chosen = {split.operation: split.direction for split in splits}
+        state.seconds += time.perf_counter() - started
+        for operation, direction in chosen.items():
+            if operation in growable_operations(self.network, max_copies=settings.max_copies):  # not full by those before it
+                self._duplicate(operation, direction)
+        return bool(chosen)
 
     def _search_epoch(self) -> float:
         """One pass over the training data: an alpha step on validation data before every theta step."""

@@ -74,8 +74,11 @@ class SearchSettings(Settings):
     resample: bool = Field(default=False, description="refill a pruned slot with an operation that the mixture does not "
                            "hold, at mixture weight epsilon")
     tune_epochs: int = Field(ge=0, description="theta-only epochs after a pruning")
-    grow_operations: Literal["off", "morphism", "splitting"] = Field(
-        default="off", description="duplicate operations: those of the largest weight, or along the steepest descent")
+    grow_operations: Literal["off", "morphism", "splitting", "splitting_all", "random"] = Field(
+        default="off", description="duplicate operations: that of the largest weight, that along whose steepest descent most units "
+        "lower the loss, all that lower it, or a random one")
+    duplicate_epochs: int | None = Field(default=None, ge=1, description="epochs between duplications, whether they help or "
+                                         "not, in a single stage of all search_epochs; None: weights and errors decide")
     duplicate_above: float = Field(default=0.5, gt=0, lt=1, description="mixture weight above which an operation is "
                                    "duplicated by morphism")
     max_copies: int = Field(default=2, ge=2, le=8, description="most copies of an operation in one mixture")

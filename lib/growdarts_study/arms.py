@@ -24,6 +24,15 @@ class Arm:
 
 
 FORCED = {"initial_nodes": 1, "prune": "none"}  # growth after every stage_epochs [protocol E3]
+COPIES = {"initial_nodes": 1, "max_nodes": 1, "prune": "none"}  # one node, whose operations are duplicated [protocol E4]
+SINGLE = {**COPIES, "max_copies": 4}  # one at a time, the same one again if it is chosen again
+DUPLICATION = {
+    "copy_splitting": Arm({**SINGLE, "grow_operations": "splitting"}),
+    "copy_all": Arm({**COPIES, "grow_operations": "splitting_all"}),
+    "copy_morphism": Arm({**SINGLE, "grow_operations": "morphism", "duplicate_above": 1e-6}),
+    "copy_random": Arm({**SINGLE, "grow_operations": "random"}),
+    "copy_none": Arm(COPIES), "wider": Arm(COPIES),  # for as many operations as `copy_splitting`; `wider` has about as many weights, too
+}
 SEARCHES = {
     **{f"grow_{n}": Arm({"initial_nodes": n}) for n in (1, 2, 3)},
     **{f"grow_fresh_{n}": Arm({"initial_nodes": n}, morphism=False) for n in (1, 2)},
@@ -38,6 +47,7 @@ SEARCHES = {
     "prune_none": Arm({"initial_nodes": 2, "prune": "none"}),
     **{f"judged_{n}": Arm({"initial_nodes": n, "judge_epochs": 5}) for n in (1, 2)},  # remedies [protocol E6]
     "long_1": Arm({"initial_nodes": 1, "search_epochs": 400}), "kept_2": Arm({"initial_nodes": 2}, keep=True),
+    **DUPLICATION,
 }
 DRAWS = ("random", "halving", "shared")  # random cells; the first two take as many operations as `grow_1` in all
 RIVALS = {"lstm": ("lstm", 1), "gru": ("gru", 1), "lstm_2": ("lstm", 2), "gru_2": ("gru", 2)}  # kind, layers
@@ -70,6 +80,13 @@ class SearchesSettings(SearchSettings, StudySettings):
         if forced != (self.stage_epochs is not None) or forced and not all(name.startswith("forced") for name in self.arms):
             raise ValueError(f"parameter 'stage_epochs' = {self.stage_epochs}: it goes with the arms 'forced_...', and only with "
                              "them")
+        copies = set(self.arms) & DUPLICATION.keys()
+        if bool(copies) != (self.duplicate_epochs is not None) or copies and copies < set(self.arms):
+            raise ValueError(f"parameter 'duplicate_epochs' = {self.duplicate_epochs}: it goes with the arms {', '.join(DUPLICATION)}, "
+                             "and only with them")
+        if copies & {"copy_none", "wider"} and self.arms[0] != "copy_splitting":
+            raise ValueError(f"parameter 'arms' = {self.arms}: 'copy_none' and 'wider' cost what 'copy_splitting' does, which must "
+                             "come first")
         return self
 
 

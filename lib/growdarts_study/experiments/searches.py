@@ -6,7 +6,7 @@ step of a search six.
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from tqdm import tqdm
 from growdarts.checkpoints import replacing
 from growdarts.devices import random_devices
 from growdarts.pruning import held_operations, keep_derived
-from growdarts.search import Search
+from growdarts.search import PASSES, Search
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts.spaces.genotype import genotype_from_dict
-from growdarts.spaces.two_input.network import Forecaster, derived_forecaster, two_input_forecaster
+from growdarts.spaces.two_input.network import Forecaster, TwoInputForecaster, derived_forecaster, two_input_forecaster
 from growdarts.tasks.series import ForecastTask
 from growdarts.training import DivergenceError, fit, theta_optimizer, theta_step
 from growdarts_study import records
@@ -124,7 +124,7 @@ def run(config: SearchesRun, *, device: torch.device, checkpoints: Path | None =
         for name in bar:
             bar.set_postfix(arm=name)
             if name not in rows:
-                rows[name] = _arm(bench, name, rows.get("grow_1"), checkpoints)
+                rows[name] = _arm(bench, name, rows, checkpoints)
                 if kept:
                     with replacing(kept) as temporary:
                         temporary.write_text(json.dumps({"data": series.hashes, "rows": rows}))
@@ -134,16 +134,19 @@ def run(config: SearchesRun, *, device: torch.device, checkpoints: Path | None =
             "floor": series.floor}
 
 
-def _arm(bench: Bench, name: str, grown: dict[str, Any] | None, checkpoints: Path | None) -> dict[str, Any]:
-    """The row of one arm; `grown`, that of `grow_1`, says what random draws may cost."""
+def _arm(bench: Bench, name: str, rows: dict[str, Any], checkpoints: Path | None) -> dict[str, Any]:
+    """The row of one arm; of the `rows` before it `grow_1` says what random draws cost, `copy_splitting` what its controls do."""
     if name in RIVALS:
         return {"retrained": bench.best(name)}
+    model = {"random": "grow_1", "halving": "grow_1", "copy_none": "copy_splitting", "wider": "copy_splitting"}.get(name, "")
+    if "diverged" in (grown := rows.get(model, {})):
+        return {"diverged": f"{model}, whose cost would be the budget"}
+    if model == "copy_splitting":
+        return matched(bench, name, grown, checkpoints)
     if name in SEARCHES:
         return search(bench, name, checkpoints)
     if name == "shared":
         return shared(bench)
-    if "diverged" in grown:
-        return {"diverged": "grow_1, whose cost would be the budget"}
     draw = random_cells if name == "random" else halving
     return draw(bench, grown["search_flops"] + grown["retrained"]["flops"])
 
@@ -175,6 +178,25 @@ def search(bench: Bench, name: str, checkpoints: Path | None) -> dict[str, Any]:
         "grown": [event["epoch"] for event in found.events if event["kind"] == "grow_node"],
         "network_flops": float(bench.task.flops(network)), "held": sum(map(len, held_operations(network).values())),
         "weights": [mixture.named_weights() for mixture in network.mixtures()]}, 4)
+
+
+def matched(bench: Bench, name: str, copied: dict[str, Any], checkpoints: Path | None) -> dict[str, Any]:
+    """A search without copies for as many operations as that of the row `copied`; if `name` is `wider`, of a width that gives about
+    as many weights as its network ended with."""
+    config, (features, outputs) = bench.config, bench.sizes
+
+    def network(hidden: int, keys: Iterable[str] = config.operations) -> TwoInputForecaster:
+        return two_input_forecaster(features, hidden, 1, 1, list(keys), outputs)
+
+    def weights(*of: Any) -> int:
+        return sum(p.numel() for p in network(*of).theta_parameters())
+
+    target = weights(config.hidden, copied["weights"][0])
+    widths = range(config.hidden, config.hidden + 1 if name == "copy_none" else 4 * config.hidden)
+    hidden = min(widths, key=lambda width: abs(weights(width) - target))
+    epochs = round(copied["search_flops"] / (PASSES[config.order] * bench.task.flops(network(hidden))))
+    changed = config.model_copy(update={"hidden": hidden, "search_epochs": max(1, epochs)})
+    return search(Bench(changed, bench.task), name, checkpoints)
 
 
 def kept(bench: Bench, searched: nn.Module) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
+from growdarts_study.arms import DUPLICATION
 from growdarts_study.report.comparison import Interval, interval
 from growdarts_study.report.contrasts import OVER_TASKS, WITHIN_TASK, block_interval, by_task, contrast
 from growdarts_study.report.figures import COLOURS, SIGNS, interval_bar
@@ -24,7 +25,9 @@ NAMES = {"grow_1": "growing from 1 node", "grow_2": "growing from 2 nodes", "gro
          "forced_fresh": "forced growth with fresh weights", "forced_identity": "forced growth without noise",
          "forced_scratch": "all nodes from the start", "judged_1": "growing from 1, judged by the derived cell",
          "judged_2": "growing from 2, judged by the derived cell", "kept_2": "growing from 2, weights kept",
-         "long_1": "growing from 1, at most 400 epochs"}
+         "long_1": "growing from 1, at most 400 epochs", "copy_splitting": "splitting", "copy_all": "splitting all at once",
+         "copy_morphism": "copies by morphism", "copy_random": "copies of random operations", "copy_none": "no copies",
+         "wider": "a wider cell"}
 ELEMENTARY = " (elementary)"
 
 
@@ -87,9 +90,9 @@ def judged(runs: pd.DataFrame) -> list[str]:
 
 
 def searched(runs: pd.DataFrame) -> list[str]:
-    """The arms that there are, in order, but for forced growth, whose searches have other settings."""
+    """The arms that there are, in order, but for forced growth and copies, whose searches have other settings."""
     there = set(runs.index.get_level_values("arm"))
-    return [name for name in NAMES if name in there and not name.startswith("forced")]
+    return [name for name in NAMES if name in there and not name.startswith("forced") and name not in DUPLICATION]
 
 
 def cost_until(row: Mapping[str, Any], target: float, censored: float) -> float:
@@ -127,6 +130,22 @@ def arms_table(runs: pd.DataFrame, rival: str = "lstm") -> pd.DataFrame:
                      "share": f"{of_arm['share'].groupby('task').mean().mean():.2f}", "cost": f"{ratio:.2f}",
                      "nodes": "-" if of_arm["nodes"].isna().all() else f"{of_arm['nodes'].mean():.1f}",
                      "weights": f"{of_arm['parameters'].mean():.0f}"})
+    return pd.DataFrame(rows).set_index("")
+
+
+def duplication_table(runs: pd.DataFrame, rival: str = "wider") -> pd.DataFrame:
+    """A row an arm of E4, all against `rival`: errors over tasks with their intervals; geometric means over tasks of operations of
+    the searched network, of weights of the derived one, and of operations of the search. And how many copies there are."""
+    tasks, rows = judged(runs), []
+    for arm in DUPLICATION:
+        nodes = runs.xs(arm, level="arm")["weights"].dropna()
+        ratios = {of: np.exp(effects(runs, arm, rival, of, tasks).mean().mean() / 100)
+                  for of in ("network_flops", "parameters", "search_flops")}
+        errors = {of: "0" if arm == rival else contrast(effects(runs, arm, rival, of, tasks)).over.percent().text("+.1f")
+                  for of in ("one_shot", "retrained")}
+        rows.append({"": NAMES[arm], "one-shot error": errors["one_shot"], "size": f"{ratios['network_flops']:.2f}",
+                     "retrained error": errors["retrained"], "weights": f"{ratios['parameters']:.2f}",
+                     "cost": f"{ratios['search_flops']:.2f}", "copies": f"{nodes.map(lambda node: str(node).count('#')).mean():.1f}"})
     return pd.DataFrame(rows).set_index("")
 
 
