@@ -76,7 +76,9 @@ def test_derived_genotype_is_the_original():
 @pytest.mark.parametrize("name", ["DARTS_V1", "DARTS_V2", "ENAS"])
 def test_fixed_cell_is_the_original(name):
     golden = tensors("darts_rnn_eval.npz")
-    cell = RecurrentCell(6, 6, getattr(published, f"PTB_{name}")).double().eval()
+    edges = [edge.split(":") for edge in np.load(GOLDEN / "darts_rnn_eval.npz")[f"{name}/genotype"]]
+    genotype = RecurrentGenotype([(operation, int(j)) for operation, j in edges], golden[f"{name}/concat"].tolist())
+    cell = RecurrentCell(6, 6, genotype).double().eval()
     load_original(cell, {"_W0": golden[f"{name}/W0"], **{f"_Ws.{i}": W for i, W in enumerate(golden[f"{name}/Ws"])}})
     close(cell(golden[f"{name}/x"], golden[f"{name}/h0"]), golden[f"{name}/out"])
 
@@ -220,7 +222,7 @@ def test_fresh_weights_are_in_the_originals_range():
 def test_flops_are_those_of_the_products():
     cell = RecurrentSearchCell(I, H, 3)
     assert cell.flops() == 2 * ((I + H) * 2 * H + (1 + 2 + 3) * H * 2 * H)
-    assert RecurrentCell(I, H, published.PTB_ENAS).flops() == 2 * ((I + H) * 2 * H + 11 * H * 2 * H)
+    assert RecurrentCell(I, H, published.PTB_DARTS_V2).flops() == 2 * ((I + H) * 2 * H + 8 * H * 2 * H)
 
 
 @pytest.mark.parametrize("arguments", [(0,), (1, ("none",)), (1, ("none", "tan")), (1, ())])
@@ -252,7 +254,7 @@ def test_state_dicts_are_exchanged_with_the_original():
     close(other.eval()(x), cell.eval()(x), 0)
     state["_W0"].zero_()  # a copy
     assert cell.W0.abs().min() > 0
-    fixed = RecurrentCell(I, H, published.PTB_DARTS_V1)
+    fixed = RecurrentCell(I, H, published.PTB_DARTS_V2)
     assert list(export_original(fixed)) == ["_W0"] + [f"_Ws.{i}" for i in range(8)]
 
 

@@ -8,7 +8,7 @@ The original code stores a genotype as a namedtuple and prints it to its logs:
 
 import ast
 from collections import namedtuple
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from operator import index
 from typing import Any, Self
@@ -21,7 +21,6 @@ Edge = tuple[str, int]  # operation, predecessor
 RECURRENT_OPERATIONS = ("none", "tanh", "relu", "sigmoid", "identity")
 CONVOLUTIONAL_OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect",
                             "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
-PUBLISHED_OPERATIONS = ("sep_conv_7x7", "conv_7x1_1x7")  # not searched; NASNet and AmoebaNet hold them
 
 
 class DartsGenotype(JsonForm):
@@ -85,15 +84,6 @@ class DartsGenotype(JsonForm):
                 value = range(value[0], value[0] + len(value))
             values.append(value)
         return namedtuple("Genotype", self._names())(*values)
-
-    @classmethod
-    def from_tuple(cls, values: Sequence) -> Self:
-        """From the original's namedtuple, or a plain tuple with the same order of fields."""
-        names = getattr(values, "_fields", cls._names())
-        if len(names) != len(values):
-            raise GenotypeError(f"a tuple of {len(values)} entries is no genotype of space {cls.space!r}: "
-                                f"expected {', '.join(cls._names())}")
-        return cls._of(dict(zip(names, values, strict=True)), "the tuple")
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -200,6 +190,6 @@ class ConvolutionalGenotype(DartsGenotype):
                 problems.append(f"{name}: {len(edges)} edges, allowed is two for every node")
             for k, edge in enumerate(edges):
                 problems += _edge_problems(f"{name}, edge {k} of node {2 + k // 2}", edge, 2 + k // 2,
-                                           CONVOLUTIONAL_OPERATIONS[1:] + PUBLISHED_OPERATIONS)
+                                           CONVOLUTIONAL_OPERATIONS[1:])
             problems += _concat_problems(f"{name}_concat", concat, 2 + len(edges) // 2)
         return problems

@@ -199,22 +199,6 @@ def dil_conv_5x5(channels: int, stride: int, affine: bool) -> nn.Module:
     return SeparableConv(channels, 5, stride, affine, dilation=2)
 
 
-@convolutional()
-def sep_conv_7x7(channels: int, stride: int, affine: bool) -> nn.Module:
-    """Separable convolution, applied twice; in NASNet's published cells, not searched."""
-    return SeparableConv(channels, 7, stride, affine, repeats=2)
-
-
-@convolutional()
-def conv_7x1_1x7(channels: int, stride: int, affine: bool) -> nn.Module:
-    """A row and a column of seven pixels; in AmoebaNet's published cells, not searched."""
-    return nn.Sequential(
-        nn.ReLU(),
-        nn.Conv2d(channels, channels, (1, 7), stride=(1, stride), padding=(0, 3), bias=False),
-        nn.Conv2d(channels, channels, (7, 1), stride=(stride, 1), padding=(3, 0), bias=False),
-        nn.BatchNorm2d(channels, affine=affine))
-
-
 def batch_last(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (C, H, W, B), side by side in memory; no copy of what `batch_first` gave."""
     return x.permute(1, 2, 3, 0).contiguous()
