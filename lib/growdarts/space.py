@@ -17,7 +17,7 @@ class Genotype(Protocol):
 
 
 class SearchSpace(Protocol):
-    """What `growdarts.search` needs of a network; it must not know which space it grows."""
+    """What `growdarts.search` needs of a network; it must not know which space it grows. A network may inherit from it."""
 
     operations: Sequence[str]  # candidates of every mixture, also of those that are grown
 
@@ -25,6 +25,7 @@ class SearchSpace(Protocol):
 
     def alpha_parameters(self) -> list[nn.Parameter]:
         """Architecture logits."""
+        return [mixture.alpha for mixture in self.mixtures()]
 
     def theta_parameters(self) -> list[nn.Parameter]:
         """Weights, in an order that depends on the structure only."""

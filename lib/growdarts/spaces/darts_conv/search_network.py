@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from growdarts.space import Duplicate
+from growdarts.space import Duplicate, OperationOwner, SearchSpace
 from growdarts.spaces.darts_conv.tracing import convolution_traces, last_convolutions
 from growdarts.spaces.darts_conv.cell import Cell, MixedEdge, SearchCell, count_edges, derive
 from growdarts.tracing import OperationTrace, record_calls, statistics_kept
@@ -20,8 +20,8 @@ from growdarts.mixture import Mixture
 from growdarts.forms import plain_forms
 
 
-class SearchImageNetwork(ImageNetwork):
-    """The network that is searched (`growdarts.space.SearchSpace`), owner of its operations' weights.
+class SearchImageNetwork(ImageNetwork, SearchSpace, OperationOwner):
+    """The network that is searched.
 
     All normal cells share one mixture an edge, `normal`, and all reduction cells another, `reduce`: an operation of
     an edge has its own weights in every cell of the kind, and is dropped or duplicated in all of them at once.
@@ -55,12 +55,7 @@ class SearchImageNetwork(ImageNetwork):
         normal, reduce = ([(m.keys, m.weights()) for m in kind] for kind in (self.normal, self.reduce))
         return [reduce if cell.reduction else normal for cell in self.cells]
 
-    def alpha_parameters(self) -> list[nn.Parameter]:
-        """Architecture logits of the normal, then of the reduction cells' edges."""
-        return [mixture.alpha for mixture in self.mixtures()]
-
     def theta_parameters(self) -> list[nn.Parameter]:
-        """Weights of the stem, the cells and the head."""
         cells = [p for cell in self.cells for p in cell.theta_parameters(self._mixtures_of(cell))]
         return [*self.stem.parameters(), *cells, *self.classifier.parameters()]
 
@@ -75,7 +70,6 @@ class SearchImageNetwork(ImageNetwork):
         return [f"{kind} {i} <- {j}" for kind in ("normal", "reduction") for i, j in edges]
 
     def n_nodes(self) -> int:
-        """Nodes of every cell."""
         return self.cells[0].n_nodes
 
     @torch.no_grad()
@@ -107,7 +101,6 @@ class SearchImageNetwork(ImageNetwork):
         return replaced
 
     def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        """Keep only operations `index` of the edge of `mixture`, in every cell of its kind."""
         before = set(mixture.keys)
         old, new = mixture.keep(index)
         for edge in self._edges_of(mixture).values():
@@ -116,8 +109,6 @@ class SearchImageNetwork(ImageNetwork):
         return old, new
 
     def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
-        """Add operation `name`, with fresh weights, to the edge of `mixture` in every cell of its kind, at mixture
-        weight `weight`."""
         built = [(edge, edge.build(name)) for edge in self._edges_of(mixture).values()]
         old, new = mixture.add(name, weight)
         for edge, operation in built:
@@ -154,17 +145,14 @@ class SearchImageNetwork(ImageNetwork):
                 for trace in convolution_traces(*place, operation, calls[operation])]
 
     def structure(self) -> dict[str, list[list[str]]]:
-        """Keys of every edge of both kinds."""
         return {kind: [list(mixture.keys) for mixture in getattr(self, kind)] for kind in ("normal", "reduce")}
 
     def restructure(self, structure: dict[str, list[list[str]]]) -> None:
-        """Rebuild cells, mixtures and head for `structure`, with fresh weights."""
         like = self.stem[0].weight
         self._build_edges(structure)
         self.to(like).train(self.training)
 
     def genotype(self) -> ConvolutionalGenotype:
-        """The two strongest edges of every node, all nodes side by side."""
         concat = tuple(range(2, 2 + self.n_nodes()))
         return ConvolutionalGenotype(normal=derive(self.normal, "normal"), normal_concat=concat,
                                      reduce=derive(self.reduce, "reduction"), reduce_concat=concat)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from growdarts.space import Duplicate
+from growdarts.space import Duplicate, OperationOwner, SearchSpace
 from growdarts.devices import constant
 from growdarts.spaces.darts_recurrent.highway import HighwayCell, masked
 from growdarts.spaces.darts_recurrent.node import PrivateOperation, RecurrentNode
@@ -20,8 +20,8 @@ from growdarts.mixture import Mixture, operation_name
 from growdarts.forms import has_fast_form, plain_forms
 
 
-class RecurrentSearchCell(HighwayCell):
-    r"""The recurrent search cell of DARTS, which can grow; a `growdarts.space.SearchSpace`.
+class RecurrentSearchCell(HighwayCell, SearchSpace, OperationOwner):
+    r"""The recurrent search cell of DARTS, which can grow.
 
     $$ s_i = \mathrm{BN}\Big(\sum_{j<i} \sum_{o \neq none} \mathrm{softmax}(\alpha^{(i,j)})_o\, o(s_j)\Big),
        \qquad h_t = \frac1N \sum_{i=1}^N s_i $$
@@ -130,12 +130,7 @@ class RecurrentSearchCell(HighwayCell):
             nn.init.constant_(node.output_weight, noise * epsilon / 10 / (len(self.nodes) + 1))
         self.nodes.append(node)
 
-    def alpha_parameters(self) -> list[nn.Parameter]:
-        """Architecture logits, one a mixture."""
-        return [mixture.alpha for mixture in self.mixtures()]
-
     def theta_parameters(self) -> list[nn.Parameter]:
-        """W0 and the weights of all nodes."""
         return [self.W0] + [parameter for node in self.nodes for parameter in node.theta_parameters()]
 
     def mixtures(self) -> Iterator[Mixture]:
@@ -143,20 +138,16 @@ class RecurrentSearchCell(HighwayCell):
         return (edge for node in self.nodes for edge in node.edges)
 
     def mixture_names(self) -> list[str]:
-        """`edge i <- j` for every mixture."""
         return [f"edge {i} <- {j}" for i, node in enumerate(self.nodes, start=1) for j in range(len(node.edges))]
 
     def n_nodes(self) -> int:
-        """Intermediate nodes."""
         return len(self.nodes)
 
     def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        """Keep only operations `index` of an edge; the old and the new alpha."""
         node, j = self._edge_of(mixture)
         return node.keep(j, index)
 
     def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
-        """Add operation `name` to an edge at mixture weight `weight`; the old and the new alpha."""
         node, j = self._edge_of(mixture)
         return node.add(j, name, weight)
 
@@ -170,7 +161,6 @@ class RecurrentSearchCell(HighwayCell):
         return node.weights_of(j, key)
 
     def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
-        """Add an identical copy of an operation to its edge; the two have a W of their own each [JG 3.2.2]."""
         node, j = self._edge_of(mixture)
         return node.duplicate(j, key)
 
@@ -194,7 +184,6 @@ class RecurrentSearchCell(HighwayCell):
         return [node.structure() for node in self.nodes]
 
     def restructure(self, structure: Sequence[dict[str, Any]]) -> None:
-        """Rebuild the nodes for `structure`, with fresh weights."""
         like = self.nodes[0].W
         self.nodes = nn.ModuleList(RecurrentNode(self.hidden, **node) for node in structure).to(like).train(self.training)
 
