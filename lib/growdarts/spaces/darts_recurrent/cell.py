@@ -144,12 +144,20 @@ class RecurrentSearchCell(HighwayCell, SearchSpace, OperationOwner):
         return len(self.nodes)
 
     def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        node, j = self._edge_of(mixture)
-        return node.keep(j, index)
+        private, (old, new) = self._private(mixture), mixture.keep(index)
+        for key in set(private.keys()) - set(mixture.keys):
+            del private[key]
+        return old, new
 
     def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
+        if name not in RECURRENT_OPERATIONS:
+            raise ValueError(f"unknown operation {name!r}: allowed are {', '.join(RECURRENT_OPERATIONS)}")
+        return mixture.add(name, weight)  # it computes with the node's W, as all others
+
+    def _private(self, mixture: Mixture) -> nn.ParameterDict:
+        """The weights of operations of its edge that have their own."""
         node, j = self._edge_of(mixture)
-        return node.add(j, name, weight)
+        return node.private[j]
 
     def _edge_of(self, mixture: Mixture) -> tuple[RecurrentNode, int]:
         """Node and predecessor of the edge of `mixture`."""
@@ -161,8 +169,13 @@ class RecurrentSearchCell(HighwayCell, SearchSpace, OperationOwner):
         return node.weights_of(j, key)
 
     def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
-        node, j = self._edge_of(mixture)
-        return node.duplicate(j, key)
+        """Add an identical copy of an operation to its edge; each then has a W of its own [JG 3.2.2]."""
+        private, W = self._private(mixture), self.operation_weights(mixture, key)["W"].detach()
+        copy, old, new = mixture.duplicate(key)
+        if key not in private:
+            private[key] = nn.Parameter(W.clone())
+        private[copy] = nn.Parameter(W.clone())
+        return Duplicate(copy, old, new, {"W": (private[key], private[copy])})
 
     def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
         """Every operation but `none` on all samples and time steps that `loss` runs the cell over.

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from growdarts.space import Duplicate
 from growdarts.spaces.darts_recurrent.highway import ACTIVATIONS, highway, masked, uniform
 from growdarts.tracing import OperationTrace
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
@@ -106,33 +105,11 @@ class RecurrentNode(nn.Module):
         """Multiply-adds, counted twice, of the matrix products of one time step and sample."""
         return 2 * self.W.numel() * (len(self.live()) + sum(map(len, self.own())))
 
-    def keep(self, j: int, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        """Keep only operations `index` of edge `j`; the old and the new alpha. W serves all edges and stays."""
-        old, new = self.edges[j].keep(index)
-        for key in set(self.private[j].keys()) - set(self.edges[j].keys):
-            del self.private[j][key]
-        return old, new
-
-    def add(self, j: int, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
-        """Add operation `name` to edge `j` at mixture weight `weight`; it computes with the node's W, as all others."""
-        if name not in RECURRENT_OPERATIONS:
-            raise ValueError(f"unknown operation {name!r}: allowed are {', '.join(RECURRENT_OPERATIONS)}")
-        return self.edges[j].add(name, weight)
-
     def weights_of(self, j: int, key: str) -> dict[str, nn.Parameter]:
         """The W that operation `key` of edge `j` computes with, its own or the node's; none for `none`."""
         if key == "none":
             return {}
         return {"W": self.private[j][key] if key in self.private[j] else self.W}
-
-    def duplicate(self, j: int, key: str) -> Duplicate:
-        """Add an identical copy of operation `key` of edge `j`; each then has a W of its own [JG 3.2.2]."""
-        W = self.weights_of(j, key)["W"].detach()
-        copy, old, new = self.edges[j].duplicate(key)
-        if key not in self.private[j]:
-            self.private[j][key] = nn.Parameter(W.clone())
-        self.private[j][copy] = nn.Parameter(W.clone())
-        return Duplicate(copy, old, new, {"W": (self.private[j][key], self.private[j][copy])})
 
     def traces(self, sources: Tensor, dropped: Tensor, gradient: Tensor) -> list[OperationTrace]:
         """Every operation with weights on n time steps and samples; unit u owns columns u and H + u of W.
