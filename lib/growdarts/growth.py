@@ -29,12 +29,7 @@ def grow_node(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer:
     morphism : initialise the new node function-preserving; otherwise with fresh random weights.
     epsilon : scale of the relative change of the network's output; how strict it is says the space.
     noise : deviation of the additive noise on the new weights, in units of epsilon.
-    max_nodes : limit, None: none.
-
-    Raises
-    ------
-    ValueError
-        the network has `max_nodes` nodes already; it is then unchanged.
+    max_nodes : at so many nodes a ValueError, before anything is changed; None: no limit.
     """
     if max_nodes is not None and network.n_nodes() >= max_nodes:
         raise ValueError(f"a cell of {network.n_nodes()} nodes cannot grow: allowed are at most max_nodes = {max_nodes}")
@@ -58,26 +53,17 @@ def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optim
 
     Each of the two gets half the gradient that the original would have got, for theta as for alpha. So both start with
     half the first and a quarter of the second moments of the optimisers; without weight decay Adam then moves the function
-    as if nothing had been duplicated. Weights that had been shared with other operations, and are the original's own only
-    now, start without. All other moments are untouched.
+    as if nothing had been duplicated. Weights that had been shared with other operations start without moments.
 
     Parameters
     ----------
-    mixture, key : position in `network.mixtures()` and key of the operation.
+    mixture, key : position in `network.mixtures()` and key of the operation. The copy's key is returned.
     step : length of delta for every unit, see `growth_step`.
-    direction : morphism: None, random normal. Splitting: unit vectors of the units by name of the weight,
-        zero for units that are not split (`growdarts.splitting.Split.direction`).
+    direction : by name of the weight, unit vectors of units that are split and zeros (`growdarts.splitting.Split.direction`);
+        None: random normal, the morphism.
     max_copies : most copies of the operation in its mixture afterwards, the original counted; None: any number.
 
-    Returns
-    -------
-    The copy's key.
-
-    Raises
-    ------
-    ValueError
-        no such mixture or operation, an operation without weights or of too many copies, a direction that does not
-        fit, a bad step. The network is then unchanged.
+    Whatever does not fit is a ValueError before anything is changed.
     """
     name = f"operation {key!r} of mixture {mixture}"
     mixtures = list(network.mixtures())
@@ -133,10 +119,7 @@ def operation_owner(network: SearchSpace, mixture: Mixture) -> OperationOwner:
 
 
 def growable_operations(network: SearchSpace, *, max_copies: int | None = None) -> dict[tuple[int, str], float]:
-    """Mixture weights by (position of the mixture, key) of all operations that own weights.
-
-    Operations of which the mixture holds `max_copies` already, the original counted, are left out.
-    """
+    """Mixture weights of all operations that own weights and of which the mixture holds fewer than `max_copies`."""
     return {(i, key): weight for i, mixture in enumerate(network.mixtures())
             for owner in [operation_owner(network, mixture)]
             for key, weight in mixture.named_weights().items() if owner.operation_weights(mixture, key)
@@ -200,14 +183,11 @@ def largest_weight(network: SearchSpace, settings: SearchSettings) -> Operation 
 
 
 def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings) -> tuple[Split | None, float]:
-    """The operation whose split lowers the training loss in the most units, and what the choice cost [JG criteria].
+    """The operation whose split lowers the training loss in the most units, if any does, and what the choice cost, in forward
+    passes over the training data at most [JG criteria].
 
     The loss is taken in the network's present mode: convolutions are curved in train mode only, by the statistics of the
-    batch. The running statistics stay. None if every operation has `max_copies` copies, or no eigenvalue is negative.
-
-    Returns
-    -------
-    The split, and the cost in forward passes over the training data, at most.
+    batch.
     """
     growable = growable_operations(network, max_copies=settings.max_copies)
     if not growable:

@@ -1,8 +1,4 @@
-"""Settings of a search and of a training: strict types, one clear error.
-
-Every field carries its meaning and unit. A bad value, a wrong type (`"false"` is not a bool) and
-an unknown name are each one `ConfigError` that names the parameter, its value and what is allowed.
-"""
+"""Settings of a search and of a training: strict types (`"false"` is not a bool), one clear error."""
 
 from typing import Any, Literal, Self
 

@@ -71,15 +71,12 @@ def named_mixtures(network: SearchSpace) -> dict[str, Mixture]:
 
 
 class Duplicate(NamedTuple):
-    """An operation that now exists twice: the copy's key, alpha before and after, and the weights of both.
+    """An operation that now exists twice."""
 
-    `weights` has (original, copy) by name. The copy's logit is the last of `alpha`.
-    """
-
-    key: str
+    key: str  # of the copy
     old_alpha: nn.Parameter
-    alpha: nn.Parameter
-    weights: dict[str, tuple[nn.Parameter, nn.Parameter]]
+    alpha: nn.Parameter  # the copy's logit is the last
+    weights: dict[str, tuple[nn.Parameter, nn.Parameter]]  # original and copy, by name
 
 
 @runtime_checkable
