@@ -21,12 +21,12 @@ from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, Convoluti
 from growdarts.spaces.genotype import GenotypeError
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
-from growdarts.spaces.darts.original import StateDictError, export_alphas, export_original, load_alphas, load_original
 from growdarts.mixture import Mixture
 from growdarts.growth import carry_moments, grow_node
 from growdarts.forms import plain_forms
 from growdarts.pruning import prune
 from growdarts.search import Search
+from original_states import export_alphas, load_alphas, load_original
 from stepping import step, stored
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -119,48 +119,6 @@ def test_sizes_are_those_the_original_prints():
     assert sum(n for name, n in sizes.items() if not name.startswith("auxiliary")) == 3_349_342
     assert sum(p.numel() for p in SearchImageNetwork(16, 10, 8).theta_parameters()) == 1_930_618
 
-
-@pytest.mark.parametrize("path, make", [
-    ("darts_cnn_search.npz", lambda: SearchImageNetwork(4, 10, 3, image_size=16).double()),
-    ("darts_cnn_eval.npz", lambda: FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 4).double())])
-def test_round_trip_of_state_dicts(path, make):
-    state = golden(path)[1]
-    first, second = make(), make()
-    load_original(first, state)
-    exported = export_original(first)
-    assert set(exported) == set(state) and all(torch.equal(exported[name], state[name]) for name in state)
-    load_original(second, exported)
-    assert all(torch.equal(a, b) for (name, a), b in zip(first.state_dict().items(), second.state_dict().values())
-               if "alpha" not in name)
-
-
-def test_a_state_dict_that_does_not_fit_lists_everything_and_changes_nothing():
-    state = dict(golden("darts_cnn_eval.npz")[1])
-    network = FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 4).double()
-    before = copy.deepcopy(network.state_dict())
-    del state["cells.3._ops.7.op.1.weight"]
-    state["auxiliary_head.classifier.bias"] = torch.zeros(10)
-    state["classifier.bias"] = torch.zeros(100)
-    with pytest.raises(StateDictError, match=r"missing.*cells\.3\._ops\.7\.op\.1\.weight.*left over"
-                                             r".*auxiliary_head\.classifier\.bias.*classifier\.bias \(100,\)"):
-        load_original(network, state)
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
-def test_state_dicts_without_counters_load():
-    state = {name: value for name, value in golden("darts_cnn_eval.npz")[1].items() if "num_batches" not in name}
-    load_original(FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 4).double(), state)
-
-
-def test_what_the_original_cannot_hold_is_refused():
-    with pytest.raises(StateDictError, match=r"alpha of shapes \[\(3, 8\), \(2, 8\)\]: expected \[\(2, 8\), \(2, 8\)\]"):
-        load_alphas(small(), torch.zeros(3, 8), torch.zeros(2, 8))
-    network = small()
-    network.keep_operations(network.normal[1], [0, 2])
-    load_alphas(network, torch.arange(16.0).view(2, 8), torch.zeros(2, 8))
-    held = [CONVOLUTIONAL_OPERATIONS.index(SMALL[i]) for i in (0, 2)]
-    normal, _ = export_alphas(network)
-    assert normal[1, held].tolist() == [8 + i for i in held] and normal[1].isinf().sum() == 6
 
 
 # Loops by hand ------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from growdarts.checkpoints import Checkpoint
 from growdarts_study.config import TimeSeriesRun
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS, RecurrentGenotype
 from growdarts.spaces.genotype import GenotypeError
-from growdarts.spaces.darts.original import StateDictError, export_alphas, export_original, load_alphas, load_original
+from original_states import export_alphas, load_alphas, load_original, original_tensors
 from growdarts.growth import grow_node
 from growdarts.spaces.two_input.network import Forecaster
 from growdarts.forms import plain_forms
@@ -240,40 +240,6 @@ def test_a_single_column_is_refused_in_train_mode_only():
     assert cell.eval()(x).isfinite().all()
 
 
-# State dicts of the original ----------------------------------------------------------------------------------
-
-def test_state_dicts_are_exchanged_with_the_original():
-    cell, x, _, _ = example()
-    cell(x)
-    state = export_original(cell)
-    assert list(state) == ["_W0", "_Ws.0", "_Ws.1", "_Ws.2", "bn.running_mean", "bn.running_var",
-                           "bn.num_batches_tracked"]
-    other = RecurrentSearchCell(I, H, 3).double()
-    load_original(other, state)
-    load_alphas(other, export_alphas(cell)[0])
-    close(other.eval()(x), cell.eval()(x), 0)
-    state["_W0"].zero_()  # a copy
-    assert cell.W0.abs().min() > 0
-    fixed = RecurrentCell(I, H, published.PTB_DARTS_V2)
-    assert list(export_original(fixed)) == ["_W0"] + [f"_Ws.{i}" for i in range(8)]
-
-
-def test_a_state_dict_that_does_not_fit_is_explained_and_changes_nothing():
-    cell, _, _, _ = example()
-    state = {name: torch.zeros_like(tensor) for name, tensor in export_original(cell).items()}
-    state |= {"_Ws.3": state.pop("_Ws.1"), "_W0": torch.zeros(3, 4)}
-    before = copy.deepcopy(cell.state_dict())
-    with pytest.raises(StateDictError, match=r"missing \['_Ws.1'\], left over \['_Ws.3'\], "
-                                             r"wrong shapes \[_W0 \(3, 4\) instead of \(7, 4\)\]"):
-        load_original(cell, state)
-    assert all(torch.equal(value, before[name]) for name, value in cell.state_dict().items())
-    with pytest.raises(StateDictError, match=r"alpha of shapes \[\(6, 4\)\]: expected \[\(6, 5\)\]"):
-        load_alphas(cell, torch.zeros(6, 4))
-    cell.grow_node(morphism=True, epsilon=0.1, noise=0.1)
-    with pytest.raises(StateDictError, match=r"nodes \[4\] have output weights"):
-        export_original(cell)
-
-
 # Growing ------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("n_nodes", [1, 4])
@@ -461,7 +427,7 @@ def test_a_search_cell_with_one_edge_a_node_is_the_fixed_cell_but_for_batch_norm
     keep(cell, "relu", "none", "tanh", "identity", "none", "none")
     fixed = RecurrentCell(I, H, cell.genotype()).double()
     assert fixed.genotype().recurrent == (("relu", 0), ("tanh", 1), ("identity", 0))
-    state = export_original(cell)
+    state = original_tensors(cell)
     load_original(fixed, {name: value for name, value in state.items() if not name.startswith("bn")})
     cell.bn = nn.Identity()
     with plain_forms():

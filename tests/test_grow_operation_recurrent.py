@@ -13,7 +13,6 @@ from growdarts.tasks.carried import two_input_layers
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import ACTIVATIONS
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
-from growdarts.spaces.darts.original import StateDictError, export_alphas, export_original, load_alphas
 from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, Memory, Window
 from growdarts.mixture import operation_name
 from growdarts.growth import growable_operations, grow_operation, growth_step, operation_owner
@@ -218,21 +217,6 @@ def test_structures_without_private_weights_are_read():
                  {"edges": [["sine"]], "private": [["sine"]]}):
         with pytest.raises(ValueError, match=r"unknown operations \['(tanh#2|none|sine)'\]"):
             cell.restructure([{"weighted": False, **node}])
-
-
-def test_the_originals_form_knows_no_copies():
-    cell, theta, alpha, _ = trained()
-    grow_operation(cell, theta, alpha, mixture=1, key="tanh", step=0.1)
-    with pytest.raises(StateDictError, match="edge 2 <- 0.*tanh#2"):
-        export_original(cell)
-    for call in (lambda: export_alphas(cell), lambda: load_alphas(cell, torch.zeros(3, 5))):
-        with pytest.raises(StateDictError, match="copies: .*edge 2 <- 0.*tanh#2"):
-            call()
-    cell.keep_operations(list(cell.mixtures())[1], [0, 2, 5])
-    rows = torch.arange(15.0).view(3, 5).double()
-    load_alphas(cell, rows)
-    assert torch.equal(export_alphas(cell)[0][[0, 2]], rows[[0, 2]])
-    assert export_alphas(cell)[0][1].tolist() == [5, 6, 7, float("-inf"), float("-inf")]  # tanh#2 is the tanh
 
 
 def test_none_is_refused():

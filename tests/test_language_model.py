@@ -15,7 +15,6 @@ from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts.checkpoints import Checkpoint
 from growdarts_study.config import TimeSeriesRun
-from growdarts.spaces.darts.original import StateDictError, export_original, load_original, original_tensors
 from growdarts.tasks.language import (Dropout, LanguageModel, LanguageTask, Masks, Memory, Window,
                                       detached, perplexity)
 from growdarts.forms import plain_forms
@@ -293,32 +292,6 @@ def test_evaluation_does_not_depend_on_windows_or_mode(small, cell):
     assert task.evaluate(network, "test", 1) == pytest.approx(found[0], rel=1e-5) and not network.training
     assert perplexity(math.log(50)) == pytest.approx(50) and perplexity(1e4) == math.inf
     assert task.flops(network) == 3000 * network.flops()
-
-
-# The original's names -------------------------------------------------------------------------------------------
-
-def test_original_names():
-    network, other = model("fixed"), model("fixed")
-    state = {name: tensor.detach().clone() for name, tensor in original_tensors(network).items()}
-    assert list(state)[:5] == ["encoder.weight", "decoder.weight", "decoder.bias", "rnns.0._W0", "rnns.0._Ws.0"]
-    load_original(other, state)
-    x = window().x
-    assert torch.equal(other(x).logits, network(x).logits)
-    assert export_original(other).keys() == state.keys()
-    del state["decoder.bias"]
-    with pytest.raises(StateDictError, match=r"missing \['decoder.bias'\]"):
-        load_original(other, state)
-    before = other.embedding.clone()
-    with pytest.raises(StateDictError, match="encoder.weight and decoder.weight differ"):
-        load_original(other, export_original(network) | {"decoder.weight": torch.ones(V, H)})
-    assert torch.equal(other.embedding, before)
-
-
-def test_state_dicts_of_an_old_torch_do_not_count_batches():
-    network = model("search")
-    state = export_original(network)
-    del state["rnns.0.bn.num_batches_tracked"]
-    load_original(model("search"), state)
 
 
 # Training and search --------------------------------------------------------------------------------------------

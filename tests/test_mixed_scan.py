@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from growdarts.spaces.darts.original import export_alphas, original_tensors
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
 from growdarts.tasks.language import LanguageModel
 from growdarts.forms import plain_forms
 from reference_darts_recurrent import language_loss, search_cell
+from original_states import export_alphas, original_tensors
 
 T, B, H = 35, 16, 8
 
