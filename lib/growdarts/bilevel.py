@@ -20,8 +20,8 @@ def gradient(network: nn.Module, loss: Callable[[Any, Any], Tensor], batch: Any,
              parameters: Sequence[nn.Parameter]) -> tuple[Tensor, list[Tensor]]:
     """Value () of loss(network, batch) and its gradient by `parameters`; zero where it does not depend on one of them.
 
-    All others do not require gradients meanwhile: a backward pass written by hand can only tell by that what it need not
-    compute. Gradients switched off (RuntimeError) or no dependence at all (ValueError) would train nothing.
+    All others do not require gradients meanwhile: a backward pass written by hand can only tell by that what it need
+    not compute. Gradients switched off (RuntimeError) or no dependence at all (ValueError) would train nothing.
     """
     if not torch.is_grad_enabled():
         raise RuntimeError("gradients are switched off, so nothing would be learned: search and train outside of "

@@ -35,7 +35,9 @@ def gained_since(errors: Sequence[float], min_gain: float, split_at: int) -> boo
 
 
 def averaging_starts(errors: Sequence[float], n: int) -> bool:
-    """Whether the last error is worse than the best of those more than `n` epochs before it, as in the code of AWD-LSTM."""
+    """Whether the last error is worse than the best of those more than `n` epochs before it, as in the code of
+    AWD-LSTM.
+    """
     earlier = errors[:-1 - n]
     return bool(earlier) and errors[-1] > min(earlier)
 
@@ -49,7 +51,8 @@ def growing_helps(stage_errors: Sequence[float], min_gain: float) -> bool:
 def operations_to_prune(weights: Mapping[str, float], prune_below: float, keep_all_above: float) -> list[str]:
     """Keys of weights below `prune_below`, while no weight surpasses `keep_all_above` [JG pruning].
 
-    The operation that would be derived always stays: of the strongest besides `none`, copies added up, the strongest copy.
+    The operation that would be derived always stays: of the strongest besides `none`, copies added up, the strongest
+    copy.
     """
     if max(weights.values()) >= keep_all_above:
         return []

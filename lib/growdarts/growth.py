@@ -59,8 +59,8 @@ def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optim
     ----------
     mixture, key : position in `network.mixtures()` and key of the operation. The copy's key is returned.
     step : length of delta for every unit, see `growth_step`.
-    direction : by name of the weight, unit vectors of units that are split and zeros (`growdarts.splitting.Split.direction`);
-        None: random normal, the morphism.
+    direction : by name of the weight, unit vectors of units that are split and zeros
+        (`growdarts.splitting.Split.direction`); None: random normal, the morphism.
     max_copies : most copies of the operation in its mixture afterwards, the original counted; None: any number.
 
     Whatever does not fit is a ValueError before anything is changed.
@@ -183,8 +183,8 @@ def largest_weight(network: SearchSpace, settings: SearchSettings) -> Operation 
 
 
 def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings) -> tuple[Split | None, float]:
-    """The operation whose split lowers the training loss in the most units, if any does, and what the choice cost, in forward
-    passes over the training data at most [JG criteria].
+    """The operation whose split lowers the training loss in the most units, if any does, and what the choice cost, in
+    forward passes over the training data at most [JG criteria].
 
     The loss is taken in the network's present mode: convolutions are curved in train mode only, by the statistics of the
     batch.

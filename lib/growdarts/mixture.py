@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 
 class Mixture(nn.Module):
-    """Architecture logits `alpha` (K,) over K candidates of unique `keys` [DARTS Eq. 2]; copies are `"name#2"`, `"name#3"`, ..."""
+    """Architecture logits `alpha` (K,) over K candidates of unique `keys` [DARTS Eq. 2]; copies are `"name#2"`,
+    `"name#3"`, ...
+    """
 
     def __init__(self, keys: Sequence[str]) -> None:
         super().__init__()
@@ -32,7 +34,9 @@ class Mixture(nn.Module):
         return dict(zip(self.keys, self.weights().tolist(), strict=True))
 
     def keep(self, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        """Keep only the candidates `index`; the old and the new alpha, so that the optimiser's moments can be carried over."""
+        """Keep only the candidates `index`; the old and the new alpha, so that the optimiser's moments can be carried
+        over.
+        """
         if not index:
             raise ValueError("a mixture must keep at least one operation")
         old = self.alpha
@@ -63,8 +67,8 @@ class Mixture(nn.Module):
     def duplicate(self, key: str) -> tuple[str, nn.Parameter, nn.Parameter]:
         r"""Let a copy share the weight of `key`: both logits are $\alpha - \log 2$, both weights half [JG 3.2.2].
 
-        The sum of $e^\alpha$ stays, hence every other weight. Returns the copy's key, whose logit is the last, and the old and
-        the new alpha.
+        The sum of $e^\alpha$ stays, hence every other weight. Returns the copy's key, whose logit is the last, and the
+        old and the new alpha.
         """
         i, name = self.keys.index(key), operation_name(key)
         copy = next(free for n in count(2) if (free := f"{name}#{n}") not in self.keys)

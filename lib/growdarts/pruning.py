@@ -42,9 +42,9 @@ def resample(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: 
              before: Mapping[str, Sequence[str]], weight: float) -> list[str]:
     """Refill every slot that was taken `before`, see `held_operations`, and is free after a pruning.
 
-    Each gets an operation drawn uniformly from the candidates that the mixture neither holds nor held before, if there is one,
-    with fresh weights, at mixture weight `weight`; the others keep their ratios and moments. Returns what was added, as
-    `"mixture: key"`.
+    Each gets an operation drawn uniformly from the candidates that the mixture neither holds nor held before, if there
+    is one, with fresh weights, at mixture weight `weight`; the others keep their ratios and moments. Returns what was
+    added, as `"mixture: key"`.
     """
     added = []
     for name, mixture in named_mixtures(network).items():
@@ -64,8 +64,8 @@ def resample(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: 
 
 @torch.no_grad()
 def renew_statistics(network: nn.Module, task: Task) -> bool:
-    """Let batch norms forget their running statistics, which are the unpruned network's, and average anew over one pass of
-    the training batches. Returns whether there is any batch norm; without one, nothing is done or drawn.
+    """Let batch norms forget their running statistics, which are the unpruned network's, and average anew over one pass
+    of the training batches. Returns whether there is any batch norm; without one, nothing is done or drawn.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:

@@ -107,8 +107,8 @@ class MeanLoss:
 
 def theta_epoch(network: nn.Module, task: Task, optimizer: Optimizer, grad_clip: float,
                 averaged: AveragedModel | None = None) -> float:
-    """One pass of weight steps over the training data, the weights after each into `averaged`; mean loss, NaN or inf if it
-    diverged."""
+    """One pass of weight steps over the training data, the weights after each into `averaged`; mean loss, NaN or inf if
+    it diverged."""
     losses = MeanLoss()
     for batch in task.train_batches():
         losses.add(theta_step(network, task, optimizer, batch, grad_clip), len(batch[1]))
@@ -119,7 +119,9 @@ def theta_epoch(network: nn.Module, task: Task, optimizer: Optimizer, grad_clip:
 
 @dataclass(frozen=True)
 class Fit:
-    """Outcome of `fit`: best validation error and those of all epochs, None and none without a validation part; seconds."""
+    """Outcome of `fit`: best validation error and those of all epochs, None and none without a validation part;
+    seconds.
+    """
 
     validation_error: float | None
     errors: list[float]
@@ -131,8 +133,8 @@ def fit(network: nn.Module, parameters: list[nn.Parameter], task: Task, settings
         on_epoch: Callable[[int], None] | None = None, validate: bool = True) -> Fit:
     """Train from scratch until `patience` epochs bring no validation gain, however small; leaves the best weights.
 
-    Resumes from `checkpoint` and then ends with the same numbers as an uninterrupted run. A loss that is not finite is a
-    `DivergenceError`.
+    Resumes from `checkpoint` and then ends with the same numbers as an uninterrupted run. A loss that is not finite is
+    a `DivergenceError`.
 
     With the optimiser "nt_asgd" (Merity, Keskar & Socher 2018) SGD goes on as before once the validation error has
     stalled, see `growdarts.criteria.averaging_starts`, but what is validated and left is the mean of the weights

@@ -11,14 +11,8 @@ from growdarts.spaces.genotype import SPACES, genotype_from_dict
 
 
 def genotype(data: dict[str, Any]) -> str:
-    """A derived cell as SVG: a chain of boxes, or a graph with the operations on its edges.
-
-    data : `to_dict` form of a genotype of any space. Of a convolutional one both cells are drawn.
-
-    Raises
-    ------
-    GenotypeError
-        an unknown space, or no genotype of the space it names.
+    """A derived cell, the `to_dict` form of a genotype, as SVG: a chain of boxes, or graphs with operations on their
+    edges.
     """
     genotype_from_dict(data)  # for its checks
     if not _is_chain(data["space"]):

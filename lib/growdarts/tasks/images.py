@@ -135,13 +135,7 @@ class ImageTask:
 
     @torch.no_grad()
     def logits(self, network: nn.Module, part: str) -> Tensor:
-        """(n, K) logits, in eval mode and on unchanged images, of `part`: "train", "validation" or "test".
-
-        Raises
-        ------
-        DataError
-            there is no such part, or it is empty.
-        """
+        """(n, K) logits, in eval mode and on unchanged images, of `part`: "train", "validation" or "test"."""
         images, training = self._part(part), network.training
         network.eval()
         try:

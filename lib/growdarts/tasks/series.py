@@ -55,19 +55,13 @@ def series_from_returns(
     labels: Sequence[str] | None = None, *, name: str = "own", hashes: dict[str, str] | None = None,
     dtype: torch.dtype | None = None, targets: Sequence[int] | None = None, horizon: int = 1,
 ) -> Series:  # fmt: skip
-    """Your own series: ``(n, F)`` returns, oldest first, cut in time order and standardised.
+    """Your own series: ``(n, F)`` returns, oldest first, cut in time order and standardised; a `DataError` says why
+    not.
 
     cuts: index of the first validation day, of the first test day, and of the day after the last test day;
     targets: which features are forecast, the others are inputs only (None: all); horizon: days from the last
-    day of a window to its target.
-
-    features, labels: names of the features and of the days; numbers by default. dtype: None for torch's default.
-
-    Raises
-    ------
-    DataError
-        Not a matrix of finite numbers, a feature that does not vary, cuts out of order, another number of names, impossible
-        targets or horizon.
+    day of a window to its target; features, labels: names of the features and of the days, numbers by default; dtype:
+    None for torch's default.
     """
     try:
         returns, dtype = _real_numbers(returns), dtype or torch.get_default_dtype()

@@ -24,7 +24,10 @@ CONVOLUTIONAL_OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connec
 
 
 class DartsGenotype(JsonForm):
-    """What both kinds of genotype share; the fields are those of the original's namedtuple, and `space`."""
+    """What both kinds of genotype share; the fields are those of the original's namedtuple, and `space`.
+
+    A `GenotypeError` lists everything that is wrong with them.
+    """
 
     def __post_init__(self) -> None:
         require_space(self, type(self).space)
@@ -37,17 +40,11 @@ class DartsGenotype(JsonForm):
                 wanted = "node numbers" if name.endswith("concat") else "pairs (operation, predecessor)"
                 raise GenotypeError(f"{name} = {value!r:.200}: allowed is a list of {wanted} ({error})") from None
             object.__setattr__(self, name, plain)  # the dataclass is frozen for everybody else
-        problems = self._problems()
-        if problems:
+        if problems := self._problems():
             raise GenotypeError("; ".join(problems))
-
-    def _problems(self) -> list[str]:
-        """Everything that is wrong with the contents."""
-        raise NotImplementedError
 
     @property
     def operations(self) -> list[str]:
-        """The operation of every edge."""
         return [name for field in self._names() if not field.endswith("concat") for name, _ in getattr(self, field)]
 
     @classmethod
@@ -65,14 +62,12 @@ class DartsGenotype(JsonForm):
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, ready for JSON."""
         return {"space": self.space} | {
             name: [list(item) if isinstance(item, tuple) else item for item in getattr(self, name)]
             for name in self._names()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
         return cls._of(cls.contents(data), "the dictionary")
 
     def to_tuple(self) -> tuple:
@@ -132,11 +127,6 @@ class RecurrentGenotype(DartsGenotype):
     ----------
     recurrent : for every node its activation and predecessor; state 0 is the one made of x_t and h_{t-1}.
     concat : the states whose mean is the output.
-
-    Raises
-    ------
-    GenotypeError
-        everything that is wrong: another space, unknown activations, predecessors out of range, ...
     """
 
     recurrent: tuple[Edge, ...]
@@ -164,11 +154,6 @@ class ConvolutionalGenotype(DartsGenotype):
     ----------
     normal, reduce : two edges a node, operation and predecessor; states 0 and 1 are the cell's inputs.
     normal_concat, reduce_concat : the states that are concatenated to the output.
-
-    Raises
-    ------
-    GenotypeError
-        everything that is wrong: another space, unknown operations, an odd number of edges, ...
     """
 
     normal: tuple[Edge, ...]

@@ -25,11 +25,7 @@ class SearchImageNetwork(ImageNetwork, SearchSpace, OperationOwner):
 
     All normal cells share one mixture an edge, `normal`, and all reduction cells another, `reduce`: an operation of
     an edge has its own weights in every cell of the kind, and is dropped or duplicated in all of them at once.
-
-    Parameters
-    ----------
-    n_nodes : of every cell at the start.
-    operations : of every edge, also of those that are grown; the other parameters are `ImageNetwork`'s.
+    `n_nodes` are those of a cell at the start, `operations` the candidates of every edge, also of those that are grown.
     """
 
     def __init__(self, channels: int, classes: int, n_cells: int, n_nodes: int = 4,
@@ -60,7 +56,6 @@ class SearchImageNetwork(ImageNetwork, SearchSpace, OperationOwner):
         return [*self.stem.parameters(), *cells, *self.classifier.parameters()]
 
     def mixtures(self) -> Iterator[Mixture]:
-        """Mixtures of the normal cells, then of the reduction cells, edge by edge."""
         yield from self.normal
         yield from self.reduce
 
@@ -135,8 +130,7 @@ class SearchImageNetwork(ImageNetwork, SearchSpace, OperationOwner):
         return Duplicate(twin, old, new, {name: (weights[name], copies[name]) for name in weights})
 
     def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
-        """Every operation that ends in a convolution, cell by cell; meant for train mode, see
-        `growdarts.spaces.darts_conv.tracing`."""
+        """Of every operation that ends in a convolution, cell by cell; see `growdarts.spaces.darts_conv.tracing`."""
         places = [(mixture, key, cell, edge.operations[key]) for mixture in self.mixtures() for key in mixture.keys
                   for cell, edge in self._edges_of(mixture).items() if last_convolutions(edge.operations[key])]
         with statistics_kept(self), plain_forms():  # which call every operation as a module

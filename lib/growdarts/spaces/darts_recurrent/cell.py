@@ -27,17 +27,12 @@ class RecurrentSearchCell(HighwayCell, SearchSpace, OperationOwner):
        \qquad h_t = \frac1N \sum_{i=1}^N s_i $$
 
     [DARTS Eq. 2], with one batch norm without affine parameters for all states and time steps; nodes grown by morphism have
-    their own. The edges, rows of
-    the original's alpha, are ordered by node, then by predecessor.
+    their own. The edges, rows of the original's alpha, are ordered by node, then by predecessor.
 
     All operations of a node compute with one W. To be duplicated, an operation leaves it: on its edge it and its copy
     get a W of their own, $W - \delta$ and $W + \delta$, while all others keep the shared one.
 
-    Parameters
-    ----------
-    inputs, hidden : width I of x_t and H of every state.
-    n_nodes : nodes to start with.
-    operations : candidates of every edge, now and when the cell grows.
+    `inputs` and `hidden` are the widths I and H, `operations` the candidates of every edge, also of those that are grown.
     """
 
     def __init__(self, inputs: int, hidden: int, n_nodes: int,
@@ -117,12 +112,10 @@ class RecurrentSearchCell(HighwayCell, SearchSpace, OperationOwner):
         $$ h_t = \frac1N \sum_{i \le N} s_i + w\, s_{N+1}, \qquad w = \frac{\text{noise} \cdot \epsilon}{10\,(N + 1)} . $$
 
         Without noise the function is kept exactly, for any W and alpha, in both modes. With it a state changes by
-        about $w\sqrt N$ of its size; the tenth allows for what the recurrence adds up over time (no factor
-        would do for a chaotic cell). W and alpha start as those of any node, inherited parameters are untouched.
-        w is trained like every weight: its gradient has full size from the first step, those of W and alpha grow
-        with it. Its batch norm is its own: the shared running statistics would count it in from the next window on, and
-        so change all other states in eval mode. Without `morphism` the node has neither and joins the mean, as in a fresh
-        cell.
+        about $w\sqrt N$ of its size; the tenth allows for what the recurrence adds up over time. The gradient of w has
+        full size from the first step, those of W and alpha grow with it. Its batch norm is its own: the shared running
+        statistics would count it in from the next window on. Without `morphism` the node has neither and joins the
+        mean, as in a fresh cell.
         """
         like = self.nodes[0].W
         node = RecurrentNode(self.hidden, [self.operations] * (len(self.nodes) + 1), morphism).to(like).train(self.training)
@@ -134,7 +127,6 @@ class RecurrentSearchCell(HighwayCell, SearchSpace, OperationOwner):
         return [self.W0] + [parameter for node in self.nodes for parameter in node.theta_parameters()]
 
     def mixtures(self) -> Iterator[Mixture]:
-        """One mixture an edge, by node, then by predecessor."""
         return (edge for node in self.nodes for edge in node.edges)
 
     def mixture_names(self) -> list[str]:

@@ -29,14 +29,9 @@ class PrivateOperation(NamedTuple):
 class RecurrentNode(nn.Module):
     """A node of the search cell: one W for all its edges, one mixture for each.
 
-    An operation that has been duplicated has a W of its own on its edge, as has its copy: `private`.
-
-    Parameters
-    ----------
     edges : for every predecessor the keys of its operations.
-    weighted : whether the node enters the output by a weight of its own and has a batch norm of its own (a node grown by
-        morphism).
-    private : for every predecessor the keys of operations with a W of their own; default none.
+    weighted : whether the node has an output weight and a batch norm of its own (a node grown by morphism).
+    private : for every predecessor the keys of operations with a W of their own, as those that were duplicated have.
     """
 
     def __init__(self, hidden: int, edges: Sequence[Sequence[str]], weighted: bool,

@@ -13,12 +13,8 @@ from growdarts.space import SearchSpace
 
 
 class Forecaster(nn.Module):
-    """Reads a window and forecasts the next vector: stacked cells, linear head on the last state.
-
-    Parameters
-    ----------
-    cells : modules (T, B, I) -> (T, B, H), each fed with the states of the one before.
-    hidden, outputs : width H of the last cell and F_out of the forecast.
+    """Reads a window and forecasts the next vector: stacked `cells` (T, B, I) -> (T, B, H), linear head on the last
+    state.
     """
 
     def __init__(self, cells: Sequence[nn.Module], hidden: int, outputs: int) -> None:
