@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from growdarts.spaces.darts_conv.operations import CONVOLUTIONAL, convolutional
 from growdarts_fast.conv.norm_kernels import linear, normalise
-from growdarts_fast.conv.threads import at_once, torch_alone
+from growdarts_fast.conv.cell import _at_once, torch_alone
 from growdarts.bilevel import gradient
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.forms import plain_forms
@@ -136,7 +136,7 @@ def test_an_error_on_any_thread_is_raised_when_all_have_ended(failing):
 
     before = torch.get_num_threads()
     with pytest.raises(ArithmeticError, match=f"call {failing}"), torch_alone():
-        at_once([partial(call, k) for k in range(3)])
+        _at_once([partial(call, k) for k in range(3)])
     assert sorted(ended + [failing]) == [0, 1, 2]
     assert torch.get_num_threads() == before
 

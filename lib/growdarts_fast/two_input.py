@@ -30,7 +30,7 @@ from growdarts.forms import fast_form
 from growdarts.spaces.precision import product_type
 from growdarts.spaces.two_input.cell import TwoInputCell
 from growdarts.spaces.two_input.operations import TWO_INPUT
-from growdarts_fast.derivatives import refuse_second_derivative
+from growdarts_fast.derivatives import kept_once
 from growdarts_fast.memory import empty, zeros
 from growdarts_fast.products import LEAST, ROWS, add_product, matmul
 from growdarts_fast.two_input_kernels import CODES, MULTIPLIED, mix, mix_backward
@@ -83,20 +83,12 @@ def _layout(names: Sequence[str], H: int) -> tuple[np.ndarray, np.ndarray, Tenso
 
 
 class _NodePass:
-    """A node's pass over the time steps: its mixture in one step, and the gradients through it.
+    """A node's pass over the time steps: its mixture in one step, and the gradients through it, which overwrite what it
+    saved.
 
-    The backward pass overwrites the values that the forward pass saved.
-
-    Parameters
-    ----------
     read, after : what the node reads, and what the next one does, of which the pass fills the states (T, C, B).
-    dtype : of the products.
-
-    Attributes
-    ----------
-    weights : (R', C).
-    gradient : of the loss by their products (T, R', B), once `backward_step` has been called for all steps.
-    dw : of the loss by w (K,).
+    weights : (R', C). gradient : of the loss by their products (T, R', B), once `backward_step` has been called for all
+        steps. dw : of the loss by w (K,).
     """
 
     def __init__(self, node: ScanNode, read: Tensor, after: Tensor, dtype: torch.dtype) -> None:
@@ -162,11 +154,7 @@ class _TwoInputScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative("two_input_scan")
-        if ctx.kept is None:
-            raise RuntimeError("a backward pass through two_input_scan used up what its forward pass kept: run that "
-                               "again, or compute within growdarts.forms.plain_forms()")
-        passes, ctx.kept = ctx.kept, None
+        passes = kept_once(ctx, "two_input_scan")
         (T, B, H), (_, C, _) = grad.shape, passes[0].read.shape
         _, _, wants_x, _, *wants = ctx.needs_input_grad
         used = C - 1 if wants_x else H  # rows of what is read

@@ -32,7 +32,8 @@ class RecurrentSearchCell(HighwayCell, SearchSpace, OperationOwner):
     All operations of a node compute with one W. To be duplicated, an operation leaves it: on its edge it and its copy
     get a W of their own, $W - \delta$ and $W + \delta$, while all others keep the shared one.
 
-    `inputs` and `hidden` are the widths I and H, `operations` the candidates of every edge, also of those that are grown.
+    `inputs` and `hidden` are the widths I and H, `operations` the candidates of every edge, also of those that are
+    grown.
     """
 
     def __init__(self, inputs: int, hidden: int, n_nodes: int,
