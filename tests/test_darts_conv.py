@@ -14,9 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from growdarts.spaces.darts import published
 from growdarts.spaces.darts_conv import operations as conv_operations
 from growdarts.spaces.darts_conv.operations import CONVOLUTIONAL, FactorizedReduce, build_operation, convolutional, drop_path
-from growdarts.spaces.darts_conv.cell import FixedCell, SearchCell, count_edges, count_nodes, derive
-from growdarts.checkpoints import Checkpoint
-from growdarts_study.config import TimeSeriesRun
+from growdarts.spaces.darts_conv.cell import FixedCell, SearchCell, count_nodes, derive
 from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, ConvolutionalGenotype
 from growdarts.spaces.genotype import GenotypeError
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
@@ -25,9 +23,8 @@ from growdarts.mixture import Mixture
 from growdarts.growth import carry_moments, grow_node
 from growdarts.forms import plain_forms
 from growdarts.pruning import prune
-from growdarts.search import Search
 from original_states import export_alphas, load_alphas, load_original
-from stepping import step, stored
+from stepping import step
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")  # where all eight would only take time
@@ -256,30 +253,6 @@ def test_output_unchanged_for_any_alpha_from_the_first_step(alpha_scale):
         assert (network(x) - before).norm() <= 1e-3 * before.norm()
 
 
-@pytest.mark.parametrize("mode", ["train", "eval"])
-def test_without_noise_the_function_is_exactly_kept(mode):
-    network, *_, x, _ = trained()
-    getattr(network, mode)()
-    with torch.no_grad():
-        before = network(x)
-        network.grow_node(morphism=True, epsilon=1e-3, noise=0.0)
-        close(network(x), before, atol=1e-13)
-
-
-def test_change_is_proportional_to_epsilon_and_to_noise():
-    network, *_, x, _ = trained()
-
-    @torch.no_grad()
-    def change(epsilon, noise):
-        grown = copy.deepcopy(network)
-        torch.manual_seed(5)
-        grown.grow_node(morphism=True, epsilon=epsilon, noise=noise)
-        return (grown(x) - network(x)).norm().item()
-
-    assert change(1e-5, 0.1) == pytest.approx(change(1e-6, 0.1) * 10, rel=1e-2)
-    assert change(1e-6, 0.4) == pytest.approx(change(1e-6, 0.1) * 4, rel=1e-2)
-
-
 def test_fresh_weights_change_the_output():
     network, theta, alpha, x, _ = trained()
     before = network(x)
@@ -300,32 +273,6 @@ def test_every_reader_of_a_cell_grows_with_it():
                        for convolution, _ in reader.input_maps())
     assert isinstance(network.cells[3].preprocess0, FactorizedReduce)
     assert network.classifier.weight.shape == (4, 24) and network.classifier.in_features == 24
-
-
-def test_inherited_parameters_and_moments_are_bit_identical():
-    network, theta, alpha, *_ = trained()
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    parameters = dict(network.named_parameters())
-    moments = {name: copy.deepcopy((theta if p in theta.state else alpha).state[p]) for name, p in parameters.items()}
-    replaced = network.grow_node(morphism=True, epsilon=1e-3, noise=0.1)
-    now = dict(network.named_parameters())
-    vanished = {id(p) for name, p in parameters.items() if now[name] is not p}
-    assert vanished == {id(old) for old, _, _ in replaced} and len(replaced) == 4 + 1  # 2 + 1 halves + 1, head
-    assert {id(p) for p in now.values()} >= {id(new) for _, new, _ in replaced}
-    for name, value in before.items():
-        tensor = network.state_dict()[name]
-        assert torch.equal(tensor[tuple(slice(n) for n in value.shape)], value)
-        if name in parameters and id(parameters[name]) in vanished:
-            assert tensor.shape[0] == value.shape[0] and tensor.shape[1] > value.shape[1]
-        else:
-            assert tensor.shape == value.shape
-    for old, new, index in replaced:
-        assert torch.equal(new[index], old) and (new != 0).all()
-    for name, p in parameters.items():  # what stays whole stays with its moments
-        if id(p) not in vanished:
-            state = (theta if p in theta.state else alpha).state[p]
-            assert all(torch.equal(torch.as_tensor(state[key]), torch.as_tensor(value))
-                       for key, value in moments[name].items())
 
 
 @pytest.mark.parametrize("make", [functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9),
@@ -352,35 +299,6 @@ def test_the_returned_places_carry_the_moments(make):
     for name, p in network.named_parameters():
         close(now[name][tuple(slice(n) for n in p.shape)], p, atol=1e-10)
     assert all((new != 0).any() for _, new, _ in replaced)
-
-
-def test_gradient_reaches_every_new_parameter():
-    network, theta, alpha, x, y = trained(operations=CONVOLUTIONAL_OPERATIONS)
-    old = {id(p) for p in network.parameters()}
-    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
-    new = [p for p in network.parameters() if id(p) not in old]
-    gradients = torch.autograd.grad(nn.functional.cross_entropy(network(x), y), new)
-    # three edges of every cell: 4 + 4 + 2 + 2 weights, and 2 where a skip has stride 2; alphas; five widened
-    assert len(new) == 3 * 3 * 12 + 2 * 2 * 2 + 2 * 3 + 5
-    assert all(g.abs().max() > 0 for g in gradients)
-    assert all((p != 0).all() for p in new)
-
-
-def test_optimisers_train_exactly_the_parameters_of_the_grown_network():
-    network, theta, alpha, x, y = trained()
-    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
-    in_optimisers = [p for optimizer in (theta, alpha) for p in optimizer.param_groups[0]["params"]]
-    assert len(in_optimisers) == len({id(p) for p in in_optimisers})
-    assert {id(p) for p in in_optimisers} == {id(p) for p in network.parameters()}
-    losses = []
-    for _ in range(5):
-        losses.append(nn.functional.cross_entropy(network(x), y))
-        for optimizer in (theta, alpha):
-            optimizer.zero_grad()
-        losses[-1].backward()
-        theta.step()
-        alpha.step()
-    assert losses[-1] < losses[0]
 
 
 # Pruning, deriving, rebuilding ----------------------------------------------------------------------------------
@@ -435,88 +353,12 @@ def test_derive_passes_over_none_and_adds_copies_up():
                                           ("skip_connect", 0), ("skip_connect", 2))
 
 
-def test_restructure_rebuilds_what_was_grown_and_pruned():
-    network, theta, alpha, x, _ = trained()
-    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
-    network.keep_operations(network.reduce[2], [2, 3])
-    structure, state = network.structure(), copy.deepcopy(network.state_dict())
-    order = {id(p): name for name, p in network.named_parameters()}
-    order = [order[id(p)] for p in network.theta_parameters()]
-    other = small(n_nodes=4).eval()
-    other.restructure(structure)
-    other.load_state_dict(state)
-    assert other.structure() == structure and not other.cells[0].edges[0].training
-    names = {id(p): name for name, p in other.named_parameters()}
-    assert [names[id(p)] for p in other.theta_parameters()] == order
-    assert torch.equal(other.train()(x), network.train()(x))
-
-
 def test_a_derived_network_of_the_grown_search_can_be_built():
     network = small(3)
     genotype = network.genotype()
     assert genotype.n_nodes == 3 and genotype.normal_concat == (2, 3, 4)
     fixed = FixedImageNetwork(ConvolutionalGenotype.from_json(genotype.to_json()), 4, 4, 3, image_size=8)
     assert fixed(torch.randn(2, 3, 8, 8)).shape == (2, 4)
-
-
-class ImageTask:
-    """The least a search needs of a task."""
-
-    def __init__(self):
-        self.parts = {"train": batch(16), "validation": batch(16)}
-
-    def train_batches(self):
-        x, y = self.parts["train"]
-        return ((x[index], y[index]) for index in torch.randperm(len(y)).split(8))
-
-    def search_batches(self):
-        return ((b, self.parts["validation"]) for b in self.train_batches())
-
-    def loss(self, network, pair):
-        return nn.functional.cross_entropy(network(pair[0]), pair[1])
-
-    @torch.no_grad()
-    def evaluate(self, network, part):
-        network.eval()
-        value = self.loss(network, self.parts[part]).item()
-        network.train()
-        return value
-
-    def flops(self, network):
-        return 16 * network.flops()
-
-
-@pytest.mark.parametrize("prune_mode", ["stage", "end", "none"])
-@pytest.mark.parametrize("order, morphism", [(1, True), (2, True), (1, False)])
-def test_the_search_does_not_notice_the_space(settings, prune_mode, order, morphism):
-    config = TimeSeriesRun.of(settings | dict(prune=prune_mode, order=order, search_epochs=3, patience=1, min_gain=0.0,
-                                          max_nodes=2, keep_all_above=1.0, prune_below=0.24, tune_epochs=1))
-    network = small(1)
-    result = Search(network, ImageTask(), config, morphism=morphism, checkpoint=Checkpoint(None, ""),
-                    progress=False).run()
-    assert isinstance(result.genotype, ConvolutionalGenotype)
-    assert result.genotype.n_nodes == network.n_nodes()
-    assert result.flops > 0 and all(len(row["weights"]) == 2 * count_edges(row["nodes"]) for row in result.history)
-
-
-def test_a_resumed_search_goes_on_bit_for_bit(settings, tmp_path):
-    config = TimeSeriesRun.of(settings | dict(search_epochs=4, patience=1, min_gain=0.0, prune="stage", prune_below=0.24,
-                                          keep_all_above=1.0, tune_epochs=0))
-
-    def run(epochs, path):
-        torch.manual_seed(3)
-        limited = TimeSeriesRun.of(config.model_dump() | dict(search_epochs=epochs))
-        network = small(1)
-        Search(network, ImageTask(), limited, morphism=True, checkpoint=Checkpoint(path, "same"), progress=False).run()
-        return stored(path)
-
-    whole = run(4, tmp_path / "whole")
-    run(2, tmp_path / "parts")
-    resumed = run(4, tmp_path / "parts")
-    assert whole["now"]["structure"] == resumed["now"]["structure"]
-    assert all(torch.equal(value, resumed["now"]["network"][name]) for name, value in whole["now"]["network"].items())
-    assert [row["validation_error"] for row in whole["progress"]["history"]] == [
-        row["validation_error"] for row in resumed["progress"]["history"]]
 
 
 # Errors -------------------------------------------------------------------------------------------------------

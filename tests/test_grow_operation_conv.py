@@ -15,7 +15,7 @@ from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.growth import growable_operations, grow_operation, growth_step, operation_owner
 from growdarts.forms import plain_forms
 from growdarts.pruning import prune
-from growdarts.splitting import lowest_eigenpairs, possible_splits, select_operation, splitting_matrices
+from growdarts.splitting import possible_splits, select_operation, splitting_matrices
 from stepping import dense, step
 
 OPERATIONS = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")
@@ -206,18 +206,6 @@ def test_matrices_are_the_blocks_of_the_hessian_by_delta(operation):
     expected = torch.block_diag(*[S for place in places for S in dense(place)])
     assert expected.any()
     torch.testing.assert_close(hessian(value, zero), expected, rtol=1e-8, atol=1e-10 * expected.abs().max().item())
-
-
-def test_lowest_eigenpairs_match_lapack():
-    network, *_, batch = trained(channels=4, steps=3)
-    for place in splitting_matrices(network, loss, [batch]):
-        values, _ = torch.linalg.eigh(dense(place))
-        pairs = lowest_eigenpairs(place, tolerance=1e-12)
-        size = values.abs().max().item()
-        torch.testing.assert_close(pairs.values, values[:, 0].where(values[:, 0].abs() > 1e-13 * size, 0),
-                                   rtol=1e-8, atol=1e-11 * size)
-        image = torch.einsum("uij,uj->ui", dense(place), pairs.vectors)
-        torch.testing.assert_close(image, pairs.values[:, None] * pairs.vectors, rtol=0, atol=1e-8 * size)
 
 
 def test_a_split_lowers_the_loss_as_predicted():
