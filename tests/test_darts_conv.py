@@ -22,7 +22,6 @@ from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.mixture import Mixture
 from growdarts.growth import carry_moments, grow_node
 from growdarts.forms import plain_forms
-from growdarts.pruning import prune
 from original_states import export_alphas, load_alphas, load_original
 from stepping import step
 
@@ -313,22 +312,6 @@ def test_an_operation_is_pruned_from_its_edge_in_every_cell_of_the_kind():
     assert network.normal[3].keys == ["max_pool_3x3", "sep_conv_3x3"]
     trained_now = {id(p) for p in network.theta_parameters() + network.alpha_parameters()}
     assert trained_now == {id(p) for p in network.parameters()}
-
-
-def test_pruning_reallocates_and_growing_goes_on():
-    network, theta, alpha, x, y = trained()
-    with torch.no_grad():
-        for mixture in network.mixtures():
-            mixture.alpha.copy_(torch.tensor([0.0, 2.0, 2.5, -1.0]))
-    dropped = prune(network, theta, alpha, prune_below=0.1, keep_all_above=0.9)
-    assert dropped == [f"{kind} 2 <- {j}: {key}" for kind in ("normal", "reduction") for j in (0, 1)
-                       for key in ("none", "sep_conv_3x3")]
-    assert all(m.keys == ["max_pool_3x3", "skip_connect"] for m in network.mixtures())
-    with torch.no_grad():
-        before = network(x)
-        grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.5)
-        assert (network(x) - before).norm() <= 1e-3 * before.norm()
-    assert network.structure()["normal"] == [["max_pool_3x3", "skip_connect"]] * 2 + [list(SMALL)] * 3
 
 
 def test_single_operations_and_dead_edges_keep_gradients():

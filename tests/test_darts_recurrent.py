@@ -18,7 +18,6 @@ from growdarts.spaces.genotype import GenotypeError
 from original_states import export_alphas, load_alphas, load_original, original_tensors
 from growdarts.growth import grow_node
 from growdarts.forms import plain_forms
-from growdarts.pruning import prune
 from stepping import step
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -329,21 +328,6 @@ def keep(cell, *names):
     """Leave one operation on every edge."""
     for edge, name in zip(list(cell.mixtures()), names, strict=True):
         cell.keep_operations(edge, [edge.keys.index(name)])
-
-
-def test_pruning_reallocates_and_training_goes_on():
-    network, theta, alpha, x, y = trained()
-    with torch.no_grad():
-        for edge in network.mixtures():
-            edge.alpha.copy_(torch.tensor([3.0, 0.0, -9.0, 0.1, -9.0]))
-    W = [p.detach().clone() for p in network.theta_parameters()]
-    dropped = prune(network, theta, alpha, prune_below=0.01, keep_all_above=0.99)
-    assert dropped == [f"edge {i} <- {j}: {name}" for i, j in ((1, 0), (2, 0), (2, 1))
-                       for name in ("relu", "identity")]
-    assert all(edge.keys == ["none", "tanh", "sigmoid"] for edge in network.mixtures())
-    assert all(torch.equal(p, old) for p, old in zip(network.theta_parameters(), W, strict=True))
-    assert set(alpha.state) == set(network.alpha_parameters())
-    torch.autograd.grad(nn.functional.mse_loss(network(x), y), network.theta_parameters() + network.alpha_parameters())
 
 
 def test_a_search_cell_with_one_edge_a_node_is_the_fixed_cell_but_for_batch_norm():

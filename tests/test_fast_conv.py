@@ -117,9 +117,9 @@ def test_an_error_of_an_operation_is_raised(threads, monkeypatch):
         raise ArithmeticError("here")
 
     network, x, _ = built()
-    for operation in ("passes.Pool", "separable.Separable"):
+    for operation in ("Pool", "Separable"):
         with monkeypatch.context() as patch, pytest.raises(ArithmeticError, match="here"):
-            patch.setattr(f"growdarts_fast.conv.{operation}.forward", fails)
+            patch.setattr(f"growdarts_fast.conv.passes.{operation}.forward", fails)
             network(x)
         assert torch.get_num_threads() == threads
 
