@@ -70,8 +70,6 @@ def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optim
     if not 0 <= mixture < len(mixtures) or key not in mixtures[mixture].keys:
         held = {i: m.keys for i, m in enumerate(mixtures) if i == mixture} or f"0 to {len(mixtures) - 1}"
         raise ValueError(f"there is no {name}: allowed are {held}")
-    if not 0 <= step < float("inf"):
-        raise ValueError(f"step = {step}: allowed is a finite number, at least 0")
     if max_copies is not None and _copies(mixtures[mixture], key) >= max_copies:
         raise ValueError(f"there are {_copies(mixtures[mixture], key)} copies of {name}: allowed are at most "
                          f"max_copies = {max_copies}")

@@ -58,8 +58,6 @@ class Mixture(nn.Module):
 
         Its logit is $\log \sum_o e^{\alpha_o} + \log \frac{w}{1 - w}$. Returns the old and the new alpha.
         """
-        if not 0 < weight < 1:
-            raise ValueError(f"weight = {weight} of {key!r}: allowed is a number between 0 and 1")
         if key in map(operation_name, self.keys):
             raise ValueError(f"the mixture of {self.keys} holds {key!r} already")
         return self.append(key, torch.logsumexp(self.alpha.detach(), 0) + math.log(weight / (1 - weight)))

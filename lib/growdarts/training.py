@@ -68,8 +68,6 @@ def theta_optimizer(parameters: list[nn.Parameter], settings: SearchSettings) ->
 
 def learning_rate(settings: SearchSettings, epoch: int, epochs: int) -> float:
     r"""Of `epoch`, from 0, of `epochs`: constant, or $\eta\, (1 + \cos(\pi\, epoch / epochs)) / 2$ as in DARTS."""
-    if not 0 <= epoch < epochs:
-        raise ValueError(f"epoch = {epoch}: allowed are 0 to {epochs - 1}")
     if settings.schedule == "constant":
         return settings.learning_rate
     return settings.learning_rate * (1 + math.cos(math.pi * epoch / epochs)) / 2

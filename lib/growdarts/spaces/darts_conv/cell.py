@@ -6,6 +6,7 @@ after those of node i-1, so a grown node leaves the numbers of all others as the
 Shapes: B batch, C channels, H and W pixels, N nodes, K operations of an edge.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -183,12 +184,7 @@ def count_edges(n_nodes: int) -> int:
 
 def count_nodes(n_edges: int) -> int:
     """Inverse of `count_edges`."""
-    n_nodes = 1
-    while count_edges(n_nodes) < n_edges:
-        n_nodes += 1
-    if count_edges(n_nodes) != n_edges:
-        raise ValueError(f"{n_edges} edges: a cell of 1, 2, 3, ... nodes has 2, 5, 9, ...")
-    return n_nodes
+    return (math.isqrt(9 + 8 * n_edges) - 3) // 2
 
 
 def derive(mixtures: Sequence[Mixture], kind: str) -> tuple[Edge, ...]:

@@ -110,7 +110,5 @@ class FixedImageNetwork(ImageNetwork):
 
     def with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the network and of its auxiliary head, (B, classes) each."""
-        if self.auxiliary_head is None:
-            raise ValueError("this network was built without an auxiliary head")
         states = list(self._states(x))
         return self._logits(states[-1]), self.auxiliary_head(states[2 * self.n_cells // 3])
