@@ -8,8 +8,7 @@ $$ s_0 = \mathrm{BN}(h + \sigma(c_0)(\tanh u_0 - h)), \quad
    s_i = \mathrm{BN}(z_i), \quad h' = \sum_i r_i s_i . $$
 
 The plain form is `RecurrentSearchCell.states`. This one keeps the states and the products [c, u]. The backward pass
-computes everything elementwise again, leaves the products' gradients in the products' place, and gives each weight its
-gradient in one product over all time steps. Only gradients that are asked for are computed.
+computes everything elementwise again and leaves the products' gradients in the products' place.
 
 Shapes: T time, B batch, H hidden, N nodes, L edges of a node, K activations.
 """

@@ -1,8 +1,7 @@
 r"""The two-input cell over all time steps as one autograd function with a backward written by hand.
 
-Node j of N makes $s_j = \sum_o w_{jo}\, o(W_j x_t + b_j,\; U_j s_{j-1},\; s_{j-1})$; the chain of nodes goes on from one
-time step to the next. The plain form is `growdarts.spaces.two_input.cell.TwoInputCell.states`. Cells that hold an operation
-without a kernel, as users may register them, are computed by it.
+Node j of N makes $s_j = \sum_o w_{jo}\, o(W_j x_t + b_j,\; U_j s_{j-1},\; s_{j-1})$. The plain form is
+`growdarts.spaces.two_input.cell.TwoInputCell.states`, which also computes cells of operations that have no kernel.
 
 An operation works unit by unit, so a node's derivatives by its transformed inputs and by its state have an entry each:
 $D^{wx}$, $D^{us}$, $D^s$. `two_input_kernels` has them, and step by step the gradient goes back by
@@ -11,8 +10,7 @@ $$ ds_{j-1} = D^s_j \odot ds_j + U_j^\top (D^{us}_j \odot ds_j) . $$
 
 Samples are columns here, so that all numbers of an operation lie side by side. What a node reads is one matrix, the state over
 x_t over a row of ones, and its weights are another, (U, W, b); operations that multiply W x + b by U s have rows (U, 0, 0)
-and rows (0, W, b). So a step has one product, and all weights get their gradient in one over all time steps. Only
-gradients that are asked for are computed.
+and rows (0, W, b). So a step has one product, and all weights get their gradient in one over all time steps.
 
 Shapes: T time, B batch, I inputs, H hidden, N nodes, K operations, R rows, H for every weight of a node, R' of its matrix, C =
 H + I + 1 of what it reads.

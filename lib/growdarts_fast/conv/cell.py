@@ -7,8 +7,6 @@ As soon as a state is known, the operations of all edges that leave it are compu
 the last state whose gradient is not known. The operations of such a *stage* are shared out to as
 many threads as torch has, each with sums of its own: a single kernel or product is too short to be divided.
 
-The plain form is `growdarts.spaces.darts_conv.cell.SearchCell.forward`. Only gradients that are asked for are computed.
-
 Shapes: pixels (C, H, W, B), batch last; N nodes, K operations of an edge.
 """
 

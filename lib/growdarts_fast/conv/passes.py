@@ -1,7 +1,6 @@
 r"""Forward and backward pass of convolutional operations by hand, for `mixed_cell`.
 
-A pass keeps one array for every batch norm, its input d, and what is known of the norm (`norm_kernels`). A gradient that
-nobody asks for is not computed.
+A pass keeps one array for every batch norm, its input d, and what is known of the norm (`norm_kernels`).
 
 Shapes: pixels (C, H, W, B), batch last; k size of a depthwise kernel.
 """
@@ -20,23 +19,18 @@ Gradients = tuple[float, list[Tensor | None]]
 
 
 class Operation:
-    """An operation o; the signatures below are those of all of them.
+    """An operation o; the signatures below are those of all of them."""
 
-    theta : its parameters, in the order of its module's.
-    cost : multiply-adds for a pixel of the output, roughly.
-    keeps : arrays of the output's size that a forward pass keeps.
-    """
-
-    theta: Sequence[nn.Parameter] = ()
-    cost: float = 0
-    keeps: int = 0
+    theta: Sequence[nn.Parameter] = ()  # in the order of its module's
+    cost: float = 0  # multiply-adds for a pixel of the output, roughly
+    keeps: int = 0  # arrays of the output's size that a forward pass keeps
 
     def forward(self, x: Tensor, theta: Sequence[Tensor], weight: float, out: Tensor, buffer: Tensor,
                 scratch: Tensor) -> list[Tensor]:
-        """Add weight * o(x) to `out`; returns what `backward` needs.
+        """Add weight * o(x) to `out`; returns what `backward` needs, which lies in `buffer` (keeps, C, H, W, B) if it
+        is large.
 
-        What is kept of the output's size lies in `buffer` (keeps, C, H, W, B); in `scratch` (4, C, H, W, B) anything may be
-        written.
+        In `scratch` (4, C, H, W, B) anything may be written.
         """
         raise NotImplementedError
 

@@ -66,25 +66,19 @@ class RecurrentNode(nn.Module):
 
     def forward(self, sources: Tensor, h_mask: Tensor | None, names: list[str], weights: Tensor,
                 private: Sequence[PrivateOperation]) -> Tensor:
-        r"""$\sum_j \sum_o w_{jo}\, o(s_j)$ before the batch norm, live states (L, B, H) -> (B, H) [DARTS Eq. 2].
-
-        `weights` (L, K) are those of the operations that share W, of activations `names`.
+        r"""$\sum_j \sum_o w_{jo}\, o(s_j) = \sum_j q_j s_j + \sigma(c_j)(\sum_o w_{jo} f_o(u_j) - q_j s_j)$ with
+        $q_j = \sum_o w_{jo}$, $[c_j, u_j]$ from the dropped states, before the batch norm: live states (L, B, H) -> (B,
+        H) [DARTS Eq. 2]. `weights` (L, K) are those of the operations that share W, of activations `names`.
         """
         dropped = masked(sources, h_mask)
-        mixed = self._mix(self.W, sources, dropped, names, weights)
-        for j, activation, W, weight in private:
-            mixed = mixed + weight * highway(sources[j], product(dropped[j], W), activation)
-        return mixed
-
-    @staticmethod
-    def _mix(W: Tensor, sources: Tensor, dropped: Tensor, names: list[str], weights: Tensor) -> Tensor:
-        r"""$\sum_j \sum_o w_{jo}\, o(s_j) = \sum_j q_j s_j + \sigma(c_j)(\sum_o w_{jo} f_o(u_j) - q_j s_j)$ with
-        $q_j = \sum_o w_{jo}$, $[c_j, u_j]$ from `dropped` states: (L, B, H) -> (B, H) [DARTS Eq. 2]."""
-        c, u = product(dropped, W).chunk(2, dim=-1)
+        c, u = product(dropped, self.W).chunk(2, dim=-1)
         candidates = torch.stack([ACTIVATIONS[name](u) for name in names], dim=1)  # (L, K, B, H)
         mixed = (weights[:, :, None, None] * candidates).sum(dim=1)
         kept = weights.sum(dim=1)[:, None, None] * sources
-        return torch.lerp(kept, mixed, torch.sigmoid(c)).sum(dim=0)
+        mixed = torch.lerp(kept, mixed, torch.sigmoid(c)).sum(dim=0)
+        for j, activation, W, weight in private:
+            mixed = mixed + weight * highway(sources[j], product(dropped[j], W), activation)
+        return mixed
 
     def theta_parameters(self) -> list[nn.Parameter]:
         """W, the private weights, and the output weight if there is one."""
