@@ -10,8 +10,7 @@ from torch.optim import SGD, Adam
 
 from growdarts.space import OperationOwner
 from growdarts.spaces.darts_conv.operations import CONVOLUTIONAL, convolutional
-from growdarts.spaces.darts_conv.tracing import last_convolutions
-from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
+from growdarts.spaces.darts_conv.search_network import SearchImageNetwork, last_convolutions
 from growdarts.growth import growable_operations, grow_operation, growth_step, operation_owner
 from growdarts.forms import plain_forms
 from growdarts.pruning import prune
