@@ -53,7 +53,8 @@ def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optim
 
     Each of the two gets half the gradient that the original would have got, for theta as for alpha. So both start with
     half the first and a quarter of the second moments of the optimisers; without weight decay Adam then moves the function
-    as if nothing had been duplicated. Weights that had been shared with other operations start without moments.
+    as if nothing had been duplicated. Weights that had been shared with other operations start without moments. Whatever
+    does not fit is a ValueError before anything is changed.
 
     Parameters
     ----------
@@ -62,8 +63,6 @@ def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optim
     direction : by name of the weight, unit vectors of units that are split and zeros
         (`growdarts.splitting.Split.direction`); None: random normal, the morphism.
     max_copies : most copies of the operation in its mixture afterwards, the original counted; None: any number.
-
-    Whatever does not fit is a ValueError before anything is changed.
     """
     name = f"operation {key!r} of mixture {mixture}"
     mixtures = list(network.mixtures())

@@ -33,15 +33,13 @@ PASSES = {1: 3 + 3, 2: 3 + 3 + 3 + 2 * 3}
 
 
 class Search:
-    """One search over one network.
+    """One search over one network. Operations are to be grown, but none owns weights: a ValueError.
 
     Parameters
     ----------
     morphism : new nodes preserve the function; False: they have fresh random weights, which is the control.
     checkpoint : stored after every epoch; a search that finds one goes on from there, bit for bit.
     progress : show a bar also where stderr is no terminal.
-
-    ValueError: operations are to be grown where none owns weights.
     """
 
     def __init__(self, network: SearchSpace, task: Task, settings: SearchSettings, *,
