@@ -23,10 +23,11 @@ _active: ContextVar["Graphs | None"] = ContextVar("graphs", default=None)
 class CudaGraph:
     """What a function without arguments launches, and the tensors that it returns, captured.
 
-    Random draws come from the GPU's generator, which a replay moves on.
+    All graphs share one pool of memory, so a replay may overwrite what another one has returned. Random draws come from
+    the GPU's generator, which a replay moves on.
     """
 
-    pool: Any = None  # shared by all graphs, so a replay may overwrite what another one has returned
+    pool: Any = None
     stream: Any = None
 
     def __init__(self, function: Callable[[], Any]) -> None:
@@ -56,7 +57,7 @@ class Graphs:
     @contextmanager
     def of(self, network: nn.Module) -> Iterator[None]:
         """Within the context, in which the network's tensors stay the same objects, `growdarts.bilevel.gradient` uses the
-        graphs. Those of other tensors, as before a growth, are dropped first."""
+        graphs. Those of other tensors, as before a growth or a pruning, are dropped first."""
         tensors = [*network.parameters(), *network.buffers()]
         if list(map(id, tensors)) != list(map(id, self.tensors)):
             self.tensors, self.passes = tensors, {}

@@ -13,7 +13,12 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 def find_device(asked: str | torch.device) -> torch.device:
-    """The device of a name, "auto" the GPU where there is one, else the CPU; a ConfigError names those that there are.
+    """The device of a name: "auto" is the GPU where there is one, else the CPU.
+
+    Raises
+    ------
+    ConfigError
+        there is no such device; the message names those that there are.
     """
     if asked == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
