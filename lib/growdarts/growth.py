@@ -180,11 +180,14 @@ def largest_weight(network: SearchSpace, settings: SearchSettings) -> Operation 
 
 
 def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings) -> tuple[Split | None, float]:
-    """The operation whose split lowers the training loss in the most units, if any does, and what the choice cost, in
-    forward passes over the training data at most [JG criteria].
+    """The operation whose split lowers the training loss in the most units, and what the choice cost [JG criteria].
 
     The loss is taken in the network's present mode: convolutions are curved in train mode only, by the statistics of the
-    batch.
+    batch. The running statistics stay. None if every operation has `max_copies` copies, or no eigenvalue is negative.
+
+    Returns
+    -------
+    The split, and the cost in forward passes over the training data, at most.
     """
     growable = growable_operations(network, max_copies=settings.max_copies)
     if not growable:
