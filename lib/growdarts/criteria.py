@@ -35,9 +35,7 @@ def gained_since(errors: Sequence[float], min_gain: float, split_at: int) -> boo
 
 
 def averaging_starts(errors: Sequence[float], n: int) -> bool:
-    """Whether the last error is worse than the best of those more than `n` epochs before it, as in the code of
-    AWD-LSTM.
-    """
+    """Whether the last error is worse than the best of those more than `n` epochs before it, as in AWD-LSTM's code."""
     earlier = errors[:-1 - n]
     return bool(earlier) and errors[-1] > min(earlier)
 

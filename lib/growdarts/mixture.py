@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 
 class Mixture(nn.Module):
-    """Architecture logits `alpha` (K,) over K candidates of unique `keys` [DARTS Eq. 2]; copies are `"name#2"`,
-    `"name#3"`, ...
-    """
+    """Logits `alpha` (K,) over K candidates of unique `keys` [DARTS Eq. 2]; copies are `"name#2"`, `"name#3"`, ..."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         super().__init__()
@@ -34,9 +32,7 @@ class Mixture(nn.Module):
         return dict(zip(self.keys, self.weights().tolist(), strict=True))
 
     def keep(self, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        """Keep only the candidates `index`; the old and the new alpha, so that the optimiser's moments can be carried
-        over.
-        """
+        """Keep only the candidates `index`; the old and the new alpha, for the optimiser's moments."""
         if not index:
             raise ValueError("a mixture must keep at least one operation")
         old = self.alpha

@@ -65,8 +65,7 @@ def resample(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: 
 @torch.no_grad()
 def renew_statistics(network: nn.Module, task: Task) -> bool:
     """Let batch norms forget their running statistics, which are the unpruned network's, and average anew over one pass
-    of the training batches. Returns whether there is any batch norm; without one, nothing is done or drawn.
-    """
+    of the training batches. Returns whether there is any batch norm; without one, nothing is done or drawn."""
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
         return False

@@ -117,9 +117,7 @@ def theta_epoch(network: nn.Module, task: Task, optimizer: Optimizer, grad_clip:
 
 @dataclass(frozen=True)
 class Fit:
-    """Outcome of `fit`: best validation error and those of all epochs, None and none without a validation part;
-    seconds.
-    """
+    """Outcome of `fit`: best validation error, those of all epochs, seconds; None and [] without a validation part."""
 
     validation_error: float | None
     errors: list[float]

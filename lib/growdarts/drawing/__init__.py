@@ -11,9 +11,7 @@ from growdarts.spaces.genotype import SPACES, genotype_from_dict
 
 
 def genotype(data: dict[str, Any]) -> str:
-    """A derived cell, the `to_dict` form of a genotype, as SVG: a chain of boxes, or graphs with operations on their
-    edges.
-    """
+    """A derived cell in its `to_dict` form as SVG: a chain of boxes, or graphs with operations on their edges."""
     genotype_from_dict(data)  # for its checks
     if not _is_chain(data["space"]):
         return arranged([("", derived_cells(data), 0)])

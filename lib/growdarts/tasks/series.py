@@ -56,8 +56,7 @@ def series_from_returns(
     labels: Sequence[str] | None = None, *, name: str = "own", hashes: dict[str, str] | None = None,
     dtype: torch.dtype | None = None, targets: Sequence[int] | None = None, horizon: int = 1,
 ) -> Series:  # fmt: skip
-    """Your own series: ``(n, F)`` returns, oldest first, cut in time order and standardised; a `DataError` says why
-    not.
+    """Your own series: ``(n, F)`` returns, oldest first, cut in time order and standardised.
 
     cuts: index of the first validation day, of the first test day, and of the day after the last test day;
     targets: which features are forecast, the others are inputs only (None: all); horizon: days from the last

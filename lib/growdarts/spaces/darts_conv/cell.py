@@ -133,9 +133,7 @@ class SearchCell(Cell):
 
 
 class FixedCell(Cell):
-    """A derived cell: every node sums two `edges`, an operation and a predecessor each; `concat` are the states of the
-    output.
-    """
+    """A derived cell: every node sums two `edges`, an operation and a predecessor each; `concat` make the output."""
 
     def __init__(self, inputs: tuple[int, int], channels: int, edges: Sequence[Edge], concat: Sequence[int], *,
                  reduction: bool, after_reduction: bool) -> None:

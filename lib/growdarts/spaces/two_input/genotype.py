@@ -10,9 +10,7 @@ from growdarts.spaces.two_input.operations import TWO_INPUT
 @genotypes_of("two_input")
 @dataclass(frozen=True)
 class Genotype(JsonForm):
-    """A two-input architecture: for every layer, for every node, one operation, or copies of it, whose outputs are
-    averaged.
-    """
+    """A two-input architecture: for every layer and node one operation, or copies of it, which are averaged."""
 
     layers: tuple[tuple[tuple[str, ...], ...], ...]
     space: str = "two_input"

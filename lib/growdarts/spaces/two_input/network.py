@@ -13,9 +13,7 @@ from growdarts.space import SearchSpace
 
 
 class Forecaster(nn.Module):
-    """Reads a window and forecasts the next vector: stacked `cells` (T, B, I) -> (T, B, H), linear head on the last
-    state.
-    """
+    """Forecasts the vector after a window: stacked `cells` (T, B, I) -> (T, B, H), linear head on the last state."""
 
     def __init__(self, cells: Sequence[nn.Module], hidden: int, outputs: int) -> None:
         super().__init__()
