@@ -11,14 +11,13 @@ from torch.optim import Adam
 from growdarts.space import OperationOwner
 from growdarts.tasks.carried import two_input_layers
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
-from growdarts.spaces.darts_recurrent.highway import ACTIVATIONS
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
 from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, Memory, Window
-from growdarts.mixture import operation_name
 from growdarts.growth import growable_operations, grow_operation, growth_step, operation_owner
 from growdarts.forms import plain_forms
 from growdarts.pruning import prune
 from growdarts.splitting import possible_splits, select_operation, splitting_matrices
+from test_darts_recurrent import hand_loop
 from stepping import dense, step
 
 T, B, I, H = 3, 5, 3, 2
@@ -55,27 +54,9 @@ def update(cell, theta, alpha, batch):
     step(loss(cell, batch), theta, alpha)
 
 
-def by_hand(cell, x):
-    """States of the cell, operation by operation, in eval mode."""
-    def norm(s):
-        return (s - cell.bn.running_mean) / (cell.bn.running_var + cell.bn.eps).sqrt()
-
-    h, states = torch.zeros(x.shape[1], cell.hidden, dtype=x.dtype), []
-    for x_t in x:
-        c, u = (torch.cat([x_t, h], dim=1) @ cell.W0).chunk(2, dim=1)
-        s = [norm(h + c.sigmoid() * (u.tanh() - h))]
-        for node in cell.nodes:
-            total = 0
-            for j, edge in enumerate(node.edges):
-                for key, weight in edge.named_weights().items():
-                    if key != "none":
-                        W = node.private[j][key] if key in node.private[j] else node.W
-                        c, u = (s[j] @ W).chunk(2, dim=1)
-                        total = total + weight * (s[j] + c.sigmoid() * (ACTIVATIONS[operation_name(key)](u) - s[j]))
-            s.append(norm(total))
-        h = sum(s[1:]) / len(cell.nodes)
-        states.append(h)
-    return torch.stack(states)
+def is_the_hand_loop(cell, x):
+    expected, _ = hand_loop(cell.eval(), x, torch.ones(B, I), torch.ones(B, cell.hidden))
+    torch.testing.assert_close(cell(x), expected, rtol=0, atol=1e-12)
 
 
 def test_private_weights_match_a_hand_loop():
@@ -85,15 +66,13 @@ def test_private_weights_match_a_hand_loop():
     cell.keep_operations(list(cell.mixtures())[2], [0, 1, 4, 5])  # none, tanh, identity, relu#2
     assert [node.own() for node in cell.nodes] == [
         [["tanh", "tanh#2"]], [[], ["relu#2"]], [[], ["tanh", "identity", "identity#2", "tanh#2"], []]]
-    cell.eval()
-    torch.testing.assert_close(cell(batch[0]), by_hand(cell, batch[0]), rtol=0, atol=1e-12)
+    is_the_hand_loop(cell, batch[0])
 
 
 def test_a_node_all_of_whose_operations_left_the_shared_weights():
     cell, theta, alpha, batch = trained(n_nodes=1, operations=("none", "tanh"))
     grow_operation(cell, theta, alpha, mixture=0, key="tanh", step=0.5)
-    cell.eval()
-    torch.testing.assert_close(cell(batch[0]), by_hand(cell, batch[0]), rtol=0, atol=1e-12)
+    is_the_hand_loop(cell, batch[0])
     update(cell, theta, alpha, batch)
 
 
