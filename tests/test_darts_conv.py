@@ -119,8 +119,9 @@ def test_sizes_are_those_the_original_prints():
 
 # Loops by hand ------------------------------------------------------------------------------------------------
 
-def arrays_of(module):
-    return {name: value.numpy() for name, value in module.state_dict().items()}
+def state_of(cell):
+    """A copy of its state dict, as the one cell of a network."""
+    return {f"cell.{name}": value.detach().clone() for name, value in cell.state_dict().items()}
 
 
 @pytest.mark.parametrize("reduction", [False, True])
@@ -134,10 +135,8 @@ def test_search_cell_matches_hand_loop(reduction, after_reduction):
         nn.init.normal_(mixture.alpha)
     s0 = torch.randn(2, 3, *[8 if after_reduction else 4] * 2).double()
     s1 = torch.randn(2, 4, 4, 4).double()
-    out = cell(s0, s1, [(m.keys, m.weights()) for m in mixtures])
-    edges = [dict(zip(m.keys, m.alpha.tolist(), strict=True)) for m in mixtures]
-    expected = reference.search_cell(arrays_of(cell), s0.numpy(), s1.numpy(), edges, 2, reduction)
-    close(out, torch.from_numpy(expected), atol=1e-11)
+    expected = reference.search_cell(s0, s1, [(m.keys, m.alpha) for m in mixtures], reduction, state_of(cell), "cell", True)
+    close(cell(s0, s1, [(m.keys, m.weights()) for m in mixtures]), expected, atol=1e-11)
 
 
 @pytest.mark.parametrize("reduction", [False, True])
@@ -149,8 +148,8 @@ def test_fixed_cell_matches_hand_loop(reduction):
         nn.init.normal_(parameter)
     s0, s1 = torch.randn(2, 3, 4, 4).double(), torch.randn(2, 4, 4, 4).double()
     with torch.no_grad():
-        expected = reference.fixed_cell(arrays_of(cell), s0.numpy(), s1.numpy(), edges, (2, 4), reduction)
-        close(cell(s0, s1, 0.0), torch.from_numpy(expected), atol=1e-11)
+        expected = reference.fixed_cell(s0, s1, edges, (2, 4), reduction, state_of(cell), "cell", True)
+        close(cell(s0, s1, 0.0), expected, atol=1e-11)
 
 
 def test_a_published_cell_runs_and_learns():

@@ -5,7 +5,7 @@ import time
 from functools import partial
 
 import pytest
-import reference_darts_conv_torch as reference
+import reference_darts_conv as reference
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
