@@ -9,15 +9,15 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from reference_darts_conv_torch import copied, fixed_network, search_network
-from reference_darts_conv_torch import leaves as copies
+from original_states import export_alphas, original_tensors
+from reference_darts_conv import copied, fixed_network, search_network
+from reference_darts_conv import leaves as copies
 from reference_darts_recurrent import fixed_language_loss as fixed_recurrent_loss
 from reference_darts_recurrent import language_loss as recurrent_loss
 from reference_two_input import language_loss as two_input_loss
 from torch import Tensor, nn
 
 from benchmarks.sizes import Size
-from growdarts.spaces.darts.original import export_alphas, original_tensors
 from growdarts.bilevel import VirtualStep, alpha_gradient
 from growdarts.space import SearchSpace
 from growdarts.tasks.carried import LSTM, derived_layers, two_input_layers

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from growdarts import drawing
-from growdarts.spaces.darts.published import PUBLISHED
+from growdarts.spaces.darts import published
 from growdarts_study import grids, records
 from growdarts_study.report import player
+from test_drawings import searched
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -195,9 +196,10 @@ CONVOLUTIONAL = {f"{kind} {i} <- {j}": {"none": 0.1, "max_pool_3x3": 0.2, "skip_
 
 @pytest.mark.parametrize("svg", [
     *(pytest.param(lambda e=e: drawing.growth(record(e)), id=e) for e in PLAYED),
-    pytest.param(lambda: drawing.searched(RECURRENT, "darts_recurrent", {"edge 1 <- 0": {"none": 1.0}}), id="recurrent"),
-    pytest.param(lambda: drawing.searched(CONVOLUTIONAL, "darts_conv"), id="convolutional"),
-    *(pytest.param(lambda g=g: drawing.genotype(g.to_dict()), id=name) for name, g in PUBLISHED.items())])
+    pytest.param(lambda: searched(RECURRENT, "darts_recurrent", {"edge 1 <- 0": {"none": 1.0}}), id="recurrent"),
+    pytest.param(lambda: searched(CONVOLUTIONAL, "darts_conv"), id="convolutional"),
+    *(pytest.param(lambda g=g: drawing.genotype(g.to_dict()), id=g.space)
+      for g in (published.PTB_DARTS_V2, published.CIFAR10_DARTS_V2))])
 def test_no_words_of_a_drawing_meet(svg, opened):
     assert opened(svg()).evaluate(CROSSING) == []
 

@@ -126,15 +126,6 @@ def test_pruning_nothing_changes_nothing():
     assert torch.equal(network(x), before)
 
 
-def test_pruned_network_trains_on():
-    network, theta, alpha = trained()
-    prune(network, theta, alpha, prune_below=0.125, keep_all_above=1.0)
-    assert sum(len(m.keys) for m in network.mixtures()) < 16
-    network(torch.randn(4, 8, 3)).square().sum().backward()
-    theta.step()
-    alpha.step()
-
-
 def test_mixture_refuses_nothing_and_twins():
     with pytest.raises(ValueError, match="at least one operation and unique names"):
         Mixture([])

@@ -14,23 +14,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from growdarts.spaces.darts import published
 from growdarts.spaces.darts_conv import operations as conv_operations
 from growdarts.spaces.darts_conv.operations import CONVOLUTIONAL, FactorizedReduce, build_operation, convolutional, drop_path
-from growdarts.spaces.darts_conv.cell import FixedCell, SearchCell, count_edges, count_nodes, derive
-from growdarts.checkpoints import Checkpoint
-from growdarts_study.config import TimeSeriesRun
+from growdarts.spaces.darts_conv.cell import FixedCell, SearchCell, derive
 from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, ConvolutionalGenotype
 from growdarts.spaces.genotype import GenotypeError
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
-from growdarts.spaces.darts.original import StateDictError, export_alphas, export_original, load_alphas, load_original
 from growdarts.mixture import Mixture
 from growdarts.growth import carry_moments, grow_node
 from growdarts.forms import plain_forms
-from growdarts.pruning import prune
-from growdarts.search import Search
-from stepping import step, stored
+from original_states import export_alphas, load_alphas, load_original
+from stepping import step
 
 GOLDEN = Path(__file__).parent / "golden"
-CIFAR10 = {name: value for name, value in vars(published).items() if isinstance(value, ConvolutionalGenotype)}
 SMALL = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")  # where all eight would only take time
 
 
@@ -121,53 +116,12 @@ def test_sizes_are_those_the_original_prints():
     assert sum(p.numel() for p in SearchImageNetwork(16, 10, 8).theta_parameters()) == 1_930_618
 
 
-@pytest.mark.parametrize("path, make", [
-    ("darts_cnn_search.npz", lambda: SearchImageNetwork(4, 10, 3, image_size=16).double()),
-    ("darts_cnn_eval.npz", lambda: FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 4).double())])
-def test_round_trip_of_state_dicts(path, make):
-    state = golden(path)[1]
-    first, second = make(), make()
-    load_original(first, state)
-    exported = export_original(first)
-    assert set(exported) == set(state) and all(torch.equal(exported[name], state[name]) for name in state)
-    load_original(second, exported)
-    assert all(torch.equal(a, b) for (name, a), b in zip(first.state_dict().items(), second.state_dict().values())
-               if "alpha" not in name)
-
-
-def test_a_state_dict_that_does_not_fit_lists_everything_and_changes_nothing():
-    state = dict(golden("darts_cnn_eval.npz")[1])
-    network = FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 4).double()
-    before = copy.deepcopy(network.state_dict())
-    del state["cells.3._ops.7.op.1.weight"]
-    state["auxiliary_head.classifier.bias"] = torch.zeros(10)
-    state["classifier.bias"] = torch.zeros(100)
-    with pytest.raises(StateDictError, match=r"missing.*cells\.3\._ops\.7\.op\.1\.weight.*left over"
-                                             r".*auxiliary_head\.classifier\.bias.*classifier\.bias \(100,\)"):
-        load_original(network, state)
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
-def test_state_dicts_without_counters_load():
-    state = {name: value for name, value in golden("darts_cnn_eval.npz")[1].items() if "num_batches" not in name}
-    load_original(FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 4).double(), state)
-
-
-def test_what_the_original_cannot_hold_is_refused():
-    with pytest.raises(StateDictError, match=r"alpha of shapes \[\(3, 8\), \(2, 8\)\]: expected \[\(2, 8\), \(2, 8\)\]"):
-        load_alphas(small(), torch.zeros(3, 8), torch.zeros(2, 8))
-    network = small()
-    network.keep_operations(network.normal[1], [0, 2])
-    load_alphas(network, torch.arange(16.0).view(2, 8), torch.zeros(2, 8))
-    held = [CONVOLUTIONAL_OPERATIONS.index(SMALL[i]) for i in (0, 2)]
-    normal, _ = export_alphas(network)
-    assert normal[1, held].tolist() == [8 + i for i in held] and normal[1].isinf().sum() == 6
-
 
 # Loops by hand ------------------------------------------------------------------------------------------------
 
-def arrays_of(module):
-    return {name: value.numpy() for name, value in module.state_dict().items()}
+def state_of(cell):
+    """A copy of its state dict, as the one cell of a network."""
+    return {f"cell.{name}": value.detach().clone() for name, value in cell.state_dict().items()}
 
 
 @pytest.mark.parametrize("reduction", [False, True])
@@ -181,10 +135,8 @@ def test_search_cell_matches_hand_loop(reduction, after_reduction):
         nn.init.normal_(mixture.alpha)
     s0 = torch.randn(2, 3, *[8 if after_reduction else 4] * 2).double()
     s1 = torch.randn(2, 4, 4, 4).double()
-    out = cell(s0, s1, [(m.keys, m.weights()) for m in mixtures])
-    edges = [dict(zip(m.keys, m.alpha.tolist(), strict=True)) for m in mixtures]
-    expected = reference.search_cell(arrays_of(cell), s0.numpy(), s1.numpy(), edges, 2, reduction)
-    close(out, torch.from_numpy(expected), atol=1e-11)
+    expected = reference.search_cell(s0, s1, [(m.keys, m.alpha) for m in mixtures], reduction, state_of(cell), "cell", True)
+    close(cell(s0, s1, [(m.keys, m.weights()) for m in mixtures]), expected, atol=1e-11)
 
 
 @pytest.mark.parametrize("reduction", [False, True])
@@ -196,13 +148,12 @@ def test_fixed_cell_matches_hand_loop(reduction):
         nn.init.normal_(parameter)
     s0, s1 = torch.randn(2, 3, 4, 4).double(), torch.randn(2, 4, 4, 4).double()
     with torch.no_grad():
-        expected = reference.fixed_cell(arrays_of(cell), s0.numpy(), s1.numpy(), edges, (2, 4), reduction)
-        close(cell(s0, s1, 0.0), torch.from_numpy(expected), atol=1e-11)
+        expected = reference.fixed_cell(s0, s1, edges, (2, 4), reduction, state_of(cell), "cell", True)
+        close(cell(s0, s1, 0.0), expected, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", CIFAR10)
-def test_published_cells_run_and_learn(name):
-    network = FixedImageNetwork(CIFAR10[name], 4, 10, 3, auxiliary=True)
+def test_a_published_cell_runs_and_learns():
+    network = FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 3, auxiliary=True)
     network.drop_path = 0.2
     logits, auxiliary = network.with_auxiliary(torch.randn(2, 3, 32, 32))
     assert logits.shape == auxiliary.shape == (2, 10)
@@ -211,8 +162,7 @@ def test_published_cells_run_and_learn(name):
 
 
 def test_flops_are_those_torch_counts():
-    for network in (FixedImageNetwork(CIFAR10["CIFAR10_AMOEBANET"], 2, 4, 5, image_size=8), small(2).float(),
-                    FixedImageNetwork(CIFAR10["CIFAR10_NASNET"], 2, 4, 4, image_size=8)):
+    for network in (FixedImageNetwork(published.CIFAR10_DARTS_V2, 2, 4, 5, image_size=8), small(2).float()):
         with FlopCounterMode(display=False) as counter, torch.no_grad(), plain_forms():
             network(torch.randn(1, 3, 8, 8))
         assert network.flops() == counter.get_total_flops()
@@ -301,30 +251,6 @@ def test_output_unchanged_for_any_alpha_from_the_first_step(alpha_scale):
         assert (network(x) - before).norm() <= 1e-3 * before.norm()
 
 
-@pytest.mark.parametrize("mode", ["train", "eval"])
-def test_without_noise_the_function_is_exactly_kept(mode):
-    network, *_, x, _ = trained()
-    getattr(network, mode)()
-    with torch.no_grad():
-        before = network(x)
-        network.grow_node(morphism=True, epsilon=1e-3, noise=0.0)
-        close(network(x), before, atol=1e-13)
-
-
-def test_change_is_proportional_to_epsilon_and_to_noise():
-    network, *_, x, _ = trained()
-
-    @torch.no_grad()
-    def change(epsilon, noise):
-        grown = copy.deepcopy(network)
-        torch.manual_seed(5)
-        grown.grow_node(morphism=True, epsilon=epsilon, noise=noise)
-        return (grown(x) - network(x)).norm().item()
-
-    assert change(1e-5, 0.1) == pytest.approx(change(1e-6, 0.1) * 10, rel=1e-2)
-    assert change(1e-6, 0.4) == pytest.approx(change(1e-6, 0.1) * 4, rel=1e-2)
-
-
 def test_fresh_weights_change_the_output():
     network, theta, alpha, x, _ = trained()
     before = network(x)
@@ -345,32 +271,6 @@ def test_every_reader_of_a_cell_grows_with_it():
                        for convolution, _ in reader.input_maps())
     assert isinstance(network.cells[3].preprocess0, FactorizedReduce)
     assert network.classifier.weight.shape == (4, 24) and network.classifier.in_features == 24
-
-
-def test_inherited_parameters_and_moments_are_bit_identical():
-    network, theta, alpha, *_ = trained()
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    parameters = dict(network.named_parameters())
-    moments = {name: copy.deepcopy((theta if p in theta.state else alpha).state[p]) for name, p in parameters.items()}
-    replaced = network.grow_node(morphism=True, epsilon=1e-3, noise=0.1)
-    now = dict(network.named_parameters())
-    vanished = {id(p) for name, p in parameters.items() if now[name] is not p}
-    assert vanished == {id(old) for old, _, _ in replaced} and len(replaced) == 4 + 1  # 2 + 1 halves + 1, head
-    assert {id(p) for p in now.values()} >= {id(new) for _, new, _ in replaced}
-    for name, value in before.items():
-        tensor = network.state_dict()[name]
-        assert torch.equal(tensor[tuple(slice(n) for n in value.shape)], value)
-        if name in parameters and id(parameters[name]) in vanished:
-            assert tensor.shape[0] == value.shape[0] and tensor.shape[1] > value.shape[1]
-        else:
-            assert tensor.shape == value.shape
-    for old, new, index in replaced:
-        assert torch.equal(new[index], old) and (new != 0).all()
-    for name, p in parameters.items():  # what stays whole stays with its moments
-        if id(p) not in vanished:
-            state = (theta if p in theta.state else alpha).state[p]
-            assert all(torch.equal(torch.as_tensor(state[key]), torch.as_tensor(value))
-                       for key, value in moments[name].items())
 
 
 @pytest.mark.parametrize("make", [functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9),
@@ -399,35 +299,6 @@ def test_the_returned_places_carry_the_moments(make):
     assert all((new != 0).any() for _, new, _ in replaced)
 
 
-def test_gradient_reaches_every_new_parameter():
-    network, theta, alpha, x, y = trained(operations=CONVOLUTIONAL_OPERATIONS)
-    old = {id(p) for p in network.parameters()}
-    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
-    new = [p for p in network.parameters() if id(p) not in old]
-    gradients = torch.autograd.grad(nn.functional.cross_entropy(network(x), y), new)
-    # three edges of every cell: 4 + 4 + 2 + 2 weights, and 2 where a skip has stride 2; alphas; five widened
-    assert len(new) == 3 * 3 * 12 + 2 * 2 * 2 + 2 * 3 + 5
-    assert all(g.abs().max() > 0 for g in gradients)
-    assert all((p != 0).all() for p in new)
-
-
-def test_optimisers_train_exactly_the_parameters_of_the_grown_network():
-    network, theta, alpha, x, y = trained()
-    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
-    in_optimisers = [p for optimizer in (theta, alpha) for p in optimizer.param_groups[0]["params"]]
-    assert len(in_optimisers) == len({id(p) for p in in_optimisers})
-    assert {id(p) for p in in_optimisers} == {id(p) for p in network.parameters()}
-    losses = []
-    for _ in range(5):
-        losses.append(nn.functional.cross_entropy(network(x), y))
-        for optimizer in (theta, alpha):
-            optimizer.zero_grad()
-        losses[-1].backward()
-        theta.step()
-        alpha.step()
-    assert losses[-1] < losses[0]
-
-
 # Pruning, deriving, rebuilding ----------------------------------------------------------------------------------
 
 def test_an_operation_is_pruned_from_its_edge_in_every_cell_of_the_kind():
@@ -440,22 +311,6 @@ def test_an_operation_is_pruned_from_its_edge_in_every_cell_of_the_kind():
     assert network.normal[3].keys == ["max_pool_3x3", "sep_conv_3x3"]
     trained_now = {id(p) for p in network.theta_parameters() + network.alpha_parameters()}
     assert trained_now == {id(p) for p in network.parameters()}
-
-
-def test_pruning_reallocates_and_growing_goes_on():
-    network, theta, alpha, x, y = trained()
-    with torch.no_grad():
-        for mixture in network.mixtures():
-            mixture.alpha.copy_(torch.tensor([0.0, 2.0, 2.5, -1.0]))
-    dropped = prune(network, theta, alpha, prune_below=0.1, keep_all_above=0.9)
-    assert dropped == [f"{kind} 2 <- {j}: {key}" for kind in ("normal", "reduction") for j in (0, 1)
-                       for key in ("none", "sep_conv_3x3")]
-    assert all(m.keys == ["max_pool_3x3", "skip_connect"] for m in network.mixtures())
-    with torch.no_grad():
-        before = network(x)
-        grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.5)
-        assert (network(x) - before).norm() <= 1e-3 * before.norm()
-    assert network.structure()["normal"] == [["max_pool_3x3", "skip_connect"]] * 2 + [list(SMALL)] * 3
 
 
 def test_single_operations_and_dead_edges_keep_gradients():
@@ -480,88 +335,12 @@ def test_derive_passes_over_none_and_adds_copies_up():
                                           ("skip_connect", 0), ("skip_connect", 2))
 
 
-def test_restructure_rebuilds_what_was_grown_and_pruned():
-    network, theta, alpha, x, _ = trained()
-    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
-    network.keep_operations(network.reduce[2], [2, 3])
-    structure, state = network.structure(), copy.deepcopy(network.state_dict())
-    order = {id(p): name for name, p in network.named_parameters()}
-    order = [order[id(p)] for p in network.theta_parameters()]
-    other = small(n_nodes=4).eval()
-    other.restructure(structure)
-    other.load_state_dict(state)
-    assert other.structure() == structure and not other.cells[0].edges[0].training
-    names = {id(p): name for name, p in other.named_parameters()}
-    assert [names[id(p)] for p in other.theta_parameters()] == order
-    assert torch.equal(other.train()(x), network.train()(x))
-
-
 def test_a_derived_network_of_the_grown_search_can_be_built():
     network = small(3)
     genotype = network.genotype()
     assert genotype.n_nodes == 3 and genotype.normal_concat == (2, 3, 4)
     fixed = FixedImageNetwork(ConvolutionalGenotype.from_json(genotype.to_json()), 4, 4, 3, image_size=8)
     assert fixed(torch.randn(2, 3, 8, 8)).shape == (2, 4)
-
-
-class ImageTask:
-    """The least a search needs of a task."""
-
-    def __init__(self):
-        self.parts = {"train": batch(16), "validation": batch(16)}
-
-    def train_batches(self):
-        x, y = self.parts["train"]
-        return ((x[index], y[index]) for index in torch.randperm(len(y)).split(8))
-
-    def search_batches(self):
-        return ((b, self.parts["validation"]) for b in self.train_batches())
-
-    def loss(self, network, pair):
-        return nn.functional.cross_entropy(network(pair[0]), pair[1])
-
-    @torch.no_grad()
-    def evaluate(self, network, part):
-        network.eval()
-        value = self.loss(network, self.parts[part]).item()
-        network.train()
-        return value
-
-    def flops(self, network):
-        return 16 * network.flops()
-
-
-@pytest.mark.parametrize("prune_mode", ["stage", "end", "none"])
-@pytest.mark.parametrize("order, morphism", [(1, True), (2, True), (1, False)])
-def test_the_search_does_not_notice_the_space(settings, prune_mode, order, morphism):
-    config = TimeSeriesRun.of(settings | dict(prune=prune_mode, order=order, search_epochs=3, patience=1, min_gain=0.0,
-                                          max_nodes=2, keep_all_above=1.0, prune_below=0.24, tune_epochs=1))
-    network = small(1)
-    result = Search(network, ImageTask(), config, morphism=morphism, checkpoint=Checkpoint(None, ""),
-                    progress=False).run()
-    assert isinstance(result.genotype, ConvolutionalGenotype)
-    assert result.genotype.n_nodes == network.n_nodes()
-    assert result.flops > 0 and all(len(row["weights"]) == 2 * count_edges(row["nodes"]) for row in result.history)
-
-
-def test_a_resumed_search_goes_on_bit_for_bit(settings, tmp_path):
-    config = TimeSeriesRun.of(settings | dict(search_epochs=4, patience=1, min_gain=0.0, prune="stage", prune_below=0.24,
-                                          keep_all_above=1.0, tune_epochs=0))
-
-    def run(epochs, path):
-        torch.manual_seed(3)
-        limited = TimeSeriesRun.of(config.model_dump() | dict(search_epochs=epochs))
-        network = small(1)
-        Search(network, ImageTask(), limited, morphism=True, checkpoint=Checkpoint(path, "same"), progress=False).run()
-        return stored(path)
-
-    whole = run(4, tmp_path / "whole")
-    run(2, tmp_path / "parts")
-    resumed = run(4, tmp_path / "parts")
-    assert whole["now"]["structure"] == resumed["now"]["structure"]
-    assert all(torch.equal(value, resumed["now"]["network"][name]) for name, value in whole["now"]["network"].items())
-    assert [row["validation_error"] for row in whole["progress"]["history"]] == [
-        row["validation_error"] for row in resumed["progress"]["history"]]
 
 
 # Errors -------------------------------------------------------------------------------------------------------
@@ -573,11 +352,8 @@ def test_a_resumed_search_goes_on_bit_for_bit(settings, tmp_path):
     (lambda: small()(torch.zeros(2, 3, 16, 16).double()), r"images of shape \(2, 3, 16, 16\).*takes \(B, 3, 8, 8\)"),
     (lambda: small(image_channels=1)(torch.zeros(2, 3, 8, 8).double()), r"takes \(B, 1, 8, 8\)"),
     (lambda: FactorizedReduce(4, 5, affine=False), "channels = 5: .*even"),
-    (lambda: count_nodes(6), "6 edges: a cell of 1, 2, 3, ... nodes has 2, 5, 9"),
     (lambda: FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 3, auxiliary=True, image_size=28),
-     "image_size = 28: an auxiliary head needs 32 to 40"),
-    (lambda: FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 3).with_auxiliary(torch.zeros(1, 3, 32, 32)),
-     "built without an auxiliary head")])
+     "image_size = 28: an auxiliary head needs 32 to 40")])
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -1,11 +1,9 @@
 """Genotypes of the DARTS spaces: forms, published constants, errors that list what is wrong."""
 
-from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from growdarts.spaces.darts import published
 from growdarts.tasks.carried import derived_layers
@@ -18,7 +16,6 @@ from growdarts.spaces.darts_conv.network import FixedImageNetwork
 from growdarts.spaces.two_input.network import derived_forecaster
 
 GOLDEN = Path(__file__).parent / "golden"
-CELLS = pytest.mark.parametrize("name, genotype", published.PUBLISHED.items())
 
 
 def edges(array):
@@ -26,11 +23,9 @@ def edges(array):
     return tuple((name, int(j)) for name, j in (edge.split(":") for edge in array.tolist()))
 
 
-@pytest.mark.parametrize("name", ["DARTS_V1", "DARTS_V2", "ENAS"])
-def test_published_recurrent_cells_are_those_of_the_golden_values(name):
+def test_published_recurrent_cell_is_that_of_the_golden_values():
     golden = np.load(GOLDEN / "darts_rnn_eval.npz")
-    expected = RecurrentGenotype(edges(golden[f"{name}/genotype"]), tuple(golden[f"{name}/concat"]))
-    assert getattr(published, f"PTB_{name}") == expected
+    assert published.PTB_DARTS_V2 == RecurrentGenotype(edges(golden["DARTS_V2/genotype"]), tuple(golden["DARTS_V2/concat"]))
 
 
 def test_published_convolutional_cell_is_that_of_the_golden_values():
@@ -39,21 +34,12 @@ def test_published_convolutional_cell_is_that_of_the_golden_values():
     assert published.CIFAR10_DARTS_V2.reduce == edges(golden["reduce"])
 
 
-def test_every_published_constant_is_listed():
-    constants = {name for name in vars(published) if name.startswith(("PTB_", "CIFAR10_"))}
-    assert constants == set(published.PUBLISHED)
-    assert {name: genotype.n_nodes for name, genotype in published.PUBLISHED.items()} == {
-        "PTB_DARTS_V1": 8, "PTB_DARTS_V2": 8, "PTB_ENAS": 11, "CIFAR10_DARTS_V1": 4, "CIFAR10_DARTS_V2": 4,
-        "CIFAR10_NASNET": 5, "CIFAR10_AMOEBANET": 5}
-
-
-@CELLS
-def test_every_form_reads_back(name, genotype):
+@pytest.mark.parametrize("genotype", [published.PTB_DARTS_V2, published.CIFAR10_DARTS_V2])
+def test_every_form_reads_back(genotype):
     kind = type(genotype)
     assert kind.from_dict(genotype.to_dict()) == kind.from_json(genotype.to_json()) == genotype
     assert genotype_from_dict(genotype.to_dict()) == genotype
-    assert kind.from_tuple(genotype.to_tuple()) == kind.from_tuple(tuple(genotype.to_tuple())) == genotype
-    assert kind.from_text(str(genotype.to_tuple())) == kind.from_text(f"{name} = {genotype.to_tuple()}\n") == genotype
+    assert kind.from_text(str(genotype.to_tuple())) == kind.from_text(f"cell = {genotype.to_tuple()}\n") == genotype
 
 
 def test_the_tuple_prints_as_the_original():
@@ -62,19 +48,19 @@ def test_the_tuple_prints_as_the_original():
     assert str(genotype.to_tuple()) == "Genotype(recurrent=[('relu', 0), ('tanh', 1)], concat=range(1, 3))"
     assert genotype.to_json() == (
         '{"space": "darts_recurrent", "recurrent": [["relu", 0], ["tanh", 1]], "concat": [1, 2]}')
-    assert str(published.PTB_ENAS.to_tuple()).endswith("concat=[2, 5, 6, 9, 10, 11])")
+    assert str(RecurrentGenotype([["relu", 0], ["tanh", 1]], [0, 2]).to_tuple()).endswith("concat=[0, 2])")
 
 
 def test_text_over_several_lines_with_lists_is_read():
     text = """AmoebaLike = Genotype(
-      normal = [('skip_connect', 0), ('conv_7x1_1x7', 1)],
+      normal = [('skip_connect', 0), ('dil_conv_5x5', 1)],
       normal_concat = [2],
       reduce = [('max_pool_3x3', 0), ('none_is_not_here', 1)],
       reduce_concat = range(2, 3)
     )"""
     with pytest.raises(GenotypeError, match="reduce, edge 1 of node 2: unknown operation 'none_is_not_here'"):
         ConvolutionalGenotype.from_text(text)
-    assert ConvolutionalGenotype.from_text(text.replace("none_is_not_here", "sep_conv_7x7")).n_nodes == 1
+    assert ConvolutionalGenotype.from_text(text.replace("none_is_not_here", "avg_pool_3x3")).n_nodes == 1
 
 
 def test_errors_list_everything_that_is_wrong():
@@ -109,11 +95,6 @@ def test_a_genotype_of_another_space_is_refused():
                 kind.from_json(genotype.to_json())
     with pytest.raises(GenotypeError, match="'darts_conv': expected 'darts_recurrent'"):
         RecurrentGenotype(recurrent.recurrent, recurrent.concat, space="darts_conv")
-    for wrong in (convolutional.to_tuple(), namedtuple("Genotype", "recurrent cat")([], [])):
-        with pytest.raises(GenotypeError, match="missing .*concat.*left over"):
-            RecurrentGenotype.from_tuple(wrong)
-    with pytest.raises(GenotypeError, match="tuple of 4 entries.*expected recurrent, concat"):
-        RecurrentGenotype.from_tuple(tuple(convolutional.to_tuple()))
     with pytest.raises(GenotypeError, match="space 'nasbench': allowed are darts_conv, darts_recurrent, two_input"):
         genotype_from_dict({"space": "nasbench"})
 
@@ -142,8 +123,8 @@ BUILDERS = {
     "two_input": [lambda g: derived_forecaster(g, 2, 3), lambda g: derived_layers(g, 3)],
     "darts_recurrent": [lambda g: RecurrentCell(3, 3, g)],
     "darts_conv": [lambda g: FixedImageNetwork(g, 4, 2, 3, image_size=8)]}
-GENOTYPES = {"two_input": Genotype(((("gate",),),)), "darts_recurrent": published.PTB_DARTS_V1,
-             "darts_conv": published.CIFAR10_DARTS_V1}
+GENOTYPES = {"two_input": Genotype(((("gate",),),)), "darts_recurrent": published.PTB_DARTS_V2,
+             "darts_conv": published.CIFAR10_DARTS_V2}
 
 
 @pytest.mark.parametrize("space", BUILDERS)
@@ -155,11 +136,3 @@ def test_a_network_of_a_genotype_of_another_space_is_one_clear_error(space, othe
         else:
             with pytest.raises(GenotypeError, match=f"a genotype of space '{other}': expected '{space}'"):
                 build(GENOTYPES[other])
-
-
-@pytest.mark.parametrize("name, weights", [("DARTS_V1", 3_169_414), ("NASNET", 3_830_950), ("AMOEBANET", 3_145_078)])
-def test_published_cells_have_the_sizes_they_had(name, weights):
-    """36 channels, 20 cells, ten classes: an edit of a constant would show."""
-    with torch.device("meta"):
-        network = FixedImageNetwork(getattr(published, f"CIFAR10_{name}"), 36, 10, 20)
-    assert sum(p.numel() for p in network.parameters()) == weights

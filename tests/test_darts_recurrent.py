@@ -13,18 +13,12 @@ from torch import nn
 from growdarts.spaces.darts import published
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import INIT_RANGE, RecurrentCell
-from growdarts.checkpoints import Checkpoint
-from growdarts_study.config import TimeSeriesRun
-from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS, RecurrentGenotype
+from growdarts.spaces.darts.genotypes import RecurrentGenotype
 from growdarts.spaces.genotype import GenotypeError
-from growdarts.spaces.darts.original import StateDictError, export_alphas, export_original, load_alphas, load_original
+from original_states import export_alphas, load_alphas, load_original, original_tensors
 from growdarts.growth import grow_node
-from growdarts.spaces.two_input.network import Forecaster
+from growdarts.mixture import operation_name
 from growdarts.forms import plain_forms
-from growdarts.pruning import prune
-from growdarts.search import Search
-from growdarts_study.data.series import load_series
-from growdarts.tasks.series import ForecastTask
 from stepping import step
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -76,7 +70,9 @@ def test_derived_genotype_is_the_original():
 @pytest.mark.parametrize("name", ["DARTS_V1", "DARTS_V2", "ENAS"])
 def test_fixed_cell_is_the_original(name):
     golden = tensors("darts_rnn_eval.npz")
-    cell = RecurrentCell(6, 6, getattr(published, f"PTB_{name}")).double().eval()
+    edges = [edge.split(":") for edge in np.load(GOLDEN / "darts_rnn_eval.npz")[f"{name}/genotype"]]
+    genotype = RecurrentGenotype([(operation, int(j)) for operation, j in edges], golden[f"{name}/concat"].tolist())
+    cell = RecurrentCell(6, 6, genotype).double().eval()
     load_original(cell, {"_W0": golden[f"{name}/W0"], **{f"_Ws.{i}": W for i, W in enumerate(golden[f"{name}/Ws"])}})
     close(cell(golden[f"{name}/x"], golden[f"{name}/h0"]), golden[f"{name}/out"])
 
@@ -103,8 +99,8 @@ def softmax(alpha):
 class HandNorm:
     """Batch norm of a list of samples, with running statistics."""
 
-    def __init__(self, width, training):
-        self.mean, self.var, self.training = [0.0] * width, [1.0] * width, training
+    def __init__(self, bn):
+        self.mean, self.var, self.training = bn.running_mean.tolist(), bn.running_var.tolist(), bn.training
 
     def __call__(self, batch):
         n = len(batch)
@@ -118,19 +114,21 @@ class HandNorm:
         return [[(v - m) / math.sqrt(w + 1e-5) for v, m, w in zip(sample, mean, var, strict=True)] for sample in batch]
 
 
-def hand_loop(cell, x, x_mask, h_mask, training):
-    """The search cell, time step by time step, node by node, edge by edge, operation by operation."""
-    W0, norm, h, outputs = cell.W0.tolist(), HandNorm(H, training), [[0.0] * H] * B, []
+def hand_loop(cell, x, x_mask, h_mask):
+    """The search cell as it is, time step by time step, node by node, edge by edge, operation by operation."""
+    B, H = len(h_mask), cell.hidden
+    W0, norm, h, outputs = cell.W0.tolist(), HandNorm(cell.bn), [[0.0] * H] * B, []
     masks, both = h_mask.tolist(), torch.cat([x_mask, h_mask], dim=1).tolist()
-    norms = [norm if node.output_weight is None else HandNorm(H, training) for node in cell.nodes]
+    norms = [norm if node.output_weight is None else HandNorm(node.bn) for node in cell.nodes]
     for x_t in x.tolist():
         states = [norm([highway(x_t[b] + h[b], both[b], W0, "tanh") for b in range(B)])]
         for node, its_norm in zip(cell.nodes, norms, strict=True):
             batch = [[0.0] * H for _ in range(B)]
             for j, edge in enumerate(node.edges):
                 for name, weight in zip(edge.keys, softmax(edge.alpha.tolist()), strict=True):
+                    W = (node.private[j][name] if name in node.private[j] else node.W).tolist()
                     for b in range(B if name != "none" else 0):
-                        out = highway(states[j][b], masks[b], node.W.tolist(), name)
+                        out = highway(states[j][b], masks[b], W, operation_name(name))
                         batch[b] = [total + weight * o for total, o in zip(batch[b], out, strict=True)]
             states.append(its_norm(batch))
         share = [1 / sum(node.output_weight is None for node in cell.nodes) if node.output_weight is None
@@ -160,8 +158,8 @@ def test_search_cell_matches_hand_loop(training, change):
     if change == "grown":
         cell.grow_node(morphism=True, epsilon=1.0, noise=1.0)
         cell.grow_node(morphism=False, epsilon=1.0, noise=1.0)
+    expected, norms = hand_loop(cell, x, x_mask, h_mask)
     out = cell(x, None, x_mask, h_mask)
-    expected, norms = hand_loop(cell, x, x_mask, h_mask, training)
     close(out, expected, 1e-12)
     for bn, norm in zip([cell.bn, *(node.bn or cell.bn for node in cell.nodes)], norms, strict=True):
         close(bn.running_mean, torch.tensor(norm.mean, dtype=torch.float64), 1e-12)
@@ -220,7 +218,7 @@ def test_fresh_weights_are_in_the_originals_range():
 def test_flops_are_those_of_the_products():
     cell = RecurrentSearchCell(I, H, 3)
     assert cell.flops() == 2 * ((I + H) * 2 * H + (1 + 2 + 3) * H * 2 * H)
-    assert RecurrentCell(I, H, published.PTB_ENAS).flops() == 2 * ((I + H) * 2 * H + 11 * H * 2 * H)
+    assert RecurrentCell(I, H, published.PTB_DARTS_V2).flops() == 2 * ((I + H) * 2 * H + 8 * H * 2 * H)
 
 
 @pytest.mark.parametrize("arguments", [(0,), (1, ("none",)), (1, ("none", "tan")), (1, ())])
@@ -236,40 +234,6 @@ def test_a_single_column_is_refused_in_train_mode_only():
     with pytest.raises(ValueError, match="batch of size 1: allowed is at least 2 in train mode"):
         cell(x)
     assert cell.eval()(x).isfinite().all()
-
-
-# State dicts of the original ----------------------------------------------------------------------------------
-
-def test_state_dicts_are_exchanged_with_the_original():
-    cell, x, _, _ = example()
-    cell(x)
-    state = export_original(cell)
-    assert list(state) == ["_W0", "_Ws.0", "_Ws.1", "_Ws.2", "bn.running_mean", "bn.running_var",
-                           "bn.num_batches_tracked"]
-    other = RecurrentSearchCell(I, H, 3).double()
-    load_original(other, state)
-    load_alphas(other, export_alphas(cell)[0])
-    close(other.eval()(x), cell.eval()(x), 0)
-    state["_W0"].zero_()  # a copy
-    assert cell.W0.abs().min() > 0
-    fixed = RecurrentCell(I, H, published.PTB_DARTS_V1)
-    assert list(export_original(fixed)) == ["_W0"] + [f"_Ws.{i}" for i in range(8)]
-
-
-def test_a_state_dict_that_does_not_fit_is_explained_and_changes_nothing():
-    cell, _, _, _ = example()
-    state = {name: torch.zeros_like(tensor) for name, tensor in export_original(cell).items()}
-    state |= {"_Ws.3": state.pop("_Ws.1"), "_W0": torch.zeros(3, 4)}
-    before = copy.deepcopy(cell.state_dict())
-    with pytest.raises(StateDictError, match=r"missing \['_Ws.1'\], left over \['_Ws.3'\], "
-                                             r"wrong shapes \[_W0 \(3, 4\) instead of \(7, 4\)\]"):
-        load_original(cell, state)
-    assert all(torch.equal(value, before[name]) for name, value in cell.state_dict().items())
-    with pytest.raises(StateDictError, match=r"alpha of shapes \[\(6, 4\)\]: expected \[\(6, 5\)\]"):
-        load_alphas(cell, torch.zeros(6, 4))
-    cell.grow_node(morphism=True, epsilon=0.1, noise=0.1)
-    with pytest.raises(StateDictError, match=r"nodes \[4\] have output weights"):
-        export_original(cell)
 
 
 # Growing ------------------------------------------------------------------------------------------------------
@@ -295,31 +259,12 @@ def test_a_grown_state_leaves_the_statistics_of_the_others_alone(n_nodes, form):
         close(getattr(cell.bn, name), getattr(control.bn, name), epsilon)
     assert not torch.equal(cell.nodes[-1].bn.running_var, torch.ones(H))
 
-class RecurrentForecaster(Forecaster):
-    """One search cell and a head: the search space is the cell, the head is one more weight."""
-
-    def __init__(self, features, hidden, n_nodes):
-        super().__init__([RecurrentSearchCell(features, hidden, n_nodes)], hidden, features)
-
-    def __getattr__(self, name):
-        if name in ("alpha_parameters", "mixtures", "mixture_names", "n_nodes", "grow_node", "keep_operations", "structure",
-                    "restructure", "genotype"):
-            return getattr(self.cells[0], name)
-        return super().__getattr__(name)
-
-    def theta_parameters(self):
-        return self.cells[0].theta_parameters() + list(self.head.parameters())
-
-    def flops(self, steps):
-        return steps * self.cells[0].flops() + 2 * self.head.weight.numel()
-
-
 def trained(n_nodes=2, steps=30, hidden=8):
-    """A float64 network and its optimisers in the middle of a training."""
-    network = RecurrentForecaster(I, hidden, n_nodes).double()
+    """A float64 cell and its optimisers in the middle of a training."""
+    network = RecurrentSearchCell(I, hidden, n_nodes).double()
     theta = torch.optim.Adam(network.theta_parameters(), lr=0.01)
     alpha = torch.optim.Adam(network.alpha_parameters(), lr=0.05)
-    x, y = torch.randn(6, 32, I, dtype=torch.float64), torch.randn(32, I, dtype=torch.float64)
+    x, y = torch.randn(6, 32, I, dtype=torch.float64), torch.randn(6, 32, hidden, dtype=torch.float64)
     for _ in range(steps):
         step(nn.functional.mse_loss(network(x), y), theta, alpha)
     return network, theta, alpha, x, y
@@ -327,7 +272,7 @@ def trained(n_nodes=2, steps=30, hidden=8):
 
 def output(network, x):
     """All states of the cell, without moving its running statistics."""
-    return copy.deepcopy(network).cells[0](x)
+    return copy.deepcopy(network)(x)
 
 
 @pytest.mark.parametrize("n_nodes", [1, 2, 5])
@@ -351,23 +296,9 @@ def test_without_noise_the_new_node_is_exact_for_any_weights(mode):
     getattr(network, mode)()
     before = output(network, x)
     grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.0)
-    for parameter in [network.cells[0].nodes[-1].W, *(edge.alpha for edge in network.cells[0].nodes[-1].edges)]:
+    for parameter in [network.nodes[-1].W, *(edge.alpha for edge in network.nodes[-1].edges)]:
         nn.init.normal_(parameter)
     assert torch.equal(output(network, x), before)
-
-
-def test_change_is_proportional_to_epsilon_and_to_noise():
-    network, _, _, x, _ = trained()
-    before = output(network, x)
-
-    def change(epsilon, noise):
-        grown = copy.deepcopy(network)
-        torch.manual_seed(5)
-        grown.grow_node(morphism=True, epsilon=epsilon, noise=noise)
-        return (output(grown, x) - before).norm().item()
-
-    assert change(1e-5, 0.1) == pytest.approx(change(1e-6, 0.1) * 10, rel=1e-3)
-    assert change(1e-6, 0.4) == pytest.approx(change(1e-6, 0.1) * 4, rel=1e-3)
 
 
 def test_fresh_node_joins_the_mean_and_changes_the_output():
@@ -377,25 +308,14 @@ def test_fresh_node_joins_the_mean_and_changes_the_output():
     # small fresh weights and batch norm make the node an average of the others: a change of percents, not more
     assert (output(network, x) - before).norm() > 10 * 1e-3 * before.norm()
     plain = RecurrentSearchCell(I, 8, 3).double()
-    plain.load_state_dict(network.cells[0].state_dict())  # the same cell as one that always had three nodes
+    plain.load_state_dict(network.state_dict())  # the same cell as one that always had three nodes
     assert torch.equal(plain(x), output(network, x))
-
-
-def test_gradient_reaches_every_new_parameter():
-    network, theta, alpha, x, y = trained()
-    old = {id(p) for p in network.parameters()}
-    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
-    new = [p for p in network.parameters() if id(p) not in old]
-    gradients = torch.autograd.grad(nn.functional.mse_loss(network(x), y), new)
-    assert len(new) == 2 + 3  # W and the output weight; one alpha for each of the three edges
-    assert all((g != 0).all() for g in gradients)
-    assert all((p != 0).all() for p in new)
 
 
 def test_a_grown_node_is_trained_into_use():
     network, theta, alpha, x, y = trained()
     grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
-    weight = network.cells[0].nodes[-1].output_weight
+    weight = network.nodes[-1].output_weight
     before = nn.functional.mse_loss(network(x), y).item()
     for _ in range(30):
         loss = nn.functional.mse_loss(network(x), y)
@@ -403,32 +323,6 @@ def test_a_grown_node_is_trained_into_use():
         loss.backward()
         theta.step()
     assert loss < before and abs(weight.item()) > 0.02
-
-
-def test_inherited_parameters_and_moments_are_bit_identical():
-    network, theta, alpha, _, _ = trained()
-    before = copy.deepcopy(network.state_dict())
-    parameters = dict(network.named_parameters())
-    moments = {name: copy.deepcopy((theta if p in theta.state else alpha).state[p]) for name, p in parameters.items()}
-    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
-    now = network.state_dict()
-    assert all(torch.equal(now[name], value) for name, value in before.items())
-    for name, p in parameters.items():
-        state = (theta if p in theta.state else alpha).state[p]
-        assert all(torch.equal(state[key], moments[name][key]) for key in moments[name])
-    held = {id(p) for optimizer in (theta, alpha) for p in optimizer.param_groups[0]["params"]}
-    assert held == {id(p) for p in network.parameters()}
-
-
-def test_structure_rebuilds_a_grown_and_pruned_cell():
-    network, theta, alpha, x, _ = trained()
-    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
-    prune(network, theta, alpha, prune_below=0.2, keep_all_above=0.99)
-    other = RecurrentForecaster(I, 8, 1).double()
-    other.restructure(network.structure())
-    other.load_state_dict(network.state_dict())
-    assert other.structure() == network.structure() != RecurrentForecaster(I, 8, 3).structure()
-    assert torch.equal(output(other, x), output(network, x))
 
 
 # Pruning and deriving -----------------------------------------------------------------------------------------
@@ -439,27 +333,12 @@ def keep(cell, *names):
         cell.keep_operations(edge, [edge.keys.index(name)])
 
 
-def test_pruning_reallocates_and_training_goes_on():
-    network, theta, alpha, x, y = trained()
-    with torch.no_grad():
-        for edge in network.mixtures():
-            edge.alpha.copy_(torch.tensor([3.0, 0.0, -9.0, 0.1, -9.0]))
-    W = [p.detach().clone() for p in network.theta_parameters()]
-    dropped = prune(network, theta, alpha, prune_below=0.01, keep_all_above=0.99)
-    assert dropped == [f"edge {i} <- {j}: {name}" for i, j in ((1, 0), (2, 0), (2, 1))
-                       for name in ("relu", "identity")]
-    assert all(edge.keys == ["none", "tanh", "sigmoid"] for edge in network.mixtures())
-    assert all(torch.equal(p, old) for p, old in zip(network.theta_parameters(), W, strict=True))
-    assert set(alpha.state) == set(network.alpha_parameters())
-    torch.autograd.grad(nn.functional.mse_loss(network(x), y), network.theta_parameters() + network.alpha_parameters())
-
-
 def test_a_search_cell_with_one_edge_a_node_is_the_fixed_cell_but_for_batch_norm():
     cell, x, _, _ = example()
     keep(cell, "relu", "none", "tanh", "identity", "none", "none")
     fixed = RecurrentCell(I, H, cell.genotype()).double()
     assert fixed.genotype().recurrent == (("relu", 0), ("tanh", 1), ("identity", 0))
-    state = export_original(cell)
+    state = original_tensors(cell)
     load_original(fixed, {name: value for name, value in state.items() if not name.startswith("bn")})
     cell.bn = nn.Identity()
     with plain_forms():
@@ -484,24 +363,3 @@ def test_nodes_without_operations_are_left_out_of_the_genotype():
     keep(dead := RecurrentSearchCell(I, H, 2), "none", "none", "tanh")
     with pytest.raises(GenotypeError, match="none only: no architecture"):
         dead.genotype()
-
-
-# Search -------------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("prune_mode", ["stage", "end", "none"])
-@pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("morphism", [True, False])
-def test_the_search_does_not_notice_the_space(settings, prune_mode, order, morphism):
-    task = ForecastTask(load_series("synthetic_var", 3), batch_size=300)  # no batch of one: batch norm refuses it
-    config = TimeSeriesRun.of(settings | dict(prune=prune_mode, order=order, search_epochs=4, patience=1, min_gain=0.5,
-                                          prune_below=0.199, keep_all_above=1.0))
-    network = RecurrentForecaster(len(task.series.features), 4, 1)
-    result = Search(network, task, config, morphism=morphism, checkpoint=Checkpoint(None, ""), progress=False).run()
-    kinds = [event["kind"] for event in result.events]
-    assert "grow_node" in kinds and ("prune" in kinds) == (prune_mode != "none")
-    assert all(math.isfinite(row["validation_error"]) for row in result.history)
-    if morphism:
-        assert max(abs(e["validation_after"] / e["validation_before"] - 1) for e in result.events
-                   if e["kind"] == "grow_node") < config.epsilon
-    assert RecurrentCell(I, H, result.genotype).flops() > 0
-    assert set(RECURRENT_OPERATIONS) - {"none"} >= {name for name, _ in result.genotype.recurrent}

@@ -11,11 +11,12 @@ import pytest
 
 from growdarts import drawing
 from growdarts.drawing.charts import Chart, through
+from growdarts.drawing.graphs import arranged
 from growdarts.drawing.text import width
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype, RecurrentGenotype
 from growdarts.spaces.genotype import GenotypeError, genotype_from_dict
 from growdarts.spaces.two_input.genotype import Genotype
-from growdarts.spaces.darts.published import PUBLISHED
+from growdarts.spaces.darts.published import CIFAR10_DARTS_V2, PTB_DARTS_V2
 
 ONE_NODE = RecurrentGenotype((("tanh", 0),), (1,))
 GROWN = ConvolutionalGenotype(
@@ -41,7 +42,7 @@ def routes(svg):
     return Counter(found)
 
 
-@pytest.mark.parametrize("genotype", [*PUBLISHED.values(), ONE_NODE, GROWN])
+@pytest.mark.parametrize("genotype", [PTB_DARTS_V2, CIFAR10_DARTS_V2, ONE_NODE, GROWN])
 def test_a_derived_cell_has_every_edge_once(genotype):
     data = genotype.to_dict()
     svg = drawing.genotype(data)
@@ -65,11 +66,16 @@ def test_a_derived_two_input_cell_numbers_its_copies():
     assert not [text for text in texts(drawing.genotype(Genotype(((("carry",),),)).to_dict())) if "layer" in text]
 
 
+def searched(weights, space, before=None):
+    """A searched cell, as `drawing.growth` has one for every stage."""
+    chart = Chart([weights] if before is None else [before, weights], space)
+    return arranged([("", [chart.draw(weights, before)], chart.height)])
+
+
 def test_searched_two_input_cells_have_all_weights():
-    svg = drawing.searched({"layer 1, node 1": {"gate": 0.7, "gate#2": 0.3}, "layer 1, node 2": {"add_tanh": 1.0}},
-                            "two_input")
+    svg = searched({"layer 1, node 1": {"gate": 0.7, "gate#2": 0.3}, "layer 1, node 2": {"add_tanh": 1.0}}, "two_input")
     assert {"gate", "70", "gate (2)", "30", "add_tanh", "100"} <= set(texts(svg)) and "#2" not in texts(svg)
-    two = drawing.searched({"layer 1, node 1": {"gate": 1.0}, "layer 2, node 1": {"carry": 1.0}}, "two_input")
+    two = searched({"layer 1, node 1": {"gate": 1.0}, "layer 2, node 1": {"carry": 1.0}}, "two_input")
     assert texts(two)["layer 1"] == texts(two)["layer 2"] == 1  # two chains, not one
 
 
@@ -84,7 +90,7 @@ def slots(svg):
 
 
 def test_a_searched_cell_has_a_column_for_every_edge_and_a_row_for_every_operation():
-    svg = drawing.searched(RECURRENT, "darts_recurrent")
+    svg = searched(RECURRENT, "darts_recurrent")
     columns = {}
     for x, y, words, _ in slots(svg):
         columns.setdefault(x, []).append(words)
@@ -98,7 +104,7 @@ def test_what_changed_is_marked_and_the_rest_stays_in_its_place():
     before = {"edge 1 <- 0": {"none": 0.5, "tanh": 0.2, "relu": 0.2, "sigmoid": 0.1}}
     after = {"edge 1 <- 0": {"none": 0.5, "tanh": 0.2, "relu": 0.2, "relu#2": 0.1},
              "edge 2 <- 0": {"tanh": 1.0}, "edge 2 <- 1": {"tanh": 1.0}}
-    svg = drawing.searched(after, "darts_recurrent", before)
+    svg = searched(after, "darts_recurrent", before)
     marks = {(words, classes) for _, _, words, classes in slots(svg)}
     assert ("\u00d7", "gd-gone") in marks and ("10", "gd-new") in marks and svg.count('class="gd-node gd-new"') == 1
     chart = Chart([before, after], "darts_recurrent")
@@ -115,9 +121,8 @@ def test_widths_are_those_of_the_font():
 
 
 def test_unknown_spaces_are_refused():
-    for draw in (lambda: drawing.genotype({"space": "darts_graph"}), lambda: drawing.searched({}, "darts_graph")):
-        with pytest.raises(GenotypeError, match="'darts_graph': allowed are darts_conv, darts_recurrent, two_input"):
-            draw()
+    with pytest.raises(GenotypeError, match="'darts_graph': allowed are darts_conv, darts_recurrent, two_input"):
+        drawing.genotype({"space": "darts_graph"})
     with pytest.raises(GenotypeError, match="gelu"):
         drawing.genotype({"space": "darts_recurrent", "recurrent": [["gelu", 0]], "concat": [1]})
 

@@ -5,14 +5,14 @@ import time
 from functools import partial
 
 import pytest
-import reference_darts_conv_torch as reference
+import reference_darts_conv as reference
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from growdarts.spaces.darts_conv.operations import CONVOLUTIONAL, convolutional
 from growdarts_fast.conv.norm_kernels import linear, normalise
-from growdarts_fast.conv.threads import at_once, torch_alone
+from growdarts_fast.conv.cell import _at_once, torch_alone
 from growdarts.bilevel import gradient
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.forms import plain_forms
@@ -117,9 +117,9 @@ def test_an_error_of_an_operation_is_raised(threads, monkeypatch):
         raise ArithmeticError("here")
 
     network, x, _ = built()
-    for operation in ("passes.Pool", "separable.Separable"):
+    for operation in ("Pool", "Separable"):
         with monkeypatch.context() as patch, pytest.raises(ArithmeticError, match="here"):
-            patch.setattr(f"growdarts_fast.conv.{operation}.forward", fails)
+            patch.setattr(f"growdarts_fast.conv.passes.{operation}.forward", fails)
             network(x)
         assert torch.get_num_threads() == threads
 
@@ -136,7 +136,7 @@ def test_an_error_on_any_thread_is_raised_when_all_have_ended(failing):
 
     before = torch.get_num_threads()
     with pytest.raises(ArithmeticError, match=f"call {failing}"), torch_alone():
-        at_once([partial(call, k) for k in range(3)])
+        _at_once([partial(call, k) for k in range(3)])
     assert sorted(ended + [failing]) == [0, 1, 2]
     assert torch.get_num_threads() == before
 

@@ -10,13 +10,11 @@ from torch.optim import SGD, Adam
 
 from growdarts.space import OperationOwner
 from growdarts.spaces.darts_conv.operations import CONVOLUTIONAL, convolutional
-from growdarts.spaces.darts_conv.tracing import last_convolutions
-from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
-from growdarts.spaces.darts.original import StateDictError, export_alphas, export_original
+from growdarts.spaces.darts_conv.search_network import SearchImageNetwork, last_convolutions
 from growdarts.growth import growable_operations, grow_operation, growth_step, operation_owner
 from growdarts.forms import plain_forms
 from growdarts.pruning import prune
-from growdarts.splitting import lowest_eigenpairs, possible_splits, select_operation, splitting_matrices
+from growdarts.splitting import possible_splits, select_operation, splitting_matrices
 from stepping import dense, step
 
 OPERATIONS = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")
@@ -152,10 +150,6 @@ def test_grown_network_is_stored_pruned_grown_and_derived():
     assert torch.equal(again(batch[0]), network(batch[0]))
     assert [p.shape for p in again.theta_parameters()] == [p.shape for p in network.theta_parameters()]
     assert again.flops() == network.flops() > SearchImageNetwork(2, 4, 3, 2, OPERATIONS, image_size=8).flops()
-    with pytest.raises(StateDictError, match="no operation '\\w+#2' on an edge"):
-        export_original(network)
-    with pytest.raises(StateDictError, match="no place for copies"):
-        export_alphas(network)
     mixture = network.normal[0]
     with torch.no_grad():
         mixture.alpha.copy_(torch.tensor([0, 0, 1.0, 0.7, 0, 0.7]))
@@ -211,18 +205,6 @@ def test_matrices_are_the_blocks_of_the_hessian_by_delta(operation):
     expected = torch.block_diag(*[S for place in places for S in dense(place)])
     assert expected.any()
     torch.testing.assert_close(hessian(value, zero), expected, rtol=1e-8, atol=1e-10 * expected.abs().max().item())
-
-
-def test_lowest_eigenpairs_match_lapack():
-    network, *_, batch = trained(channels=4, steps=3)
-    for place in splitting_matrices(network, loss, [batch]):
-        values, _ = torch.linalg.eigh(dense(place))
-        pairs = lowest_eigenpairs(place, tolerance=1e-12)
-        size = values.abs().max().item()
-        torch.testing.assert_close(pairs.values, values[:, 0].where(values[:, 0].abs() > 1e-13 * size, 0),
-                                   rtol=1e-8, atol=1e-11 * size)
-        image = torch.einsum("uij,uj->ui", dense(place), pairs.vectors)
-        torch.testing.assert_close(image, pairs.values[:, None] * pairs.vectors, rtol=0, atol=1e-8 * size)
 
 
 def test_a_split_lowers_the_loss_as_predicted():

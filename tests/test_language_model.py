@@ -13,15 +13,12 @@ from growdarts.bilevel import VirtualStep, alpha_gradient, hessian_vector_produc
 from growdarts.tasks.carried import LSTM, derived_layers, two_input_layers
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
-from growdarts.checkpoints import Checkpoint
 from growdarts_study.config import TimeSeriesRun
-from growdarts.spaces.darts.original import StateDictError, export_original, load_original, original_tensors
 from growdarts.tasks.language import (Dropout, LanguageModel, LanguageTask, Masks, Memory, Window,
                                       detached, perplexity)
 from growdarts.forms import plain_forms
 from growdarts.spaces.precision import products_in, used_precision
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
-from growdarts_study.records import without_timing
 from growdarts.search import Search
 from growdarts_study.data.text import load_text
 from growdarts.training import theta_optimizer, theta_step
@@ -295,32 +292,6 @@ def test_evaluation_does_not_depend_on_windows_or_mode(small, cell):
     assert task.flops(network) == 3000 * network.flops()
 
 
-# The original's names -------------------------------------------------------------------------------------------
-
-def test_original_names():
-    network, other = model("fixed"), model("fixed")
-    state = {name: tensor.detach().clone() for name, tensor in original_tensors(network).items()}
-    assert list(state)[:5] == ["encoder.weight", "decoder.weight", "decoder.bias", "rnns.0._W0", "rnns.0._Ws.0"]
-    load_original(other, state)
-    x = window().x
-    assert torch.equal(other(x).logits, network(x).logits)
-    assert export_original(other).keys() == state.keys()
-    del state["decoder.bias"]
-    with pytest.raises(StateDictError, match=r"missing \['decoder.bias'\]"):
-        load_original(other, state)
-    before = other.embedding.clone()
-    with pytest.raises(StateDictError, match="encoder.weight and decoder.weight differ"):
-        load_original(other, export_original(network) | {"decoder.weight": torch.ones(V, H)})
-    assert torch.equal(other.embedding, before)
-
-
-def test_state_dicts_of_an_old_torch_do_not_count_batches():
-    network = model("search")
-    state = export_original(network)
-    del state["rnns.0.bn.num_batches_tracked"]
-    load_original(model("search"), state)
-
-
 # Training and search --------------------------------------------------------------------------------------------
 
 def unigram_perplexity(text):
@@ -353,58 +324,6 @@ def test_a_search_nears_the_floor(settings, small, kind):
     result = Search(network, LanguageTask(small, 10, 10, act_reg=0.01, temporal_act_reg=0.01), config).run()
     assert result.flops > 0 and perplexity(result.validation_error) < unigram_perplexity(small) / 2
     assert perplexity(LanguageTask(small, 10, 10).evaluate(network, "test")) > 0.9 * small.floor
-
-
-@pytest.mark.parametrize("kind", ["search", "two_input"])
-@pytest.mark.parametrize("order", [1, 2])
-def test_a_search_grows_prunes_and_repeats(settings, small, kind, order):
-    operations = 5 if kind == "search" else len(DEFAULT_TWO_INPUT)
-    config = TimeSeriesRun.of(settings | dict(order=order, search_epochs=2, keep_all_above=1.0,
-                                          prune_below=1 / operations - 1e-3))
-
-    def run():
-        torch.manual_seed(5)
-        task = LanguageTask(replace(small, train=small.train[:1000]), 20, 10, 0.1, 0.1)
-        search = Search(toy_network(kind, 5, len(small.vocabulary)), task, config)
-        search._train_backbone()
-        search._grow()
-        search._prune()
-        assert math.isfinite(search._search_epoch())
-        return search
-
-    search = run()
-    grown, pruned = (next(e for e in search.state.events if e["kind"] == kind) for kind in ("grow_node", "prune"))
-    assert abs(grown["validation_after"] - grown["validation_before"]) < 1e-3 and grown["nodes"] == 2
-    assert all(math.isfinite(row["validation_error"]) for row in search.state.history) and pruned["what"]
-    assert type(search.network.genotype()).__name__ == ("RecurrentGenotype" if kind == "search" else "Genotype")
-    again = run()
-    assert all(torch.equal(a, b) for a, b in zip(search.network.parameters(), again.network.parameters(), strict=True))
-
-
-def test_an_interrupted_search_goes_on_bit_for_bit(settings, small, tmp_path, monkeypatch):
-    """Lengths and masks of the windows come from torch's random state, which the checkpoint keeps."""
-    config = TimeSeriesRun.of(settings | dict(search_epochs=4, patience=9))
-    text = replace(small, train=small.train[:1000])
-
-    def search(path):
-        torch.manual_seed(5)
-        network = toy_network("search", 5, len(text.vocabulary))
-        return Search(network, LanguageTask(text, 20, 10), config, checkpoint=Checkpoint(path, "me"))
-
-    whole = search(None).run()
-    epoch = Search._search_epoch
-
-    def interrupted(self):
-        if self.state.epoch == 2:
-            raise KeyboardInterrupt
-        return epoch(self)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Search, "_search_epoch", interrupted)
-        search(tmp_path / "state").run()
-    resumed = search(tmp_path / "state").run()
-    assert without_timing(resumed.history) == without_timing(whole.history)
-    assert resumed.validation_error == whole.validation_error
 
 
 @pytest.mark.parametrize("cell, hidden", [("search", 0.0), ("search", 0.3), ("fixed", 0.0), ("fixed", 0.3), ("lstm", 0.0),

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from growdarts.spaces.darts.original import export_alphas, original_tensors
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
 from growdarts.tasks.language import LanguageModel
 from growdarts.forms import plain_forms
 from reference_darts_recurrent import language_loss, search_cell
+from original_states import export_alphas, original_tensors
 
 T, B, H = 35, 16, 8
 
@@ -75,17 +75,6 @@ def test_gates_and_activations_may_be_saturated():
     torch.testing.assert_close(states, expected, rtol=0, atol=1e-9)
     for a, b in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
-
-
-def test_in_float32_it_is_about_as_far_from_float64_as_the_loop_is():
-    x, h, weight, *masks = inputs()
-    exact = reference(cell_of(4), x, h, weight, *masks)
-    single = inputs(torch.float32)
-    ways = {way: way(cell_of(4, torch.float32), *single) for way in (ours, reference)}
-    errors = {way: [(states - exact[0]).norm()] + [(a - b).norm() / b.norm() for a, b in zip(gradients, exact[1], strict=True)]
-              for way, (states, gradients) in ways.items()}
-    assert all(error > 0 for error in errors[reference])
-    assert sum(errors[ours]) < 1.5 * sum(errors[reference])  # of equal size; rounding decides which is the smaller
 
 
 def test_in_float32_it_is_on_average_no_further_from_float64_than_the_loop_is():

@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
+from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.two_input.cell import TwoInputCell
 from growdarts.spaces.two_input.node import TwoInputNode
 from growdarts.growth import carry_moments, grow_node
+from growdarts.pruning import prune
 from growdarts_study.studies.morphisms import net2deeper, net2wider
 from growdarts.spaces.two_input.network import two_input_forecaster
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
@@ -79,27 +82,6 @@ def test_the_change_over_250_steps_in_cells_of_all_sets_of_operations(share):
     assert ratios.max() < 20 and ratios.median() < 0.2
 
 
-def test_without_noise_the_default_node_is_exact():
-    network, theta, alpha, x, _ = trained()
-    before = network(x)
-    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.0)
-    torch.testing.assert_close(network(x), before, rtol=0, atol=1e-13)
-
-
-def test_change_is_proportional_to_epsilon_and_to_noise():
-    network, theta, alpha, x, _ = trained()
-    before = network(x)
-
-    def change(epsilon, noise):
-        grown = copy.deepcopy(network)
-        torch.manual_seed(5)
-        grown.grow_node(morphism=True, epsilon=epsilon, noise=noise)
-        return (grown(x) - before).norm().item()
-
-    assert change(1e-5, 0.1) == pytest.approx(change(1e-6, 0.1) * 10, rel=1e-3)
-    assert change(1e-6, 0.4) == pytest.approx(change(1e-6, 0.1) * 4, rel=1e-3)
-
-
 def test_fresh_weights_change_the_output():
     network, theta, alpha, x, _ = trained()
     before = network(x)
@@ -139,38 +121,110 @@ def test_a_node_that_cannot_keep_the_state_is_refused():
         cell.grow_node(morphism=True, epsilon=1e-3, noise=0.1)
 
 
-def test_gradient_reaches_every_new_parameter():
+def test_no_operation_of_a_grown_node_starts_at_a_saddle_or_beyond_a_kink():
+    """At least one weight of every operation has a gradient of full strength."""
     network, theta, alpha, x, y = trained()
-    old = {id(p) for p in network.parameters()}
     grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
-    new = [p for p in network.parameters() if id(p) not in old]
-    gradients = torch.autograd.grad(nn.functional.mse_loss(network(x), y), new)
-    assert len(new) == 3 * 7 + 1  # W, U, b of seven operations with weights, one alpha
-    assert all((g != 0).all() for g in gradients)
-    assert all((p != 0).all() for p in new)
-    # full strength in at least one weight of every operation: none starts at a saddle or beyond a kink
     node = network.cells[0].nodes[-1]
-    size = {id(p): g.abs().mean() for p, g in zip(new, gradients, strict=True)}
+    assert len(node.theta_parameters()) == 3 * 7  # W, U, b of seven operations with weights
+    gradients = torch.autograd.grad(nn.functional.mse_loss(network(x), y), node.theta_parameters())
+    size = {id(p): g.abs().mean() for p, g in zip(node.theta_parameters(), gradients, strict=True)}
     scale = size[id(node.W["add_tanh"])]
     for key in node.W:
         assert max(size[id(part[key])] for part in (node.W, node.U, node.b)) > 0.1 * scale, key
 
 
-def test_inherited_parameters_and_moments_are_bit_identical():
-    network, theta, alpha, _, _ = trained()
-    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+# In every space -----------------------------------------------------------------------------------------------
+
+SPACES = {"two_input": (lambda: two_input_forecaster(F, H, 1, 1, DEFAULT_TWO_INPUT), (6, 64, F)),
+          "darts_recurrent": (lambda: RecurrentSearchCell(F, H, 2), (6, 32, F)),
+          "darts_conv": (lambda: SearchImageNetwork(2, 4, 3, 1, ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3"),
+                                                    image_size=8), (16, 3, 8, 8))}
+
+
+@pytest.fixture(params=SPACES)
+def space(request):
+    """A float64 network and its optimisers in the middle of a training, a batch, and another network of the space."""
+    make, shape = SPACES[request.param]
+    network, x = make().double(), torch.randn(shape, dtype=torch.float64)
+    theta = torch.optim.Adam(network.theta_parameters(), lr=0.01)
+    alpha = torch.optim.Adam(network.alpha_parameters(), lr=0.05)
+    y = torch.randn_like(network(x))
+    for _ in range(10):
+        step(nn.functional.mse_loss(network(x), y), theta, alpha)
+    return network, theta, alpha, x, y, make().double()
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_without_noise_the_function_is_kept(space, mode):
+    network, theta, alpha, x, *_ = space
+    getattr(network, mode)()
+    with torch.no_grad():
+        before = copy.deepcopy(network)(x)
+        grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.0)
+        torch.testing.assert_close(network(x), before, rtol=0, atol=1e-13)
+
+
+def test_change_is_proportional_to_epsilon_and_to_noise(space):
+    network, *_, x, _, _ = space
+    before = copy.deepcopy(network)(x)
+
+    @torch.no_grad()
+    def change(epsilon, noise):
+        grown = copy.deepcopy(network)
+        torch.manual_seed(5)
+        grown.grow_node(morphism=True, epsilon=epsilon, noise=noise)
+        return (grown(x) - before).norm().item()
+
+    assert change(1e-5, 0.1) == pytest.approx(change(1e-6, 0.1) * 10, rel=1e-2)
+    assert change(1e-6, 0.4) == pytest.approx(change(1e-6, 0.1) * 4, rel=1e-2)
+
+
+def test_gradient_reaches_every_new_parameter(space):
+    network, theta, alpha, x, y, _ = space
+    old = {id(p) for p in network.parameters()}
+    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
+    new = [p for p in network.parameters() if id(p) not in old]
+    gradients = torch.autograd.grad(nn.functional.mse_loss(network(x), y), new)
+    assert new and all(g.abs().max() > 0 for g in gradients) and all((p != 0).all() for p in new)
+
+
+def test_inherited_parameters_and_moments_are_bit_identical(space):
+    """Also where a larger parameter has taken the place of one: they are its first entries."""
+    network, theta, alpha, *_ = space
+    before = copy.deepcopy(network.state_dict())
     moments = {name: copy.deepcopy(optimizer.state[p]) for optimizer in (theta, alpha)
                for name, p in network.named_parameters() if p in optimizer.state}
-    assert set(moments) == set(before)
+    assert set(moments) == {name for name, _ in network.named_parameters()}
     grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
-    now = dict(network.named_parameters())
-    for name, value in before.items():
-        assert torch.equal(now[name], value)
-        state = (theta if now[name] in theta.state else alpha).state[now[name]]
-        assert all(torch.equal(state[key], moments[name][key]) for key in moments[name])
-    trained_now = {id(p) for optimizer in (theta, alpha) for p in optimizer.param_groups[0]["params"]}
-    assert trained_now == {id(p) for p in network.parameters()}
 
+    def first(tensor, value):
+        return torch.as_tensor(tensor)[tuple(slice(n) for n in torch.as_tensor(value).shape)]
+
+    assert all(torch.equal(first(network.state_dict()[name], value), value) for name, value in before.items())
+    now = dict(network.named_parameters())
+    for name, kept in moments.items():
+        state = (theta if now[name] in theta.state else alpha).state[now[name]]
+        assert all(torch.equal(first(state[key], value), torch.as_tensor(value)) for key, value in kept.items())
+    in_optimisers = [p for optimizer in (theta, alpha) for p in optimizer.param_groups[0]["params"]]
+    assert len(in_optimisers) == len(now) and {id(p) for p in in_optimisers} == {id(p) for p in now.values()}
+
+
+def test_structure_rebuilds_what_was_grown_and_pruned(space):
+    network, theta, alpha, x, _, other = space
+    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1)
+    weakest = sorted(w for mixture in network.mixtures() for w in mixture.named_weights().values())[2]
+    assert prune(network, theta, alpha, prune_below=weakest, keep_all_above=0.99)
+    other.eval().restructure(network.structure())
+    other.load_state_dict(network.state_dict())
+    norms = [module for module in other.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert other.structure() == network.structure() and not any(norm.training for norm in norms)
+    names = [{id(p): name for name, p in n.named_parameters()} for n in (network, other)]
+    assert [names[0][id(p)] for p in network.theta_parameters()] == [names[1][id(p)] for p in other.theta_parameters()]
+    assert torch.equal(other(x), network.eval()(x))
+
+
+# Moments, Net2Net, limits -------------------------------------------------------------------------------------
 
 def test_carried_moments_are_those_of_the_kept_entries():
     old = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))

@@ -61,9 +61,6 @@ def test_a_mixture_hands_a_newcomer_exactly_its_weight(weight):
 
 def test_bad_newcomers_are_one_clear_error_each():
     mixture = Mixture(["gate", "carry#2"])
-    for weight in (0.0, 1.0, -0.1):
-        with pytest.raises(ValueError, match=rf"weight = {weight} of 'tanh': allowed is a number between 0 and 1"):
-            mixture.add("tanh", weight)
     with pytest.raises(ValueError, match="holds 'carry' already"):
         mixture.add("carry", 0.1)
     for space in SPACES:

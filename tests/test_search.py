@@ -76,26 +76,6 @@ def test_growing_stops_at_the_limit_of_nodes_and_of_epochs(task, settings):
     assert new_search(task, short).run().epochs == 3
 
 
-def test_a_killed_search_goes_on_bit_for_bit(task, config, tmp_path):
-    whole = new_search(task, config).run()
-    assert [e["kind"] for e in whole.events].count("grow_node") >= 1
-    for stop in range(1, whole.epochs):
-        file = tmp_path / f"{stop}.pt"
-        killed = new_search(task, config, file)
-        train = killed._search_epoch
-        killed._search_epoch = lambda train=train, killed=killed: (
-            train() if killed.state.epoch < stop else (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            killed.run()
-        torch.manual_seed(999)  # nothing may depend on what another process drew
-        resumed = new_search(task, config, file)
-        torch.manual_seed(998)
-        result = resumed.run()
-        assert result.genotype == whole.genotype
-        for part in ("history", "events", "stage_errors", "flops", "epochs", "validation_error"):
-            assert records.without_timing(getattr(result, part)) == records.without_timing(getattr(whole, part))
-
-
 def test_divergence_names_the_epoch_and_keeps_the_last_good_checkpoint(task, config, tmp_path):
     search = new_search(task, config, tmp_path / "search.pt")
     train = search._search_epoch

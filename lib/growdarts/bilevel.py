@@ -20,13 +20,8 @@ def gradient(network: nn.Module, loss: Callable[[Any, Any], Tensor], batch: Any,
              parameters: Sequence[nn.Parameter]) -> tuple[Tensor, list[Tensor]]:
     """Value () of loss(network, batch) and its gradient by `parameters`; zero where it does not depend on one of them.
 
-    All other parameters are constants meanwhile. autograd would not return their gradients either, but a backward pass that
-    is written by hand can only tell by `requires_grad` which ones it need not compute.
-
-    Raises
-    ------
-    RuntimeError, ValueError
-        gradients are switched off, or the loss depends on none of the parameters: training would change nothing.
+    All others do not require gradients meanwhile: a backward pass written by hand can only tell by that what it need
+    not compute. Gradients switched off (RuntimeError) or no dependence at all (ValueError) would train nothing.
     """
     if not torch.is_grad_enabled():
         raise RuntimeError("gradients are switched off, so nothing would be learned: search and train outside of "
@@ -74,8 +69,7 @@ class VirtualStep:
     ----------
     xi, weight_decay, momentum : step, L2 factor and $\mu$, of Adam $\beta_1$.
     clip : largest norm of g; None for no clipping.
-    buffers : m, one tensor for every weight, in the order of `theta_parameters`; None for zeros.
-    adam : what only Adam has; None for SGD.
+    buffers : m of every weight; None for zeros.
     """
 
     xi: float
@@ -213,8 +207,7 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
 
 @contextmanager
 def _restored(network: SearchSpace) -> Iterator[list[Tensor]]:
-    """Copies of theta, to start from; at the end theta and the running statistics are what they were, bit for bit
-    (adding and subtracting a step would leave rounding behind)."""
+    """Copies of theta; at the end theta and the running statistics are what they were, bit for bit."""
     theta = network.theta_parameters()
     saved = [p.detach().clone() for p in theta]
     with statistics_kept(network):

@@ -35,10 +35,7 @@ def gained_since(errors: Sequence[float], min_gain: float, split_at: int) -> boo
 
 
 def averaging_starts(errors: Sequence[float], n: int) -> bool:
-    """Whether the last error is worse than the best of those more than `n` epochs before it.
-
-    The trigger of non-monotonically triggered averaging, as in the code of AWD-LSTM (Merity, Keskar & Socher 2018).
-    """
+    """Whether the last error is worse than the best of those more than `n` epochs before it, as in AWD-LSTM's code."""
     earlier = errors[:-1 - n]
     return bool(earlier) and errors[-1] > min(earlier)
 
@@ -53,7 +50,7 @@ def operations_to_prune(weights: Mapping[str, float], prune_below: float, keep_a
     """Keys of weights below `prune_below`, while no weight surpasses `keep_all_above` [JG pruning].
 
     The operation that would be derived always stays: of the strongest besides `none`, copies added up, the strongest
-    copy. Without it the edge would hold nothing but `none`, or end as another operation only because of the pruning.
+    copy.
     """
     if max(weights.values()) >= keep_all_above:
         return []

@@ -29,12 +29,7 @@ def grow_node(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer:
     morphism : initialise the new node function-preserving; otherwise with fresh random weights.
     epsilon : scale of the relative change of the network's output; how strict it is says the space.
     noise : deviation of the additive noise on the new weights, in units of epsilon.
-    max_nodes : limit, None: none.
-
-    Raises
-    ------
-    ValueError
-        the network has `max_nodes` nodes already; it is then unchanged.
+    max_nodes : at so many nodes a ValueError, before anything is changed; None: no limit.
     """
     if max_nodes is not None and network.n_nodes() >= max_nodes:
         raise ValueError(f"a cell of {network.n_nodes()} nodes cannot grow: allowed are at most max_nodes = {max_nodes}")
@@ -58,34 +53,22 @@ def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optim
 
     Each of the two gets half the gradient that the original would have got, for theta as for alpha. So both start with
     half the first and a quarter of the second moments of the optimisers; without weight decay Adam then moves the function
-    as if nothing had been duplicated. Weights that had been shared with other operations, and are the original's own only
-    now, start without. All other moments are untouched.
+    as if nothing had been duplicated. Weights that had been shared with other operations start without moments. Whatever
+    does not fit is a ValueError before anything is changed.
 
     Parameters
     ----------
-    mixture, key : position in `network.mixtures()` and key of the operation.
+    mixture, key : position in `network.mixtures()` and key of the operation. The copy's key is returned.
     step : length of delta for every unit, see `growth_step`.
-    direction : morphism: None, random normal. Splitting: unit vectors of the units by name of the weight,
-        zero for units that are not split (`growdarts.splitting.Split.direction`).
+    direction : by name of the weight, unit vectors of units that are split and zeros
+        (`growdarts.splitting.Split.direction`); None: random normal, the morphism.
     max_copies : most copies of the operation in its mixture afterwards, the original counted; None: any number.
-
-    Returns
-    -------
-    The copy's key.
-
-    Raises
-    ------
-    ValueError
-        no such mixture or operation, an operation without weights or of too many copies, a direction that does not
-        fit, a bad step. The network is then unchanged.
     """
     name = f"operation {key!r} of mixture {mixture}"
     mixtures = list(network.mixtures())
     if not 0 <= mixture < len(mixtures) or key not in mixtures[mixture].keys:
         held = {i: m.keys for i, m in enumerate(mixtures) if i == mixture} or f"0 to {len(mixtures) - 1}"
         raise ValueError(f"there is no {name}: allowed are {held}")
-    if not 0 <= step < float("inf"):
-        raise ValueError(f"step = {step}: allowed is a finite number, at least 0")
     if max_copies is not None and _copies(mixtures[mixture], key) >= max_copies:
         raise ValueError(f"there are {_copies(mixtures[mixture], key)} copies of {name}: allowed are at most "
                          f"max_copies = {max_copies}")
@@ -133,10 +116,7 @@ def operation_owner(network: SearchSpace, mixture: Mixture) -> OperationOwner:
 
 
 def growable_operations(network: SearchSpace, *, max_copies: int | None = None) -> dict[tuple[int, str], float]:
-    """Mixture weights by (position of the mixture, key) of all operations that own weights.
-
-    Operations of which the mixture holds `max_copies` already, the original counted, are left out.
-    """
+    """Mixture weights of all operations that own weights and of which the mixture holds fewer than `max_copies`."""
     return {(i, key): weight for i, mixture in enumerate(network.mixtures())
             for owner in [operation_owner(network, mixture)]
             for key, weight in mixture.named_weights().items() if owner.operation_weights(mixture, key)

@@ -9,14 +9,7 @@ from torch import Tensor, nn
 
 
 class Mixture(nn.Module):
-    """Architecture logits `alpha` (K,) over K named candidates [DARTS Eq. 2].
-
-    `keys` are unique; a duplicated operation is stored as `"name#2"`, `"name#3"`, ...
-
-    Parameters
-    ----------
-    keys : names of the candidates, in the order of `alpha`.
-    """
+    """Logits `alpha` (K,) over K candidates of unique `keys` [DARTS Eq. 2]; copies are `"name#2"`, `"name#3"`, ..."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         super().__init__()
@@ -31,7 +24,7 @@ class Mixture(nn.Module):
         return torch.softmax(self.alpha, dim=0)
 
     def operation_weights(self) -> dict[str, float]:
-        """Mixture weights by operation, the copies of a duplicated one added up."""
+        """Mixture weights by operation, as floats, copies added up."""
         return by_operation(self.named_weights())
 
     def named_weights(self) -> dict[str, float]:
@@ -39,10 +32,7 @@ class Mixture(nn.Module):
         return dict(zip(self.keys, self.weights().tolist(), strict=True))
 
     def keep(self, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        """Keep only the candidates `index`; the softmax hands the others' weight to them.
-
-        Returns the old and the new `alpha`, so that the caller can carry the optimiser's moments over.
-        """
+        """Keep only the candidates `index`; the old and the new alpha, for the optimiser's moments."""
         if not index:
             raise ValueError("a mixture must keep at least one operation")
         old = self.alpha
@@ -51,10 +41,7 @@ class Mixture(nn.Module):
         return old, self.alpha
 
     def append(self, key: str, logit: Tensor | float) -> tuple[nn.Parameter, nn.Parameter]:
-        """Add candidate `key` with architecture logit `logit`; the others' ratios stay.
-
-        Returns the old and the new `alpha`, as `keep` does.
-        """
+        """Add candidate `key` with architecture logit `logit`; the old and the new alpha."""
         if key in self.keys:
             raise ValueError(f"the mixture of {self.keys} holds {key!r} already")
         old = self.alpha
@@ -65,10 +52,8 @@ class Mixture(nn.Module):
     def add(self, key: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
         r"""Add candidate `key` with mixture weight w, between 0 and 1; the others keep their ratios.
 
-        Its logit is $\log \sum_o e^{\alpha_o} + \log \frac{w}{1 - w}$. Returns the old and the new `alpha`, as `keep`.
+        Its logit is $\log \sum_o e^{\alpha_o} + \log \frac{w}{1 - w}$. Returns the old and the new alpha.
         """
-        if not 0 < weight < 1:
-            raise ValueError(f"weight = {weight} of {key!r}: allowed is a number between 0 and 1")
         if key in map(operation_name, self.keys):
             raise ValueError(f"the mixture of {self.keys} holds {key!r} already")
         return self.append(key, torch.logsumexp(self.alpha.detach(), 0) + math.log(weight / (1 - weight)))
@@ -76,8 +61,8 @@ class Mixture(nn.Module):
     def duplicate(self, key: str) -> tuple[str, nn.Parameter, nn.Parameter]:
         r"""Let a copy share the weight of `key`: both logits are $\alpha - \log 2$, both weights half [JG 3.2.2].
 
-        The sum of $e^\alpha$ stays, hence every other weight. Returns the copy's key, `"name#2"` or the next
-        that is free, and the old and the new `alpha`; the copy's logit is the last.
+        The sum of $e^\alpha$ stays, hence every other weight. Returns the copy's key, whose logit is the last, and the
+        old and the new alpha.
         """
         i, name = self.keys.index(key), operation_name(key)
         copy = next(free for n in count(2) if (free := f"{name}#{n}") not in self.keys)

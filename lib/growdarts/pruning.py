@@ -59,10 +59,9 @@ def resample(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: 
              before: Mapping[str, Sequence[str]], weight: float) -> list[str]:
     """Refill every slot that was taken `before`, see `held_operations`, and is free after a pruning.
 
-    Each slot gets an operation drawn uniformly from the candidates that the mixture neither holds nor held before, so a
-    pruned operation does not come back at once. It starts with fresh weights and mixture weight `weight`; the others keep
-    their ratios and moments. If there is no such candidate, the slot stays empty. Returns what was added, as
-    `"mixture: key"`.
+    Each gets an operation drawn uniformly from the candidates that the mixture neither holds nor held before, if there
+    is one, with fresh weights, at mixture weight `weight`; the others keep their ratios and moments. Returns what was
+    added, as `"mixture: key"`.
     """
     added = []
     for name, mixture in named_mixtures(network).items():
@@ -82,11 +81,8 @@ def resample(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: 
 
 @torch.no_grad()
 def renew_statistics(network: nn.Module, task: Task) -> bool:
-    """Let all batch norms forget their running statistics and average anew over one pass of the training batches.
-
-    The old statistics are those of the unpruned network; in a recurrent cell their error would add up over time. The
-    weights stay. Returns whether there is any batch norm; without one, nothing is done or drawn.
-    """
+    """Let batch norms forget their running statistics, which are the unpruned network's, and average anew over one pass
+    of the training batches. Returns whether there is any batch norm; without one, nothing is done or drawn."""
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
         return False

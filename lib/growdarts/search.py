@@ -33,20 +33,13 @@ PASSES = {1: 3 + 3, 2: 3 + 3 + 3 + 2 * 3}
 
 
 class Search:
-    """One search over one network.
+    """One search over one network. Operations are to be grown, but none owns weights: a ValueError.
 
     Parameters
     ----------
-    network, task : what is grown, and on which data.
-    settings : every number of the search.
     morphism : new nodes preserve the function; False: they have fresh random weights, which is the control.
     checkpoint : stored after every epoch; a search that finds one goes on from there, bit for bit.
     progress : show a bar also where stderr is no terminal.
-
-    Raises
-    ------
-    ValueError
-        operations are to be grown where none owns weights.
     """
 
     def __init__(self, network: SearchSpace, task: Task, settings: SearchSettings, *,
@@ -189,7 +182,6 @@ class Search:
         return losses.value()
 
     def _grow(self) -> None:
-        """Add a node to every cell and note what it did to the validation error."""
         settings = self.settings
         with self._note_change("grow_node") as event:
             grow_node(self.network, self.theta_optimizer, self.alpha_optimizer, morphism=self.morphism,
@@ -207,7 +199,7 @@ class Search:
             event["what"] = [f"{name}: {key} -> {twin}"]
 
     def _prune(self, *, refill: bool = False) -> bool:
-        """Drop weak operations from every mixture, maybe let others in; whether any was dropped."""
+        """Drop weak operations, maybe let others in; whether any was dropped."""
         settings, before = self.settings, held_operations(self.network)
         optimizers = (self.theta_optimizer, self.alpha_optimizer)
         with self._note_change("prune") as event:
@@ -238,10 +230,7 @@ class Search:
 
     @contextmanager
     def _note_change(self, kind: str) -> Iterator[dict[str, Any]]:
-        """Notes one change of the architecture, made within the context: what, when, its cost and effect.
-
-        The entry can be added to within the context. After an error nothing is noted.
-        """
+        """Notes one change of the architecture, made within the context, which fills `what`; after an error nothing."""
         state = self.state
         entry = {"kind": kind, "epoch": state.epoch, "what": [], "validation_before": self.validation_error()}
         yield entry
@@ -252,7 +241,6 @@ class Search:
             "flops_spent": state.flops, "seconds_spent": state.seconds})
 
     def validation_error(self) -> float:
-        """Of the network as it is."""
         return self.task.evaluate(self.network, "validation")
 
     def _new_optimizers(self) -> None:
@@ -264,7 +252,7 @@ class Search:
             weight_decay=settings.alpha_weight_decay)
 
     def _now(self) -> dict[str, Any]:
-        """Structure, weights and optimiser states, which go on changing with the search."""
+        """Structure, weights and optimiser states, not copied."""
         return {"structure": self.network.structure(), "network": self.network.state_dict(),
                 "theta_optimizer": self.theta_optimizer.state_dict(),
                 "alpha_optimizer": self.alpha_optimizer.state_dict()}

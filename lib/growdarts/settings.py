@@ -1,8 +1,4 @@
-"""Settings of a search and of a training: strict types, one clear error.
-
-Every field carries its meaning and unit. A bad value, a wrong type (`"false"` is not a bool) and
-an unknown name are each one `ConfigError` that names the parameter, its value and what is allowed.
-"""
+"""Settings of a search and of a training: strict types (`"false"` is not a bool), one clear error."""
 
 from typing import Any, Literal, Self
 
@@ -112,14 +108,10 @@ class SearchSettings(Settings):
             "alpha_learning_rate": 0.03, "alpha_weight_decay": 1e-3, "grad_clip": 1.0, **changes})
 
     @model_validator(mode="after")
-    def _nodes_in_order(self) -> Self:
+    def _agree(self) -> Self:
         if self.initial_nodes > self.max_nodes:
             raise ValueError(f"parameter 'initial_nodes' = {self.initial_nodes}: allowed is at most "
                              f"max_nodes = {self.max_nodes}")
-        return self
-
-    @model_validator(mode="after")
-    def _momentum_of_sgd(self) -> Self:
         if self.momentum and self.optimizer == "adam":
             raise ValueError(f"parameter 'momentum' = {self.momentum}: allowed is 0 with optimizer 'adam'")
         return self

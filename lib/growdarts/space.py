@@ -17,7 +17,8 @@ class Genotype(Protocol):
 
 
 class SearchSpace(Protocol):
-    """What `growdarts.search` needs of a network; it must not know which space it grows."""
+    """What `growdarts.search` needs of a network; it must not know which space it grows. A network may inherit from it.
+    """
 
     operations: Sequence[str]  # candidates of every mixture, also of those that are grown
 
@@ -25,6 +26,7 @@ class SearchSpace(Protocol):
 
     def alpha_parameters(self) -> list[nn.Parameter]:
         """Architecture logits."""
+        return [mixture.alpha for mixture in self.mixtures()]
 
     def theta_parameters(self) -> list[nn.Parameter]:
         """Weights, in an order that depends on the structure only."""
@@ -70,15 +72,12 @@ def named_mixtures(network: SearchSpace) -> dict[str, Mixture]:
 
 
 class Duplicate(NamedTuple):
-    """An operation that now exists twice: the copy's key, alpha before and after, and the weights of both.
+    """An operation that now exists twice."""
 
-    `weights` has (original, copy) by name. The copy's logit is the last of `alpha`.
-    """
-
-    key: str
+    key: str  # of the copy
     old_alpha: nn.Parameter
-    alpha: nn.Parameter
-    weights: dict[str, tuple[nn.Parameter, nn.Parameter]]
+    alpha: nn.Parameter  # the copy's logit is the last
+    weights: dict[str, tuple[nn.Parameter, nn.Parameter]]  # original and copy, by name
 
 
 @runtime_checkable

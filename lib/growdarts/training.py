@@ -68,8 +68,6 @@ def theta_optimizer(parameters: list[nn.Parameter], settings: SearchSettings) ->
 
 def learning_rate(settings: SearchSettings, epoch: int, epochs: int) -> float:
     r"""Of `epoch`, from 0, of `epochs`: constant, or $\eta\, (1 + \cos(\pi\, epoch / epochs)) / 2$ as in DARTS."""
-    if not 0 <= epoch < epochs:
-        raise ValueError(f"epoch = {epoch}: allowed are 0 to {epochs - 1}")
     if settings.schedule == "constant":
         return settings.learning_rate
     return settings.learning_rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
@@ -102,16 +100,13 @@ class MeanLoss:
         self.count += n
 
     def value(self) -> float:
-        """The mean of all samples."""
         return self.total.item() / self.count
 
 
 def theta_epoch(network: nn.Module, task: Task, optimizer: Optimizer, grad_clip: float,
                 averaged: AveragedModel | None = None) -> float:
-    """One pass of weight steps over the training data; mean loss, NaN or inf if it diverged.
-
-    The weights after each step go into `averaged`, if given.
-    """
+    """One pass of weight steps over the training data, the weights after each into `averaged`; mean loss, NaN or inf if
+    it diverged."""
     losses = MeanLoss()
     for batch in task.train_batches():
         losses.add(theta_step(network, task, optimizer, batch, grad_clip), len(batch[1]))
@@ -122,10 +117,7 @@ def theta_epoch(network: nn.Module, task: Task, optimizer: Optimizer, grad_clip:
 
 @dataclass(frozen=True)
 class Fit:
-    """Outcome of `fit`: best validation error, per-epoch validation errors, seconds.
-
-    Without a validation part the best error is None and there are no errors.
-    """
+    """Outcome of `fit`: best validation error, those of all epochs, seconds; None and [] without a validation part."""
 
     validation_error: float | None
     errors: list[float]
@@ -135,10 +127,10 @@ class Fit:
 def fit(network: nn.Module, parameters: list[nn.Parameter], task: Task, settings: SearchSettings,
         checkpoint: Checkpoint = Checkpoint(None, ""), *, label: str = "training", progress: bool = False,
         on_epoch: Callable[[int], None] | None = None, validate: bool = True) -> Fit:
-    """Train from scratch until `patience` epochs bring no validation gain; leaves the best weights.
+    """Train from scratch until `patience` epochs bring no validation gain, however small; leaves the best weights.
 
-    Any gain counts, however small: `min_gain` is for the stages of a search. Resumes from `checkpoint` and
-    then ends with the same numbers as an uninterrupted run.
+    Resumes from `checkpoint` and then ends with the same numbers as an uninterrupted run. A loss that is not finite is
+    a `DivergenceError`.
 
     With the optimiser "nt_asgd" (Merity, Keskar & Socher 2018) SGD goes on as before once the validation error has
     stalled, see `growdarts.criteria.averaging_starts`, but what is validated and left is the mean of the weights
@@ -146,17 +138,9 @@ def fit(network: nn.Module, parameters: list[nn.Parameter], task: Task, settings
 
     Parameters
     ----------
-    network, parameters : what is trained, and its weights.
     label : names the fit in the progress bar.
     on_epoch : called with the number of each epoch, from 0, before it starts.
     validate : False: there is no validation part; all `train_epochs` are run and the last weights are left.
-
-    Raises
-    ------
-    DivergenceError
-        the loss is not finite.
-    ValueError
-        "nt_asgd" without a validation part, or parameters of another network.
     """
     if settings.optimizer == "nt_asgd" and not validate:
         raise ValueError("optimizer = 'nt_asgd' without a validation part: allowed are 'adam' and 'sgd'")

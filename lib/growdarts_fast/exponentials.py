@@ -2,11 +2,8 @@ r"""e^x - 1 for numba's kernels, made of what vector instructions can do:
 
 $$ e^x - 1 = 2^n (e^r - 1) + 2^n - 1, \qquad x = n \ln 2 + r, \quad |r| \le \tfrac12 \ln 2, $$
 
-with the Taylor series of $e^r - 1$ as far as the type has digits.
-The C library computes it one number at a time: with that an epoch of a search of two-input cells takes 1.2 to 1.4 times
-as long.
-
-numba's cache (`__pycache__/*.nbi`) does not notice changes to functions of other modules: after one here, empty it.
+with the Taylor series of $e^r - 1$ as far as the type has digits. The C library computes it one number at a time: with
+that an epoch of a search of two-input cells takes 1.2 to 1.4 times as long.
 """
 
 import math

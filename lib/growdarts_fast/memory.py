@@ -42,7 +42,6 @@ class Memory:
         return block
 
     def give_back(self, block: mmap.mmap) -> None:
-        """What `take` gave."""
         with self.lock:
             self.in_use -= len(block)
             self.free.append(block)
@@ -63,5 +62,4 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """As `torch.zeros` on the CPU."""
     return empty(shape, dtype).zero_()

@@ -8,8 +8,7 @@ $$ s_0 = \mathrm{BN}(h + \sigma(c_0)(\tanh u_0 - h)), \quad
    s_i = \mathrm{BN}(z_i), \quad h' = \sum_i r_i s_i . $$
 
 The plain form is `RecurrentSearchCell.states`. This one keeps the states and the products [c, u]. The backward pass
-computes everything elementwise again, leaves the products' gradients in the products' place, and gives each weight its
-gradient in one product over all time steps. Only gradients that are asked for are computed.
+computes everything elementwise again and leaves the products' gradients in the products' place.
 
 Shapes: T time, B batch, H hidden, N nodes, L edges of a node, K activations.
 """
@@ -26,7 +25,7 @@ from growdarts.forms import fast_form
 from growdarts.spaces.precision import product_type
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import masked
-from growdarts_fast.derivatives import refuse_second_derivative
+from growdarts_fast.derivatives import kept_once
 from growdarts_fast.memory import empty
 from growdarts_fast.products import matmul, over_time
 from growdarts_fast.recurrent_kernels import COLUMNS, add_at, mix, mix_backward, normalise, normalise_backward
@@ -93,8 +92,6 @@ def mixed_scan(wx: Tensor, h: Tensor, h_mask: Tensor | None, U: Tensor, output_w
                norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     """States h_1 .. h_T (T, B, H), and mean and variance of every batch norm's input, (T, N + 1, H) each [DARTS Eq. 2].
 
-    Parameters
-    ----------
     wx, U : transformed inputs (T, B, 2 H) and the weight (H, 2 H) of the state before, in state 0.
     h, h_mask : the state before, (B, H), and the dropout mask of all states (B, H).
     output_weights : r (N,).
@@ -170,11 +167,7 @@ class _MixedScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative("mixed_scan")
-        if ctx.kept is None:
-            raise RuntimeError("a backward pass through mixed_scan used up what its forward pass kept: run that again, "
-                               "or compute within growdarts.forms.plain_forms()")
-        (states, read, first, products, hidden, variances, work), ctx.kept = ctx.kept, None
+        states, read, first, products, hidden, variances, work = kept_once(ctx, "mixed_scan")
         nodes, dtype, norm, N = ctx.nodes, ctx.dtype, ctx.norm, len(ctx.nodes)
         train = norm.mean is None
         h_mask, U, r, *tensors = ctx.saved_tensors
@@ -227,8 +220,7 @@ class _MixedScan(torch.autograd.Function):
 
 
 def _arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:
-    """The tensors as the kernels read and write them, made once: at every step it would take a while."""
-    return [tensor.numpy() for tensor in tensors]
+    return [tensor.numpy() for tensor in tensors]  # once: at every step it would take a while
 
 
 def _by_node(nodes: Sequence[Blocks], weights: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -4,8 +4,8 @@ With $g = \sigma(c)$ and $q_e = \sum_k w_{ek}$ a node computes, before its batch
 
 $$ z = \sum_e q_e s_j + g_e\, (m_e - q_e s_j), \qquad m_e = \sum_k w_{ek} f_k(u_e) . $$
 
-No function allocates its results; each docstring says what is filled, overwritten or added to. With $\mu = e^{-u} - 1$ the activations are $\sigma(u) = 1 / (2 + \mu)$ and
-$\tanh u = -\mu (2 + \mu) / (2 + 2 \mu + \mu^2)$.
+No function allocates its results; each docstring says what is filled, overwritten or added to. With $\mu = e^{-u} - 1$
+the activations are $\sigma(u) = 1 / (2 + \mu)$ and $\tanh u = -\mu (2 + \mu) / (2 + 2 \mu + \mu^2)$.
 
 Shapes: B batch, H hidden, N nodes, L edges of a node. `products` (L, B, 2 H) are the c and u of every edge side by side;
 `sources` (L,) the states that they come from; `w` (L, 4) the weights of tanh, relu, sigmoid, identity; `states`

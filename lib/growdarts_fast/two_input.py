@@ -1,8 +1,7 @@
 r"""The two-input cell over all time steps as one autograd function with a backward written by hand.
 
-Node j of N makes $s_j = \sum_o w_{jo}\, o(W_j x_t + b_j,\; U_j s_{j-1},\; s_{j-1})$; the chain of nodes goes on from one
-time step to the next. The plain form is `growdarts.spaces.two_input.cell.TwoInputCell.states`. Cells that hold an operation
-without a kernel, as users may register them, are computed by it.
+Node j of N makes $s_j = \sum_o w_{jo}\, o(W_j x_t + b_j,\; U_j s_{j-1},\; s_{j-1})$. The plain form is
+`growdarts.spaces.two_input.cell.TwoInputCell.states`, which also computes cells of operations that have no kernel.
 
 An operation works unit by unit, so a node's derivatives by its transformed inputs and by its state have an entry each:
 $D^{wx}$, $D^{us}$, $D^s$. `two_input_kernels` has them, and step by step the gradient goes back by
@@ -11,8 +10,7 @@ $$ ds_{j-1} = D^s_j \odot ds_j + U_j^\top (D^{us}_j \odot ds_j) . $$
 
 Samples are columns here, so that all numbers of an operation lie side by side. What a node reads is one matrix, the state over
 x_t over a row of ones, and its weights are another, (U, W, b); operations that multiply W x + b by U s have rows (U, 0, 0)
-and rows (0, W, b). So a step has one product, and all weights get their gradient in one over all time steps. Only
-gradients that are asked for are computed.
+and rows (0, W, b). So a step has one product, and all weights get their gradient in one over all time steps.
 
 Shapes: T time, B batch, I inputs, H hidden, N nodes, K operations, R rows, H for every weight of a node, R' of its matrix, C =
 H + I + 1 of what it reads.
@@ -30,7 +28,7 @@ from growdarts.forms import fast_form
 from growdarts.spaces.precision import product_type
 from growdarts.spaces.two_input.cell import TwoInputCell
 from growdarts.spaces.two_input.operations import TWO_INPUT
-from growdarts_fast.derivatives import refuse_second_derivative
+from growdarts_fast.derivatives import kept_once
 from growdarts_fast.memory import empty, zeros
 from growdarts_fast.products import LEAST, ROWS, add_product, matmul
 from growdarts_fast.two_input_kernels import CODES, MULTIPLIED, mix, mix_backward
@@ -83,20 +81,12 @@ def _layout(names: Sequence[str], H: int) -> tuple[np.ndarray, np.ndarray, Tenso
 
 
 class _NodePass:
-    """A node's pass over the time steps: its mixture in one step, and the gradients through it.
+    """A node's pass over the time steps: its mixture in one step, and the gradients through it, which overwrite what it
+    saved.
 
-    The backward pass overwrites the values that the forward pass saved.
-
-    Parameters
-    ----------
     read, after : what the node reads, and what the next one does, of which the pass fills the states (T, C, B).
-    dtype : of the products.
-
-    Attributes
-    ----------
-    weights : (R', C).
-    gradient : of the loss by their products (T, R', B), once `backward_step` has been called for all steps.
-    dw : of the loss by w (K,).
+    weights : (R', C). gradient : of the loss by their products (T, R', B), once `backward_step` has been called for all
+        steps. dw : of the loss by w (K,).
     """
 
     def __init__(self, node: ScanNode, read: Tensor, after: Tensor, dtype: torch.dtype) -> None:
@@ -162,11 +152,7 @@ class _TwoInputScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative("two_input_scan")
-        if ctx.kept is None:
-            raise RuntimeError("a backward pass through two_input_scan used up what its forward pass kept: run that "
-                               "again, or compute within growdarts.forms.plain_forms()")
-        passes, ctx.kept = ctx.kept, None
+        passes = kept_once(ctx, "two_input_scan")
         (T, B, H), (_, C, _) = grad.shape, passes[0].read.shape
         _, _, wants_x, _, *wants = ctx.needs_input_grad
         used = C - 1 if wants_x else H  # rows of what is read

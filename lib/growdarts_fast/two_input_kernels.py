@@ -9,8 +9,7 @@ time step is a row of blocks of n numbers, `kept`, and an operation's blocks in 
 * carry: none.
 
 `s` is the state that the node reads, `w` (K,) are the mixture weights, `codes` (K,) says which operation, `firsts` (K,) where
-its blocks begin. Operation by operation every loop runs over many numbers that lie side by side, all units of all samples,
-but over no more than stay in the cache.
+its blocks begin. Loops run over no more numbers than stay in the cache.
 
 All functions fill arrays that are given or add to them. Shapes: n numbers of a state, H times the samples, K operations.
 """

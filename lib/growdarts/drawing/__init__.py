@@ -7,19 +7,11 @@ from growdarts.drawing.charts import BLUE, LEGEND, WIDTH, Chart, Weights, _arrow
 from growdarts.drawing.graphs import arranged, derived_cells, derived_edges
 from growdarts.drawing.text import LETTER, text, width
 from growdarts.mixture import operation_keys, operation_name
-from growdarts.spaces.genotype import SPACES, GenotypeError, genotype_from_dict
+from growdarts.spaces.genotype import SPACES, genotype_from_dict
 
 
 def genotype(data: dict[str, Any]) -> str:
-    """A derived cell as SVG: a chain of boxes, or a graph with the operations on its edges.
-
-    data : `to_dict` form of a genotype of any space. Of a convolutional one both cells are drawn.
-
-    Raises
-    ------
-    GenotypeError
-        an unknown space, or no genotype of the space it names.
-    """
+    """A derived cell in its `to_dict` form as SVG: a chain of boxes, or graphs with operations on their edges."""
     genotype_from_dict(data)  # for its checks
     if not _is_chain(data["space"]):
         return arranged([("", derived_cells(data), 0)])
@@ -28,25 +20,6 @@ def genotype(data: dict[str, Any]) -> str:
         drawn, height = _derived_chain(nodes, data["space"])
         rows.append((f"layer {layer}" if len(data["layers"]) > 1 else "", [drawn], height))
     return arranged(rows)
-
-
-def searched(weights: Weights, space: str, before: Weights | None = None) -> str:
-    """A searched cell as SVG: every operation of every mixture with its weight.
-
-    Parameters
-    ----------
-    weights : by name of the mixture, as in the events and the history of a record.
-    before : weights of an earlier time; what is new or gone since then is marked.
-
-    Raises
-    ------
-    GenotypeError
-        an unknown space.
-    """
-    if space not in SPACES:
-        raise GenotypeError(f"space {space!r}: allowed are {', '.join(sorted(SPACES))}")
-    chart = Chart([weights] if before is None else [before, weights], space)
-    return arranged([("", [chart.draw(weights, before)], chart.height), _legend()])
 
 
 def growth(record: dict[str, Any]) -> str:

@@ -13,12 +13,12 @@ class GenotypeError(ValueError):
 
 
 class JsonForm:
-    """JSON text, for a class that has `to_dict` and `from_dict`; records also count its `n_nodes` and `operations`."""
+    """JSON text, for a class that has `to_dict`, plain lists by name, and its inverse `from_dict`. Records also count
+    its `n_nodes`, those of the deepest cell, and `operations`, those of all nodes or edges."""
 
     space: str
 
     def to_json(self) -> str:
-        """JSON text."""
         return json.dumps(self.to_dict())
 
     @classmethod
@@ -54,13 +54,7 @@ def genotypes_of(space: str) -> Callable[[type[G]], type[G]]:
 
 
 def genotype_from_dict(data: dict[str, Any]) -> JsonForm:
-    """The genotype of whichever space `data` names.
-
-    Raises
-    ------
-    GenotypeError
-        an unknown space, or no genotype of the space it names.
-    """
+    """The genotype of whichever space `data` names; a GenotypeError if it is none, or the space is unknown."""
     space = data.get("space") if isinstance(data, dict) else None
     if not isinstance(space, str) or space not in SPACES:
         raise GenotypeError(f"space {space!r}: allowed are {', '.join(sorted(SPACES))}")

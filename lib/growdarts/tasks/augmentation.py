@@ -59,15 +59,8 @@ def augment(images: Tensor, generator: Generator, *, padding: int = 4, flip: boo
             mean: Sequence[float] = CIFAR10_MEAN, std: Sequence[float] = CIFAR10_STD) -> Tensor:
     """Training images in 0 .. 1 as DARTS feeds them: crop, flip, normalise, cutout.
 
-    Parameters
-    ----------
     padding : most pixels of a shift; black comes in.
     cutout_length : side of the square set to the mean colour; 0 for none.
-
-    Raises
-    ------
-    ValueError
-        a negative `padding` or `cutout_length`, images that are not (B, C, H, W) of as many channels as `mean`.
     """
     if padding < 0 or cutout_length < 0:
         raise ValueError(f"padding = {padding}, cutout_length = {cutout_length}: allowed is at least 0")

@@ -79,8 +79,6 @@ class ImageTask:
     def __post_init__(self) -> None:
         if self.batch_size < 2:
             raise ValueError(f"batch_size = {self.batch_size}: allowed is at least 2")
-        if self.cutout_length < 0:
-            raise ValueError(f"cutout_length = {self.cutout_length}: allowed is at least 0")
         if self.measure not in ("error", "loss"):
             raise ValueError(f"measure = {self.measure!r}: allowed are 'error' and 'loss'")
         object.__setattr__(self, "device", find_device(self.device))
@@ -135,13 +133,7 @@ class ImageTask:
 
     @torch.no_grad()
     def logits(self, network: nn.Module, part: str) -> Tensor:
-        """(n, K) logits, in eval mode and on unchanged images, of `part`: "train", "validation" or "test".
-
-        Raises
-        ------
-        DataError
-            there is no such part, or it is empty.
-        """
+        """(n, K) logits, in eval mode and on unchanged images, of `part`: "train", "validation" or "test"."""
         images, training = self._part(part), network.training
         network.eval()
         try:
@@ -174,8 +166,4 @@ class ImageTask:
 
 def schedule_drop_path(network: FixedImageNetwork, epoch: int, epochs: int, highest: float = DROP_PATH) -> None:
     """Set the probability of `epoch` (from 0) of `epochs`: it grows linearly from 0 towards `highest`, as in DARTS."""
-    if not 0 <= epoch < epochs:
-        raise ValueError(f"epoch = {epoch}: allowed are 0 to {epochs - 1}")
-    if not 0 <= highest < 1:
-        raise ValueError(f"highest = {highest}: allowed is at least 0, below 1")
     network.drop_path = highest * epoch / epochs

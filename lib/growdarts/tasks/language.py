@@ -79,12 +79,6 @@ class LanguageModel(nn.Module):
     words : how many there are, V.
     cell : module with `inputs` = `hidden` = H and forward(x, h) -> states (T, B, H), or the states and what to carry
         over (`growdarts.tasks.carried`); forward(x, h, x_mask, h_mask) where hidden units are to be dropped.
-    dropout : rates.
-
-    Raises
-    ------
-    ValueError
-        E and H differ, or hidden units are to be dropped in a cell that takes no masks.
     """
 
     def __init__(self, words: int, cell: nn.Module, dropout: Dropout = Dropout()) -> None:

@@ -6,6 +6,7 @@ Shapes: n days, F features, F_out of them forecast (all, if nothing else is said
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from operator import index
 
 import numpy as np
 import torch
@@ -59,30 +60,21 @@ def series_from_returns(
 
     cuts: index of the first validation day, of the first test day, and of the day after the last test day;
     targets: which features are forecast, the others are inputs only (None: all); horizon: days from the last
-    day of a window to its target.
-
-    features, labels: names of the features and of the days; numbers by default. dtype: None for torch's default.
-
-    Raises
-    ------
-    DataError
-        Not a matrix of finite numbers, a feature that does not vary, cuts out of order, another number of names, impossible
-        targets or horizon.
+    day of a window to its target; features, labels: names of the features and of the days, numbers by default; dtype:
+    None for torch's default.
     """
     try:
-        returns, dtype = _real_numbers(returns), dtype or torch.get_default_dtype()
-        whole = [window, horizon, *cuts]
+        numbers, whole = np.asarray(returns), [_whole(n) for n in (window, horizon, *cuts)]
+        if numbers.dtype.kind not in "biuf" or len(whole) != 5:
+            raise TypeError(f"entries of type {numbers.dtype}, {len(whole) - 2} cuts")
     except (TypeError, ValueError) as error:
-        raise DataError(f"returns, cuts={cuts!r:.200}: allowed are a matrix of numbers and three whole numbers "
-                        f"({error})") from None
-    if returns.ndim != 2 or not np.isfinite(returns).all():
-        raise DataError(f"returns of shape {returns.shape} are not possible: allowed is a finite (days, features) matrix")
+        raise DataError(f"returns, window={window!r}, horizon={horizon!r}, cuts={cuts!r:.200}: allowed are a matrix of real "
+                        f"numbers, and whole numbers, three of them in cuts ({error})") from None
+    returns, dtype = numbers.astype(float), dtype or torch.get_default_dtype()
+    if returns.ndim != 2 or not returns.shape[1] or not np.isfinite(returns).all():
+        raise DataError(f"returns of shape {returns.shape} are not possible: allowed is a finite (days, features) matrix of at "
+                        "least one feature")
     n_days, n_features = returns.shape
-    if not n_features:
-        raise DataError(f"returns of shape {returns.shape}: allowed is at least one feature")
-    if len(whole) != 5 or not all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in whole):
-        raise DataError(f"window={window!r}, horizon={horizon!r}, cuts={cuts!r}: allowed are whole numbers, three of them in "
-                        "cuts")
     validation, test, end = cuts
     reach = window + horizon - 1  # days before its target at which a window begins
     if not (window >= 1 and horizon >= 1 and reach < validation < test < end <= n_days):
@@ -94,38 +86,33 @@ def series_from_returns(
     for what, names, n in (("features", features, n_features), ("labels", labels, n_days)):
         if len(names) != n:
             raise DataError(f"{len(names)} {what} for returns of shape {returns.shape}: allowed are {n}")
-    index = list(range(n_features) if targets is None else targets)
-    if not index or len(set(index)) < len(index) or not set(index) <= set(range(n_features)):
-        raise DataError(f"targets={index} are not possible: allowed are different features from 0 to {n_features - 1}")
+    chosen = list(range(n_features) if targets is None else targets)
+    if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(n_features)):
+        raise DataError(f"targets={chosen} are not possible: allowed are different features from 0 to {n_features - 1}")
     with np.errstate(over="ignore", invalid="ignore"):
         mean, std = returns[:validation].mean(axis=0), returns[:validation].std(axis=0)
     largest, limits = np.abs(returns[:validation]).max(axis=0, initial=0), torch.finfo(dtype)
     for feature, deviation, size in zip(features, std, largest, strict=True):
-        if not deviation > 1e-12 * size:
-            raise DataError(f"feature {feature!r} does not vary in the training part (deviation {deviation:.3g}, largest "
-                            f"value {size:.3g}): leave it out, or scale it if it is that small")
-        if not limits.tiny < deviation < limits.max:
-            raise DataError(f"feature {feature!r} has deviation {deviation:.3g} in the training part: allowed is "
-                            f"{limits.tiny:.3g} to {limits.max:.3g}, so scale it")
+        if not max(1e-12 * size, limits.tiny) < deviation < limits.max:
+            raise DataError(f"feature {feature!r} does not vary in the training part, or numbers of type {dtype} cannot hold its "
+                            f"deviation {deviation:.3g} (largest value {size:.3g}): leave it out, or scale it")
     z = torch.tensor((returns - mean) / std, dtype=dtype)  # (days, F)
 
     def windows(first: int, last: int) -> Windows:  # target days first .. last - 1
         past = z[first - reach : last - horizon].unfold(0, window, 1)  # (n, F, T), ends a horizon before its target
-        return Windows(past.permute(2, 0, 1).contiguous(), z[first:last, index].contiguous(), tuple(labels[first:last]))
+        return Windows(past.permute(2, 0, 1).contiguous(), z[first:last, chosen].contiguous(), tuple(labels[first:last]))
 
     return Series(
-        name, tuple(features), tuple(features[i] for i in index), windows(reach, validation),
+        name, tuple(features), tuple(features[i] for i in chosen), windows(reach, validation),
         windows(validation, test), windows(test, end), torch.tensor(mean, dtype=dtype),
         torch.tensor(std, dtype=dtype), None, hashes or {},
     )  # fmt: skip
 
 
-def _real_numbers(values: np.ndarray) -> np.ndarray:
-    """As float64; a complex number would only lose its imaginary part with a warning."""
-    values = np.asarray(values)
-    if values.dtype.kind not in "biuf":
-        raise TypeError(f"entries of type {values.dtype}")
-    return values.astype(float)
+def _whole(n: int) -> int:
+    if isinstance(n, bool):
+        raise TypeError(f"{n} is no number")
+    return index(n)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ As soon as a state is known, the operations of all edges that leave it are compu
 the last state whose gradient is not known. The operations of such a *stage* are shared out to as
 many threads as torch has, each with sums of its own: a single kernel or product is too short to be divided.
 
-The plain form is `growdarts.spaces.darts_conv.cell.SearchCell.forward`. Only gradients that are asked for are computed.
-
 Shapes: pixels (C, H, W, B), batch last; N nodes, K operations of an edge.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from functools import cache, partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -25,9 +25,7 @@ from growdarts.spaces.darts_conv.operations import (FactorizedReduce, ReLUConvBN
                                                     batch_last)
 from growdarts_fast.derivatives import refuse_second_derivative
 from growdarts_fast.conv.norm_kernels import row_sums
-from growdarts_fast.conv.passes import Fit, Norm, Nothing, Operation, Pool, Skip, flat
-from growdarts_fast.conv.separable import Repeat, Separable
-from growdarts_fast.conv.threads import at_once, torch_alone
+from growdarts_fast.conv.passes import Fit, Norm, Nothing, Operation, Pool, Repeat, Separable, Skip, flat
 from growdarts_fast.memory import empty, zeros
 from growdarts.forms import fast_form
 
@@ -103,13 +101,9 @@ def mixed_cell(s0: Tensor, s1: Tensor, fits: Sequence[Operation], edges: Sequenc
                weights: Sequence[Tensor], channels: int, stride: int) -> Tensor:
     """Output (N C, H / stride, W / stride, B) of inputs whose second is (..., H, W, B).
 
-    Parameters
-    ----------
     fits : operations that make states 0 and 1 of s0 and s1.
-    edges : operations of every edge, those of node i after those of node i-1.
-    weights : (K,) for every edge.
-    channels : C.
-    stride : of the edges from states 0 and 1.
+    edges, weights : operations of every edge, those of node i after those of node i-1, and (K,) for each.
+    channels, stride : C, and of the edges from states 0 and 1.
     """
     ends, target = [(0, 2), (1, 3)], 4
     while len(ends) < 2 + len(edges):
@@ -213,8 +207,37 @@ def _share_out(compute: Callable[[int, Tensor | None, Tensor], None], adds_to: d
             for k in share:
                 compute(k, totals[adds_to[k]] if own is None else own.get(adds_to[k]), scratch)
 
-    at_once([partial(run, *arguments) for arguments in zip(shares, [None, *others], scratch)])  # of the shortest
+    _at_once([partial(run, *arguments) for arguments in zip(shares, [None, *others], scratch)])  # of the shortest
     for own in others:
         for position, total in own.items():
             totals[position] += total
 
+
+@contextmanager
+def torch_alone() -> Iterator[int]:
+    """Within the context torch computes on one thread; gives the number that it had before.
+
+    After an operation on several threads these wait for the next one in a loop, which keeps their cores busy.
+    """
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield n
+    finally:
+        torch.set_num_threads(n)
+
+
+def _at_once(calls: Sequence[Callable[[], None]]) -> None:
+    """Make all `calls` at the same time, each on a thread of its own."""
+    others = [_threads(len(calls) - 1).submit(call) for call in calls[1:]]
+    try:
+        calls[0]()
+    finally:
+        wait(others)
+    for other in others:
+        other.result()
+
+
+@cache
+def _threads(n: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,))

@@ -1,9 +1,8 @@
-r"""Forward and backward pass of convolutional operations by hand, for `mixed_cell`: all but the separable convolutions.
+r"""Forward and backward pass of convolutional operations by hand, for `mixed_cell`.
 
-A pass keeps one array for every batch norm, its input d, and what is known of the norm (`norm_kernels`). A gradient that
-nobody asks for is not computed.
+A pass keeps one array for every batch norm, its input d, and what is known of the norm (`norm_kernels`).
 
-Shapes: pixels (C, H, W, B), batch last.
+Shapes: pixels (C, H, W, B), batch last; k size of a depthwise kernel.
 """
 
 from collections.abc import Sequence
@@ -20,23 +19,18 @@ Gradients = tuple[float, list[Tensor | None]]
 
 
 class Operation:
-    """An operation o; the signatures below are those of all of them.
+    """An operation o; the signatures below are those of all of them."""
 
-    theta : its parameters, in the order of its module's.
-    cost : multiply-adds for a pixel of the output, roughly.
-    keeps : arrays of the output's size that a forward pass keeps.
-    """
-
-    theta: Sequence[nn.Parameter] = ()
-    cost: float = 0
-    keeps: int = 0
+    theta: Sequence[nn.Parameter] = ()  # in the order of its module's
+    cost: float = 0  # multiply-adds for a pixel of the output, roughly
+    keeps: int = 0  # arrays of the output's size that a forward pass keeps
 
     def forward(self, x: Tensor, theta: Sequence[Tensor], weight: float, out: Tensor, buffer: Tensor,
                 scratch: Tensor) -> list[Tensor]:
-        """Add weight * o(x) to `out`; returns what `backward` needs.
+        """Add weight * o(x) to `out`; returns what `backward` needs, which lies in `buffer` (keeps, C, H, W, B) if it
+        is large.
 
-        What is kept of the output's size lies in `buffer` (keeps, C, H, W, B); in `scratch` (4, C, H, W, B) anything may be
-        written.
+        In `scratch` (4, C, H, W, B) anything may be written.
         """
         raise NotImplementedError
 
@@ -53,11 +47,6 @@ class Norm:
 
     module: nn.BatchNorm2d
     train: bool
-
-    @property
-    def channels(self) -> int:
-        """C."""
-        return self.module.num_features
 
     def statistics(self, d: Tensor) -> tuple[bool, float, float, np.ndarray, np.ndarray]:
         """Whether those of the batch d count, epsilon, the share by which the running ones follow, and these."""
@@ -173,7 +162,7 @@ class Fit(Operation):
 
     @property
     def cost(self) -> float:
-        return sum(weight.numel() / self.norm.channels for weight in self.theta)
+        return sum(weight.numel() / self.norm.module.num_features for weight in self.theta)
 
     def _pixels(self, x: Tensor, k: int) -> Tensor:
         return x[:, k::self.stride, k::self.stride]
@@ -195,6 +184,91 @@ class Fit(Operation):
                 self._pixels(dx, k).add_((W.flatten(1).t() @ rows).view(pixels.shape).mul_(pixels > 0))
             start += len(W)
         return by_weight, gradients
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """relu, depthwise, pointwise convolution and batch norm."""
+
+    depthwise: nn.Conv2d
+    pointwise: nn.Conv2d
+    norm: Norm
+
+    def steps(self) -> tuple[int, int]:  # stride and dilation
+        return self.depthwise.stride[0], self.depthwise.dilation[0]
+
+
+@dataclass(frozen=True)
+class Separable(Operation):
+    r"""Repeats $y \to \mathrm{BN}(W d)$, d the depthwise convolution of relu(y), one after the other.
+
+    All that is kept of the pixels are the d; what lies between the repeats is computed again.
+    """
+
+    repeats: Sequence[Repeat]
+
+    @property
+    def theta(self) -> list[nn.Parameter]:
+        return [part.weight for repeat in self.repeats for part in (repeat.depthwise, repeat.pointwise)]
+
+    @property
+    def keeps(self) -> int:
+        return len(self.repeats)
+
+    @property
+    def cost(self) -> float:
+        return sum(repeat.depthwise.kernel_size[0]**2 + 2 * repeat.norm.module.num_features for repeat in self.repeats)
+
+    def forward(self, x, theta, weight, out, buffer, scratch):
+        C, read, kept = len(out), x, []
+        W_before, known_before = _nothing_before(C, x.dtype)
+        for repeat, w, W, d in zip(self.repeats, theta[::2], theta[1::2], buffer, strict=True):
+            W, known = _matrix(W), torch.empty((3 + C, C), dtype=torch.float64)
+            conv_kernels.repeat(read.numpy(), W_before, known_before, _by_pixels(w), *repeat.steps(), W,
+                                *repeat.norm.statistics(d), d.numpy(), known.numpy(), scratch[0].numpy())
+            kept += [d, known]
+            read, W_before, known_before = d, W, known.numpy()
+        norm_kernels.add_linear(flat(read), W_before, known_before, weight, flat(out))
+        return kept
+
+    def backward(self, x, theta, kept, weight, G, g_sum, dx, wants, scratch):
+        C, found, by_weight = len(G), [None] * len(theta), None
+        for i in reversed(range(len(self.repeats))):
+            repeat, (w, W), (d, known) = self.repeats[i], theta[2 * i:2 * i + 2], kept[2 * i:2 * i + 2]
+            if i:
+                read, W_before, known_before = kept[2 * i - 2], _matrix(theta[2 * i - 1]), kept[2 * i - 1].numpy()
+                down = scratch[2 + i % 2].zero_() if dx is not None or any(wants[:2 * i]) else None
+            else:
+                read, (W_before, known_before), down = x, _nothing_before(C, x.dtype), dx
+            dw, dW = G.new_empty(C, *w.shape[2:]), G.new_empty(C, C)
+            by_top = conv_kernels.repeat_backward(
+                G.numpy(), g_sum, d.numpy(), _matrix(W), known.numpy(), weight, repeat.norm.train, read.numpy(), W_before,
+                known_before, _by_pixels(w), *repeat.steps(), (G if down is None else down).numpy(), dw.numpy(), dW.numpy(),
+                down is not None, wants[2 * i], wants[2 * i + 1], scratch[0].numpy(), scratch[1].numpy())
+            by_weight = by_top if by_weight is None else by_weight
+            found[2 * i:2 * i + 2] = [g.view_as(p) if wanted else None
+                                      for g, p, wanted in zip((dw, dW), (w, W), wants[2 * i:2 * i + 2])]
+            if down is None:
+                break
+            G, weight = down, 1.0
+            g_sum = norm_kernels.row_sums(flat(G)) if i else g_sum
+        return by_weight, found
+
+
+@cache
+def _nothing_before(C: int, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """For `repeat`, where x itself is read."""
+    return torch.empty(0, C, dtype=dtype).numpy(), np.zeros((3, C))
+
+
+def _matrix(weight: Tensor) -> np.ndarray:
+    """Of a 1 x 1 convolution, (C, C)."""
+    return weight.detach().flatten(1).contiguous().numpy()
+
+
+def _by_pixels(weight: Tensor) -> np.ndarray:
+    """Of a depthwise convolution, (C, k, k)."""
+    return weight.detach()[:, 0].contiguous().numpy()
 
 
 def flat(pixels: Tensor) -> np.ndarray:

@@ -8,7 +8,7 @@ The original code stores a genotype as a namedtuple and prints it to its logs:
 
 import ast
 from collections import namedtuple
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from operator import index
 from typing import Any, Self
@@ -21,11 +21,13 @@ Edge = tuple[str, int]  # operation, predecessor
 RECURRENT_OPERATIONS = ("none", "tanh", "relu", "sigmoid", "identity")
 CONVOLUTIONAL_OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect",
                             "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
-PUBLISHED_OPERATIONS = ("sep_conv_7x7", "conv_7x1_1x7")  # not searched; NASNet and AmoebaNet hold them
 
 
 class DartsGenotype(JsonForm):
-    """What both kinds of genotype share; the fields are those of the original's namedtuple, and `space`."""
+    """What both kinds of genotype share; the fields are those of the original's namedtuple, and `space`.
+
+    A `GenotypeError` lists everything that is wrong with them.
+    """
 
     def __post_init__(self) -> None:
         require_space(self, type(self).space)
@@ -38,17 +40,11 @@ class DartsGenotype(JsonForm):
                 wanted = "node numbers" if name.endswith("concat") else "pairs (operation, predecessor)"
                 raise GenotypeError(f"{name} = {value!r:.200}: allowed is a list of {wanted} ({error})") from None
             object.__setattr__(self, name, plain)  # the dataclass is frozen for everybody else
-        problems = self._problems()
-        if problems:
+        if problems := self._problems():
             raise GenotypeError("; ".join(problems))
-
-    def _problems(self) -> list[str]:
-        """Everything that is wrong with the contents."""
-        raise NotImplementedError
 
     @property
     def operations(self) -> list[str]:
-        """The operation of every edge."""
         return [name for field in self._names() if not field.endswith("concat") for name, _ in getattr(self, field)]
 
     @classmethod
@@ -66,14 +62,12 @@ class DartsGenotype(JsonForm):
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, ready for JSON."""
         return {"space": self.space} | {
             name: [list(item) if isinstance(item, tuple) else item for item in getattr(self, name)]
             for name in self._names()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
         return cls._of(cls.contents(data), "the dictionary")
 
     def to_tuple(self) -> tuple:
@@ -85,15 +79,6 @@ class DartsGenotype(JsonForm):
                 value = range(value[0], value[0] + len(value))
             values.append(value)
         return namedtuple("Genotype", self._names())(*values)
-
-    @classmethod
-    def from_tuple(cls, values: Sequence) -> Self:
-        """From the original's namedtuple, or a plain tuple with the same order of fields."""
-        names = getattr(values, "_fields", cls._names())
-        if len(names) != len(values):
-            raise GenotypeError(f"a tuple of {len(values)} entries is no genotype of space {cls.space!r}: "
-                                f"expected {', '.join(cls._names())}")
-        return cls._of(dict(zip(names, values, strict=True)), "the tuple")
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -142,11 +127,6 @@ class RecurrentGenotype(DartsGenotype):
     ----------
     recurrent : for every node its activation and predecessor; state 0 is the one made of x_t and h_{t-1}.
     concat : the states whose mean is the output.
-
-    Raises
-    ------
-    GenotypeError
-        everything that is wrong: another space, unknown activations, predecessors out of range, ...
     """
 
     recurrent: tuple[Edge, ...]
@@ -174,11 +154,6 @@ class ConvolutionalGenotype(DartsGenotype):
     ----------
     normal, reduce : two edges a node, operation and predecessor; states 0 and 1 are the cell's inputs.
     normal_concat, reduce_concat : the states that are concatenated to the output.
-
-    Raises
-    ------
-    GenotypeError
-        everything that is wrong: another space, unknown operations, an odd number of edges, ...
     """
 
     normal: tuple[Edge, ...]
@@ -200,6 +175,6 @@ class ConvolutionalGenotype(DartsGenotype):
                 problems.append(f"{name}: {len(edges)} edges, allowed is two for every node")
             for k, edge in enumerate(edges):
                 problems += _edge_problems(f"{name}, edge {k} of node {2 + k // 2}", edge, 2 + k // 2,
-                                           CONVOLUTIONAL_OPERATIONS[1:] + PUBLISHED_OPERATIONS)
+                                           CONVOLUTIONAL_OPERATIONS[1:])
             problems += _concat_problems(f"{name}_concat", concat, 2 + len(edges) // 2)
         return problems

@@ -6,6 +6,7 @@ after those of node i-1, so a grown node leaves the numbers of all others as the
 Shapes: B batch, C channels, H and W pixels, N nodes, K operations of an edge.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -24,12 +25,13 @@ class Cell(nn.Module):
 
     Parameters
     ----------
-    inputs : channels of s0 and s1.
-    channels : C of every node.
+    inputs, channels : of s0 and s1, and C of every node.
     reduction : edges from the two inputs have stride 2.
     after_reduction : s1 comes from a reduction cell, so s0 has twice its height and width.
     affine : whether the batch norms have weights; a search network's have none.
     """
+
+    width: int  # channels of the output
 
     def __init__(self, inputs: tuple[int, int], channels: int, *, reduction: bool, after_reduction: bool,
                  affine: bool) -> None:
@@ -42,10 +44,6 @@ class Cell(nn.Module):
     def stride(self, predecessor: int) -> int:
         """Of an edge from state `predecessor`."""
         return 2 if self.reduction and predecessor < 2 else 1
-
-    def edge_operations(self) -> Iterator[nn.Module]:
-        """Every operation of every edge."""
-        raise NotImplementedError
 
     def flops(self, pixels: int) -> int:
         """Of the convolutions, for one sample whose s1 has `pixels` = H * W; multiply-adds counted twice."""
@@ -75,12 +73,8 @@ class MixedEdge(nn.Module):
 
 
 class SearchCell(Cell):
-    r"""$x_i = \sum_{j < i} \bar o_{ij}(x_j)$, the output is $x_2, x_3, \dots$ side by side [DARTS Eq. 1].
-
-    Parameters
-    ----------
-    edges : for every edge the keys of its operations; the others are `Cell`'s.
-    """
+    r"""$x_i = \sum_{j < i} \bar o_{ij}(x_j)$, the output is $x_2, x_3, \dots$ side by side [DARTS Eq. 1]; `edges` are
+    the keys of their operations."""
 
     def __init__(self, inputs: tuple[int, int], channels: int, edges: Sequence[Sequence[str]], *,
                  reduction: bool, after_reduction: bool) -> None:
@@ -92,11 +86,9 @@ class SearchCell(Cell):
 
     @property
     def width(self) -> int:
-        """Channels of the output."""
         return self.n_nodes * self.channels
 
     def edge_operations(self) -> Iterator[nn.Module]:
-        """Every operation of every edge."""
         return (operation for edge in self.edges for operation in edge.operations.values())
 
     @has_fast_form
@@ -141,12 +133,7 @@ class SearchCell(Cell):
 
 
 class FixedCell(Cell):
-    """A derived cell: every node sums two operations.
-
-    Parameters
-    ----------
-    edges : operation and predecessor, two a node; `concat` the states that make up the output.
-    """
+    """A derived cell: every node sums two `edges`, an operation and a predecessor each; `concat` make the output."""
 
     def __init__(self, inputs: tuple[int, int], channels: int, edges: Sequence[Edge], concat: Sequence[int], *,
                  reduction: bool, after_reduction: bool) -> None:
@@ -154,14 +141,9 @@ class FixedCell(Cell):
         self.concat, self.predecessors = tuple(concat), [j for _, j in edges]
         self.operations = nn.ModuleList(build_operation(name, channels, self.stride(j), search=False)
                                         for name, j in edges)
-
-    @property
-    def width(self) -> int:
-        """Channels of the output."""
-        return len(self.concat) * self.channels
+        self.width = len(self.concat) * channels
 
     def edge_operations(self) -> Iterator[nn.Module]:
-        """Every operation of every edge."""
         return iter(self.operations)
 
     def forward(self, s0: Tensor, s1: Tensor, drop_probability: float) -> Tensor:
@@ -200,23 +182,13 @@ def count_edges(n_nodes: int) -> int:
 
 def count_nodes(n_edges: int) -> int:
     """Inverse of `count_edges`."""
-    n_nodes = 1
-    while count_edges(n_nodes) < n_edges:
-        n_nodes += 1
-    if count_edges(n_nodes) != n_edges:
-        raise ValueError(f"{n_edges} edges: a cell of 1, 2, 3, ... nodes has 2, 5, 9, ...")
-    return n_nodes
+    return (math.isqrt(9 + 8 * n_edges) - 3) // 2
 
 
 def derive(mixtures: Sequence[Mixture], kind: str) -> tuple[Edge, ...]:
     """Per node the two edges whose strongest operation weighs most, strongest first [DARTS 2.4].
 
     `none` competes in the softmax but is not taken; copies of a duplicated operation count together.
-
-    Raises
-    ------
-    GenotypeError
-        fewer than two edges of a node hold anything but `none`.
     """
     edges: list[Edge] = []
     start = 0

@@ -5,8 +5,6 @@ Shapes: B batch, C channels, H = W = image_size pixels.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
-
 from torch import Tensor, nn
 
 from growdarts.spaces.darts_conv.operations import convolution_flops
@@ -21,14 +19,8 @@ class ImageNetwork(nn.Module):
     Parameters
     ----------
     channels : C of the first cell; doubled in every reduction cell.
-    classes : number of classes.
     n_cells : at least 3, so that both kinds exist.
     image_channels, image_size : of the images; `image_size` is divisible by 4.
-
-    Raises
-    ------
-    ValueError
-        a number out of range; images of another size.
     """
 
     stem_multiplier = 3
@@ -59,7 +51,7 @@ class ImageNetwork(nn.Module):
         self.classifier = nn.Linear(widths[1], self.classes)
 
     def _states(self, x: Tensor) -> Iterator[Tensor]:
-        """Output of every cell in turn."""
+        """Output of every cell in turn; `_cell_arguments` are what each needs besides its two inputs."""
         if x.ndim != 4 or x.shape[1:] != self.image_shape:
             raise ValueError(f"images of shape {tuple(x.shape)}: this network takes (B, "
                              f"{', '.join(map(str, self.image_shape))})")
@@ -67,10 +59,6 @@ class ImageNetwork(nn.Module):
         for cell, further in zip(self.cells, self._cell_arguments(), strict=True):
             s0, s1 = s1, cell(s0, s1, further)
             yield s1
-
-    def _cell_arguments(self) -> list[Any]:
-        """What every cell's forward needs besides its two inputs."""
-        raise NotImplementedError
 
     def _logits(self, s: Tensor) -> Tensor:
         return self.classifier(s.mean(dim=(2, 3)))
@@ -94,13 +82,9 @@ class ImageNetwork(nn.Module):
 class FixedImageNetwork(ImageNetwork):
     """The network of a derived or published genotype, to be trained from scratch.
 
-    Parameters
-    ----------
-    genotype : its cells; the other parameters are those of `ImageNetwork`.
     auxiliary : a second classifier at two thirds of the depth, for training; images of 32 to 40 pixels.
-
-    `drop_path` is the probability with which an edge is dropped in train mode, 0 at first; the training
-    raises it.
+    drop_path : attribute, the probability with which an edge is dropped in train mode, 0 at first; the training raises
+        it.
     """
 
     def __init__(self, genotype: ConvolutionalGenotype, channels: int, classes: int, n_cells: int, *,
@@ -126,7 +110,5 @@ class FixedImageNetwork(ImageNetwork):
 
     def with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the network and of its auxiliary head, (B, classes) each."""
-        if self.auxiliary_head is None:
-            raise ValueError("this network was built without an auxiliary head")
         states = list(self._states(x))
         return self._logits(states[-1]), self.auxiliary_head(states[2 * self.n_cells // 3])

@@ -29,10 +29,7 @@ CONVOLUTIONAL: dict[str, ConvolutionalOperation] = {}
 def convolutional(add_norm: bool = False) -> Callable[[Build], Build]:
     """Register the decorated function as an operation; `add_norm` if it ends without a batch norm.
 
-    Raises
-    ------
-    ValueError
-        the name is taken or no identifier; or the module, tried on a few pixels, fails or returns another shape.
+    The module is tried on a few pixels: a ValueError says that it fails or returns another shape.
     """
 
     def register(function: Build) -> Build:
@@ -59,13 +56,7 @@ def convolutional(add_norm: bool = False) -> Callable[[Build], Build]:
 
 
 def build_operation(name: str, channels: int, stride: int, *, search: bool) -> nn.Module:
-    """The module of operation `name`, in the form of the search network or of a fixed one.
-
-    Raises
-    ------
-    ValueError
-        unknown name.
-    """
+    """The module of operation `name`, in the form of the search network or of a fixed one."""
     if name not in CONVOLUTIONAL:
         raise ValueError(f"unknown operation {name!r}: allowed are {', '.join(CONVOLUTIONAL)}")
     operation = CONVOLUTIONAL[name]
@@ -83,7 +74,6 @@ class Zero(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> zeros (B, C, H / stride, W / stride)."""
         return 0 * x[:, :, ::self.stride, ::self.stride]
 
 
@@ -96,7 +86,6 @@ class ReLUConvBN(nn.Module):
                                 nn.BatchNorm2d(channels, affine=affine))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, channels, H, W)."""
         return self.op(x)
 
     def input_maps(self) -> list[tuple[nn.Conv2d, Tensor]]:
@@ -197,22 +186,6 @@ def dil_conv_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
 def dil_conv_5x5(channels: int, stride: int, affine: bool) -> nn.Module:
     """Separable convolution of every second pixel: it sees 9 x 9."""
     return SeparableConv(channels, 5, stride, affine, dilation=2)
-
-
-@convolutional()
-def sep_conv_7x7(channels: int, stride: int, affine: bool) -> nn.Module:
-    """Separable convolution, applied twice; in NASNet's published cells, not searched."""
-    return SeparableConv(channels, 7, stride, affine, repeats=2)
-
-
-@convolutional()
-def conv_7x1_1x7(channels: int, stride: int, affine: bool) -> nn.Module:
-    """A row and a column of seven pixels; in AmoebaNet's published cells, not searched."""
-    return nn.Sequential(
-        nn.ReLU(),
-        nn.Conv2d(channels, channels, (1, 7), stride=(1, stride), padding=(0, 3), bias=False),
-        nn.Conv2d(channels, channels, (7, 1), stride=(stride, 1), padding=(3, 0), bias=False),
-        nn.BatchNorm2d(channels, affine=affine))
 
 
 def batch_last(x: Tensor) -> Tensor:

@@ -4,32 +4,29 @@ Shapes: C channels, H and W pixels, K operations of an edge, E edges of a cell.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from growdarts.space import Duplicate
-from growdarts.spaces.darts_conv.tracing import convolution_traces, last_convolutions
+from growdarts.spaces.darts_conv.operations import FactorizedReduce, ReLUConvBN
+from growdarts.space import Duplicate, OperationOwner, SearchSpace
 from growdarts.spaces.darts_conv.cell import Cell, MixedEdge, SearchCell, count_edges, derive
-from growdarts.tracing import OperationTrace, record_calls, statistics_kept
-from growdarts.spaces.darts_conv.widening import Widened, widen, widen_fitting
+from growdarts.tracing import Call, OperationTrace, record_calls, statistics_kept
 from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, ConvolutionalGenotype
 from growdarts.spaces.darts_conv.network import ImageNetwork
 from growdarts.mixture import Mixture
 from growdarts.forms import plain_forms
 
 
-class SearchImageNetwork(ImageNetwork):
-    """The network that is searched (`growdarts.space.SearchSpace`), owner of its operations' weights.
+class SearchImageNetwork(ImageNetwork, SearchSpace, OperationOwner):
+    """The network that is searched.
 
     All normal cells share one mixture an edge, `normal`, and all reduction cells another, `reduce`: an operation of
     an edge has its own weights in every cell of the kind, and is dropped or duplicated in all of them at once.
-
-    Parameters
-    ----------
-    n_nodes : of every cell at the start.
-    operations : of every edge, also of those that are grown; the other parameters are `ImageNetwork`'s.
+    `n_nodes` are those of a cell at the start, `operations` the candidates of every edge, also of those that are grown.
     """
 
     def __init__(self, channels: int, classes: int, n_cells: int, n_nodes: int = 4,
@@ -55,17 +52,11 @@ class SearchImageNetwork(ImageNetwork):
         normal, reduce = ([(m.keys, m.weights()) for m in kind] for kind in (self.normal, self.reduce))
         return [reduce if cell.reduction else normal for cell in self.cells]
 
-    def alpha_parameters(self) -> list[nn.Parameter]:
-        """Architecture logits of the normal, then of the reduction cells' edges."""
-        return [mixture.alpha for mixture in self.mixtures()]
-
     def theta_parameters(self) -> list[nn.Parameter]:
-        """Weights of the stem, the cells and the head."""
         cells = [p for cell in self.cells for p in cell.theta_parameters(self._mixtures_of(cell))]
         return [*self.stem.parameters(), *cells, *self.classifier.parameters()]
 
     def mixtures(self) -> Iterator[Mixture]:
-        """Mixtures of the normal cells, then of the reduction cells, edge by edge."""
         yield from self.normal
         yield from self.reduce
 
@@ -75,11 +66,10 @@ class SearchImageNetwork(ImageNetwork):
         return [f"{kind} {i} <- {j}" for kind in ("normal", "reduction") for i, j in edges]
 
     def n_nodes(self) -> int:
-        """Nodes of every cell."""
         return self.cells[0].n_nodes
 
     @torch.no_grad()
-    def grow_node(self, *, morphism: bool, epsilon: float, noise: float) -> list[Widened]:
+    def grow_node(self, *, morphism: bool, epsilon: float, noise: float) -> "list[Widened]":
         """Every cell gains a node; whatever reads a cell gains its channels [JG 3.2.1].
 
         Cell k reads cells k-1 and k-2, the head reads the last. With `morphism` the new columns are noise,
@@ -107,7 +97,6 @@ class SearchImageNetwork(ImageNetwork):
         return replaced
 
     def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        """Keep only operations `index` of the edge of `mixture`, in every cell of its kind."""
         before = set(mixture.keys)
         old, new = mixture.keep(index)
         for edge in self._edges_of(mixture).values():
@@ -116,8 +105,6 @@ class SearchImageNetwork(ImageNetwork):
         return old, new
 
     def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
-        """Add operation `name`, with fresh weights, to the edge of `mixture` in every cell of its kind, at mixture
-        weight `weight`."""
         built = [(edge, edge.build(name)) for edge in self._edges_of(mixture).values()]
         old, new = mixture.add(name, weight)
         for edge, operation in built:
@@ -144,8 +131,7 @@ class SearchImageNetwork(ImageNetwork):
         return Duplicate(twin, old, new, {name: (weights[name], copies[name]) for name in weights})
 
     def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
-        """Every operation that ends in a convolution, cell by cell; meant for train mode, see
-        `growdarts.spaces.darts_conv.tracing`."""
+        """Of every operation that ends in a convolution, cell by cell; meant for train mode."""
         places = [(mixture, key, cell, edge.operations[key]) for mixture in self.mixtures() for key in mixture.keys
                   for cell, edge in self._edges_of(mixture).items() if last_convolutions(edge.operations[key])]
         with statistics_kept(self), plain_forms():  # which call every operation as a module
@@ -154,17 +140,109 @@ class SearchImageNetwork(ImageNetwork):
                 for trace in convolution_traces(*place, operation, calls[operation])]
 
     def structure(self) -> dict[str, list[list[str]]]:
-        """Keys of every edge of both kinds."""
         return {kind: [list(mixture.keys) for mixture in getattr(self, kind)] for kind in ("normal", "reduce")}
 
     def restructure(self, structure: dict[str, list[list[str]]]) -> None:
-        """Rebuild cells, mixtures and head for `structure`, with fresh weights."""
         like = self.stem[0].weight
         self._build_edges(structure)
         self.to(like).train(self.training)
 
     def genotype(self) -> ConvolutionalGenotype:
-        """The two strongest edges of every node, all nodes side by side."""
         concat = tuple(range(2, 2 + self.n_nodes()))
         return ConvolutionalGenotype(normal=derive(self.normal, "normal"), normal_concat=concat,
                                      reduce=derive(self.reduce, "reduction"), reduce_concat=concat)
+
+
+# ---- growing: layers that read a cell gain inputs when the cell gains a node
+
+class Widened(NamedTuple):
+    """`new` replaces `old` in the network and holds it, bit for bit, at `index`; both train the same entries."""
+
+    old: nn.Parameter
+    new: nn.Parameter
+    index: tuple[slice, ...]
+
+
+@torch.no_grad()
+def widen(layer: nn.Conv2d | nn.Linear, extra: int, deviation: Tensor | None) -> Widened:
+    """Let `layer` read `extra` more inputs, after those it reads [JG 3.2.1].
+
+    Parameters
+    ----------
+    deviation : (rows,) of the normal new entries; None draws them as fresh weights are drawn.
+    """
+    old = layer.weight
+    columns = old.new_empty(old.shape[0], extra, *old.shape[2:])
+    if deviation is None:
+        columns.uniform_(-1, 1).mul_((old.shape[1] + extra) ** -0.5)  # torch.nn's range for this fan-in
+    else:
+        columns.normal_().mul_(deviation.view(-1, *[1] * (old.ndim - 1)))
+    layer.weight = nn.Parameter(torch.cat([old, columns], dim=1), requires_grad=old.requires_grad)
+    if isinstance(layer, nn.Linear):
+        layer.in_features += extra
+    else:
+        layer.in_channels += extra
+    return Widened(old, layer.weight, tuple(slice(0, n) for n in old.shape))
+
+
+@torch.no_grad()
+def widen_fitting(preprocess: ReLUConvBN | FactorizedReduce, extra: int, level: float | None) -> "list[Widened]":
+    r"""Let a cell's `preprocess` read `extra` more channels, of root mean square 1 [JG 3.2.1].
+
+    The batch norm behind divides by the deviation $\sigma_r$ of row r over the batch, so the new columns get
+    `level` $\sigma_r / \sqrt{extra}$: then row r changes by about `level` of its unit variance. $\sigma_r$ is
+    the running one, or half the norm of the row where the running one has not come down to it yet.
+    `level` None draws fresh weights.
+    """
+    replaced = []
+    for convolution, running_var in preprocess.input_maps():
+        deviation = None
+        if level is not None:
+            norm = convolution.weight.flatten(1).norm(dim=1)
+            deviation = level * torch.minimum((running_var + 1e-5).sqrt(), norm / 2) / extra**0.5
+        replaced.append(widen(convolution, extra, deviation))
+    return replaced
+
+
+# ---- splitting: what a loss makes of the operations
+#
+# Units are the output channels of an operation's last convolution, and the weights that are split are those of that
+# convolution: row u belongs to unit u. What comes before it counts as constant, what comes after it - the batch norm -
+# must treat every channel by itself. In train mode that norm is a function of the whole batch, so o is curved in the
+# row; in eval mode it divides by the running statistics, o is affine, and there is nothing to split.
+
+def last_convolutions(operation: nn.Module) -> dict[str, slice]:
+    """Names of the convolutions behind which `operation` treats every channel by itself; the channels of each.
+
+    A chain has one, the last that was registered; the two of a factorized reduction make half of the channels each.
+    """
+    if isinstance(operation, FactorizedReduce):
+        half = operation.conv_1.out_channels
+        return {"conv_1": slice(0, half), "conv_2": slice(half, None)}
+    names = [name for name, part in operation.named_modules() if isinstance(part, nn.Conv2d)]
+    return {name: slice(None) for name in names[-1:]}
+
+
+def convolution_traces(mixture: Mixture, key: str, place: str, operation: nn.Module,
+                       calls: Sequence[Call]) -> list[OperationTrace]:
+    """One trace for each of the last convolutions of `operation`; its weights are named `"place.name of the weight"`.
+
+    The traces hold a copy of the operation: its mode, statistics and other weights stay those of the calls.
+    """
+    frozen = copy.deepcopy(operation).requires_grad_(False)
+    traces = []
+    for name, channels in last_convolutions(operation).items():
+        convolution = operation.get_submodule(name)
+        prefix = f"{name}." if name else ""
+        weights = {f"{place}.{prefix}{part}": weight for part, weight in convolution.named_parameters()}
+        traces.append(OperationTrace(
+            mixture, key, weights, partial(_outputs, frozen, place, [call.arguments for call in calls], channels),
+            torch.cat([call.gradient[:, channels] for call in calls]), convolution.out_channels))
+    return traces
+
+
+def _outputs(operation: nn.Module, place: str, arguments: Sequence[tuple[Tensor, ...]], channels: slice,
+             theta: Mapping[str, Tensor]) -> Tensor:
+    """Channels of all calls' outputs with weights `theta` in place of the operation's, (sum B, channels, H, W)."""
+    weights = {name.removeprefix(f"{place}."): weight for name, weight in theta.items()}
+    return torch.cat([torch.func.functional_call(operation, weights, args)[:, channels] for args in arguments])

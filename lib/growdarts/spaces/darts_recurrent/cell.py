@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from growdarts.space import Duplicate
+from growdarts.space import Duplicate, OperationOwner, SearchSpace
 from growdarts.devices import constant
 from growdarts.spaces.darts_recurrent.highway import HighwayCell, masked
 from growdarts.spaces.darts_recurrent.node import PrivateOperation, RecurrentNode
@@ -20,24 +20,20 @@ from growdarts.mixture import Mixture, operation_name
 from growdarts.forms import has_fast_form, plain_forms
 
 
-class RecurrentSearchCell(HighwayCell):
-    r"""The recurrent search cell of DARTS, which can grow; a `growdarts.space.SearchSpace`.
+class RecurrentSearchCell(HighwayCell, SearchSpace, OperationOwner):
+    r"""The recurrent search cell of DARTS, which can grow.
 
     $$ s_i = \mathrm{BN}\Big(\sum_{j<i} \sum_{o \neq none} \mathrm{softmax}(\alpha^{(i,j)})_o\, o(s_j)\Big),
        \qquad h_t = \frac1N \sum_{i=1}^N s_i $$
 
     [DARTS Eq. 2], with one batch norm without affine parameters for all states and time steps; nodes grown by morphism have
-    their own. The edges, rows of
-    the original's alpha, are ordered by node, then by predecessor.
+    their own. The edges, rows of the original's alpha, are ordered by node, then by predecessor.
 
     All operations of a node compute with one W. To be duplicated, an operation leaves it: on its edge it and its copy
     get a W of their own, $W - \delta$ and $W + \delta$, while all others keep the shared one.
 
-    Parameters
-    ----------
-    inputs, hidden : width I of x_t and H of every state.
-    n_nodes : nodes to start with.
-    operations : candidates of every edge, now and when the cell grows.
+    `inputs` and `hidden` are the widths I and H, `operations` the candidates of every edge, also of those that are
+    grown.
     """
 
     def __init__(self, inputs: int, hidden: int, n_nodes: int,
@@ -117,12 +113,10 @@ class RecurrentSearchCell(HighwayCell):
         $$ h_t = \frac1N \sum_{i \le N} s_i + w\, s_{N+1}, \qquad w = \frac{\text{noise} \cdot \epsilon}{10\,(N + 1)} . $$
 
         Without noise the function is kept exactly, for any W and alpha, in both modes. With it a state changes by
-        about $w\sqrt N$ of its size; the tenth allows for what the recurrence adds up over time (no factor
-        would do for a chaotic cell). W and alpha start as those of any node, inherited parameters are untouched.
-        w is trained like every weight: its gradient has full size from the first step, those of W and alpha grow
-        with it. Its batch norm is its own: the shared running statistics would count it in from the next window on, and
-        so change all other states in eval mode. Without `morphism` the node has neither and joins the mean, as in a fresh
-        cell.
+        about $w\sqrt N$ of its size; the tenth allows for what the recurrence adds up over time. The gradient of w has
+        full size from the first step, those of W and alpha grow with it. Its batch norm is its own: the shared running
+        statistics would count it in from the next window on. Without `morphism` the node has neither and joins the
+        mean, as in a fresh cell.
         """
         like = self.nodes[0].W
         node = RecurrentNode(self.hidden, [self.operations] * (len(self.nodes) + 1), morphism).to(like).train(self.training)
@@ -130,35 +124,33 @@ class RecurrentSearchCell(HighwayCell):
             nn.init.constant_(node.output_weight, noise * epsilon / 10 / (len(self.nodes) + 1))
         self.nodes.append(node)
 
-    def alpha_parameters(self) -> list[nn.Parameter]:
-        """Architecture logits, one a mixture."""
-        return [mixture.alpha for mixture in self.mixtures()]
-
     def theta_parameters(self) -> list[nn.Parameter]:
-        """W0 and the weights of all nodes."""
         return [self.W0] + [parameter for node in self.nodes for parameter in node.theta_parameters()]
 
     def mixtures(self) -> Iterator[Mixture]:
-        """One mixture an edge, by node, then by predecessor."""
         return (edge for node in self.nodes for edge in node.edges)
 
     def mixture_names(self) -> list[str]:
-        """`edge i <- j` for every mixture."""
         return [f"edge {i} <- {j}" for i, node in enumerate(self.nodes, start=1) for j in range(len(node.edges))]
 
     def n_nodes(self) -> int:
-        """Intermediate nodes."""
         return len(self.nodes)
 
     def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        """Keep only operations `index` of an edge; the old and the new alpha."""
-        node, j = self._edge_of(mixture)
-        return node.keep(j, index)
+        private, (old, new) = self._private(mixture), mixture.keep(index)
+        for key in set(private.keys()) - set(mixture.keys):
+            del private[key]
+        return old, new
 
     def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
-        """Add operation `name` to an edge at mixture weight `weight`; the old and the new alpha."""
+        if name not in RECURRENT_OPERATIONS:
+            raise ValueError(f"unknown operation {name!r}: allowed are {', '.join(RECURRENT_OPERATIONS)}")
+        return mixture.add(name, weight)  # it computes with the node's W, as all others
+
+    def _private(self, mixture: Mixture) -> nn.ParameterDict:
+        """The weights of operations of its edge that have their own."""
         node, j = self._edge_of(mixture)
-        return node.add(j, name, weight)
+        return node.private[j]
 
     def _edge_of(self, mixture: Mixture) -> tuple[RecurrentNode, int]:
         """Node and predecessor of the edge of `mixture`."""
@@ -170,9 +162,13 @@ class RecurrentSearchCell(HighwayCell):
         return node.weights_of(j, key)
 
     def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
-        """Add an identical copy of an operation to its edge; the two have a W of their own each [JG 3.2.2]."""
-        node, j = self._edge_of(mixture)
-        return node.duplicate(j, key)
+        """Add an identical copy of an operation to its edge; each then has a W of its own [JG 3.2.2]."""
+        private, W = self._private(mixture), self.operation_weights(mixture, key)["W"].detach()
+        copy, old, new = mixture.duplicate(key)
+        if key not in private:
+            private[key] = nn.Parameter(W.clone())
+        private[copy] = nn.Parameter(W.clone())
+        return Duplicate(copy, old, new, {"W": (private[key], private[copy])})
 
     def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
         """Every operation but `none` on all samples and time steps that `loss` runs the cell over.
@@ -194,7 +190,6 @@ class RecurrentSearchCell(HighwayCell):
         return [node.structure() for node in self.nodes]
 
     def restructure(self, structure: Sequence[dict[str, Any]]) -> None:
-        """Rebuild the nodes for `structure`, with fresh weights."""
         like = self.nodes[0].W
         self.nodes = nn.ModuleList(RecurrentNode(self.hidden, **node) for node in structure).to(like).train(self.training)
 

@@ -58,7 +58,8 @@ class HighwayCell(nn.Module):
         return self.states(x, x.new_zeros(x.shape[1], self.hidden) if h is None else h, x_mask, h_mask)
 
     def states(self, x: Tensor, h: Tensor, x_mask: Tensor | None, h_mask: Tensor | None) -> Tensor:
-        """`forward` from a given h, one time step after another."""
+        """`forward` from a given h, one time step after another: `prepared` has what does not change over time, `_step`
+        makes h_t of state 0, before its batch norm."""
         wx = self.transformed_inputs(x, x_mask)
         prepared, states = self.prepared(), []
         for wx_t in wx.unbind():  # the gradient of wx[t] would be as large as wx, once for every t
@@ -70,14 +71,6 @@ class HighwayCell(nn.Module):
     def transformed_inputs(self, x: Tensor, x_mask: Tensor | None) -> Tensor:
         """Their share of [c_0, u_0], (T, B, 2 H), all time steps in one product."""
         return product(masked(x, x_mask), self.W0[:self.inputs])
-
-    def prepared(self) -> Any:
-        """What does not change over time."""
-        raise NotImplementedError
-
-    def _step(self, s: Tensor, h_mask: Tensor | None, prepared: Any) -> Tensor:
-        """h_t from state 0, before its batch norm."""
-        raise NotImplementedError
 
 
 class RecurrentCell(HighwayCell):
@@ -105,7 +98,6 @@ class RecurrentCell(HighwayCell):
         return torch.stack([states[i] for i in self._genotype.concat]).mean(dim=0)
 
     def theta_parameters(self) -> list[nn.Parameter]:
-        """All weights."""
         return [self.W0, *self.Ws]
 
     def flops(self) -> int:
@@ -113,5 +105,4 @@ class RecurrentCell(HighwayCell):
         return sum(2 * p.numel() for p in self.theta_parameters())
 
     def genotype(self) -> RecurrentGenotype:
-        """What the cell was made of."""
         return self._genotype

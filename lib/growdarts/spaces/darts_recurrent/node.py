@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from growdarts.space import Duplicate
 from growdarts.spaces.darts_recurrent.highway import ACTIVATIONS, highway, masked, uniform
 from growdarts.tracing import OperationTrace
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
@@ -30,14 +29,9 @@ class PrivateOperation(NamedTuple):
 class RecurrentNode(nn.Module):
     """A node of the search cell: one W for all its edges, one mixture for each.
 
-    An operation that has been duplicated has a W of its own on its edge, as has its copy: `private`.
-
-    Parameters
-    ----------
     edges : for every predecessor the keys of its operations.
-    weighted : whether the node enters the output by a weight of its own and has a batch norm of its own (a node grown by
-        morphism).
-    private : for every predecessor the keys of operations with a W of their own; default none.
+    weighted : whether the node has an output weight and a batch norm of its own (a node grown by morphism).
+    private : for every predecessor the keys of operations with a W of their own, as those that were duplicated have.
     """
 
     def __init__(self, hidden: int, edges: Sequence[Sequence[str]], weighted: bool,
@@ -72,25 +66,19 @@ class RecurrentNode(nn.Module):
 
     def forward(self, sources: Tensor, h_mask: Tensor | None, names: list[str], weights: Tensor,
                 private: Sequence[PrivateOperation]) -> Tensor:
-        r"""$\sum_j \sum_o w_{jo}\, o(s_j)$ before the batch norm, live states (L, B, H) -> (B, H) [DARTS Eq. 2].
-
-        `weights` (L, K) are those of the operations that share W, of activations `names`.
+        r"""$\sum_j \sum_o w_{jo}\, o(s_j) = \sum_j q_j s_j + \sigma(c_j)(\sum_o w_{jo} f_o(u_j) - q_j s_j)$ with
+        $q_j = \sum_o w_{jo}$, $[c_j, u_j]$ from the dropped states, before the batch norm: live states (L, B, H) -> (B,
+        H) [DARTS Eq. 2]. `weights` (L, K) are those of the operations that share W, of activations `names`.
         """
         dropped = masked(sources, h_mask)
-        mixed = self._mix(self.W, sources, dropped, names, weights)
-        for j, activation, W, weight in private:
-            mixed = mixed + weight * highway(sources[j], product(dropped[j], W), activation)
-        return mixed
-
-    @staticmethod
-    def _mix(W: Tensor, sources: Tensor, dropped: Tensor, names: list[str], weights: Tensor) -> Tensor:
-        r"""$\sum_j \sum_o w_{jo}\, o(s_j) = \sum_j q_j s_j + \sigma(c_j)(\sum_o w_{jo} f_o(u_j) - q_j s_j)$ with
-        $q_j = \sum_o w_{jo}$, $[c_j, u_j]$ from `dropped` states: (L, B, H) -> (B, H) [DARTS Eq. 2]."""
-        c, u = product(dropped, W).chunk(2, dim=-1)
+        c, u = product(dropped, self.W).chunk(2, dim=-1)
         candidates = torch.stack([ACTIVATIONS[name](u) for name in names], dim=1)  # (L, K, B, H)
         mixed = (weights[:, :, None, None] * candidates).sum(dim=1)
         kept = weights.sum(dim=1)[:, None, None] * sources
-        return torch.lerp(kept, mixed, torch.sigmoid(c)).sum(dim=0)
+        mixed = torch.lerp(kept, mixed, torch.sigmoid(c)).sum(dim=0)
+        for j, activation, W, weight in private:
+            mixed = mixed + weight * highway(sources[j], product(dropped[j], W), activation)
+        return mixed
 
     def theta_parameters(self) -> list[nn.Parameter]:
         """W, the private weights, and the output weight if there is one."""
@@ -106,33 +94,11 @@ class RecurrentNode(nn.Module):
         """Multiply-adds, counted twice, of the matrix products of one time step and sample."""
         return 2 * self.W.numel() * (len(self.live()) + sum(map(len, self.own())))
 
-    def keep(self, j: int, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        """Keep only operations `index` of edge `j`; the old and the new alpha. W serves all edges and stays."""
-        old, new = self.edges[j].keep(index)
-        for key in set(self.private[j].keys()) - set(self.edges[j].keys):
-            del self.private[j][key]
-        return old, new
-
-    def add(self, j: int, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
-        """Add operation `name` to edge `j` at mixture weight `weight`; it computes with the node's W, as all others."""
-        if name not in RECURRENT_OPERATIONS:
-            raise ValueError(f"unknown operation {name!r}: allowed are {', '.join(RECURRENT_OPERATIONS)}")
-        return self.edges[j].add(name, weight)
-
     def weights_of(self, j: int, key: str) -> dict[str, nn.Parameter]:
         """The W that operation `key` of edge `j` computes with, its own or the node's; none for `none`."""
         if key == "none":
             return {}
         return {"W": self.private[j][key] if key in self.private[j] else self.W}
-
-    def duplicate(self, j: int, key: str) -> Duplicate:
-        """Add an identical copy of operation `key` of edge `j`; each then has a W of its own [JG 3.2.2]."""
-        W = self.weights_of(j, key)["W"].detach()
-        copy, old, new = self.edges[j].duplicate(key)
-        if key not in self.private[j]:
-            self.private[j][key] = nn.Parameter(W.clone())
-        self.private[j][copy] = nn.Parameter(W.clone())
-        return Duplicate(copy, old, new, {"W": (self.private[j][key], self.private[j][copy])})
 
     def traces(self, sources: Tensor, dropped: Tensor, gradient: Tensor) -> list[OperationTrace]:
         """Every operation with weights on n time steps and samples; unit u owns columns u and H + u of W.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from growdarts.space import Duplicate
+from growdarts.space import Duplicate, OperationOwner
 from growdarts.tracing import OperationTrace, record_calls
 from growdarts.spaces.two_input.node import TwoInputNode
 from growdarts.mixture import Mixture, operation_keys, operation_name
@@ -17,7 +17,7 @@ from growdarts.spaces.precision import product_type, require_float, without_auto
 from growdarts.spaces.two_input.operations import TWO_INPUT
 
 
-class TwoInputCell(nn.Module):
+class TwoInputCell(nn.Module, OperationOwner):
     r"""A chain of two-input nodes run over time: $s_0 = h_{t-1}$, $h_t = s_N$ [JG Eq. 3].
 
     Parameters
@@ -75,7 +75,6 @@ class TwoInputCell(nn.Module):
         return self._node_of(mixture).weights_of(key)
 
     def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
-        """Add an identical copy of operation `key` to the node of `mixture` [JG 3.2.2]."""
         return self._node_of(mixture).duplicate(key)
 
     def _node_of(self, mixture: Mixture) -> TwoInputNode:
@@ -94,19 +93,15 @@ class TwoInputCell(nn.Module):
                                          torch.cat([call.gradient for call in calls[node]]))]
 
     def mixtures(self) -> Iterator[Mixture]:
-        """One mixture a node."""
         return (node.mixture for node in self.nodes)
 
     def theta_parameters(self) -> list[nn.Parameter]:
-        """Weights of all nodes."""
         return [parameter for node in self.nodes for parameter in node.theta_parameters()]
 
     def structure(self) -> list[list[str]]:
-        """Keys of every node."""
         return [list(node.mixture.keys) for node in self.nodes]
 
     def restructure(self, structure: Sequence[Sequence[str]]) -> None:
-        """Rebuild the nodes for `structure`, with fresh weights."""
         like = self.nodes[0].mixture.alpha
         self.nodes = nn.ModuleList(TwoInputNode(self.inputs, self.hidden, keys) for keys in structure).to(like)
 

@@ -10,15 +10,7 @@ from growdarts.spaces.two_input.operations import TWO_INPUT
 @genotypes_of("two_input")
 @dataclass(frozen=True)
 class Genotype(JsonForm):
-    """A two-input architecture: for every layer, for every node, its operations.
-
-    A node holds one operation, or several copies of it, whose outputs are averaged.
-
-    Raises
-    ------
-    GenotypeError
-        unknown space, empty layer or node, unknown operation.
-    """
+    """A two-input architecture: for every layer and node one operation, or copies of it, which are averaged."""
 
     layers: tuple[tuple[tuple[str, ...], ...], ...]
     space: str = "two_input"
@@ -33,21 +25,17 @@ class Genotype(JsonForm):
 
     @property
     def n_nodes(self) -> int:
-        """Nodes of the deepest layer."""
         return max(len(layer) for layer in self.layers)
 
     @property
     def operations(self) -> list[str]:
-        """The operation of every node; copies count once."""
         return [name for layer in self.layers for node in layer for name in dict.fromkeys(node)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, ready for JSON."""
         return {"space": self.space, "layers": [[list(node) for node in layer] for layer in self.layers]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
         contents = cls.contents(data)
         try:
             return cls(tuple(tuple(tuple(node) for node in layer) for layer in contents["layers"]))

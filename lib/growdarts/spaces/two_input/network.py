@@ -9,16 +9,11 @@ from growdarts.spaces.two_input.node import TwoInputNode
 from growdarts.spaces.genotype import require_space
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.mixture import Mixture
+from growdarts.space import SearchSpace
 
 
 class Forecaster(nn.Module):
-    """Reads a window and forecasts the next vector: stacked cells, linear head on the last state.
-
-    Parameters
-    ----------
-    cells : modules (T, B, I) -> (T, B, H), each fed with the states of the one before.
-    hidden, outputs : width H of the last cell and F_out of the forecast.
-    """
+    """Forecasts the vector after a window: stacked `cells` (T, B, I) -> (T, B, H), linear head on the last state."""
 
     def __init__(self, cells: Sequence[nn.Module], hidden: int, outputs: int) -> None:
         super().__init__()
@@ -32,63 +27,48 @@ class Forecaster(nn.Module):
         return self.head(x[-1])
 
     def theta_parameters(self) -> list[nn.Parameter]:
-        """All weights."""
         return list(self.parameters())
 
 
-class TwoInputForecaster(Forecaster):
-    """A forecaster of two-input cells as a search space (`growdarts.space.SearchSpace`)."""
+class TwoInputForecaster(Forecaster, SearchSpace):
+    """A forecaster of two-input cells as a search space; a mixture a node, layer by layer."""
 
     cells: "nn.ModuleList[TwoInputCell]"
 
-    def alpha_parameters(self) -> list[nn.Parameter]:
-        """Architecture logits of all nodes."""
-        return [mixture.alpha for mixture in self.mixtures()]
+    @property
+    def operations(self) -> list[str]:
+        return self.cells[0].operations
 
     def theta_parameters(self) -> list[nn.Parameter]:
-        """Weights of all nodes and the head."""
         return [p for cell in self.cells for p in cell.theta_parameters()] + list(self.head.parameters())
 
     def mixtures(self) -> Iterator[Mixture]:
-        """Mixtures layer by layer, node by node."""
         return (mixture for cell in self.cells for mixture in cell.mixtures())
 
     def n_nodes(self) -> int:
-        """Nodes of the deepest cell."""
         return max(len(cell.nodes) for cell in self.cells)
 
     def grow_node(self, *, morphism: bool, epsilon: float, noise: float) -> None:
-        """Every layer gains a node."""
         for cell in self.cells:
             cell.grow_node(morphism=morphism, epsilon=epsilon, noise=noise)
 
     def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        """Keep only operations `index` in the node of `mixture`."""
         return self._node_of(mixture).keep(index)
 
-    @property
-    def operations(self) -> list[str]:
-        """Candidates of every node."""
-        return self.cells[0].operations
-
     def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
-        """Add operation `name`, with fresh weights, to the node of `mixture`, at mixture weight `weight`."""
         return self._node_of(mixture).add(name, weight)
 
     def _node_of(self, mixture: Mixture) -> TwoInputNode:
         return next(node for cell in self.cells for node in cell.nodes if node.mixture is mixture)
 
     def structure(self) -> list[list[list[str]]]:
-        """Layers of nodes of operation keys."""
         return [cell.structure() for cell in self.cells]
 
     def restructure(self, structure: Sequence[Sequence[Sequence[str]]]) -> None:
-        """Rebuild all cells for `structure`."""
         for cell, nodes in zip(self.cells, structure, strict=True):
             cell.restructure(nodes)
 
     def mixture_names(self) -> list[str]:
-        """`layer l, node j` for every mixture."""
         return [f"layer {layer}, node {node}" for layer, cell in enumerate(self.cells, start=1)
                 for node in range(1, len(cell.nodes) + 1)]
 
@@ -97,7 +77,6 @@ class TwoInputForecaster(Forecaster):
         return steps * sum(cell.flops() for cell in self.cells) + 2 * self.head.weight.numel()
 
     def genotype(self) -> Genotype:
-        """Strongest operation per node and layer."""
         return Genotype(tuple(cell.derive() for cell in self.cells))
 
     def derived_operations(self) -> list[str]:

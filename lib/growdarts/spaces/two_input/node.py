@@ -41,7 +41,6 @@ class TwoInputNode(nn.Module):
             self.b[key] = nn.Parameter(torch.empty(rows).uniform_(-bound, bound))
 
     def operations(self) -> list[TwoInputOperation]:
-        """The node's operations, in the order of alpha."""
         return [TWO_INPUT[operation_name(key)] for key in self.mixture.keys]
 
     def input_weights(self) -> tuple[Tensor, Tensor]:
@@ -67,11 +66,9 @@ class TwoInputNode(nn.Module):
         return (weights @ torch.stack(outputs).flatten(1)).view(s.shape)
 
     def theta_parameters(self) -> list[nn.Parameter]:
-        """Weights of the operations, in the order of alpha."""
         return [part[key] for key in self.mixture.keys if key in self.W for part in (self.W, self.U, self.b)]
 
     def keep(self, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        """Keep only the operations `index`; returns the old and the new alpha."""
         dropped = set(self.mixture.keys) - {self.mixture.keys[i] for i in index}
         for key in dropped:
             if key in self.W:
@@ -124,15 +121,9 @@ class TwoInputNode(nn.Module):
         so the mixture is the identity for *any* alpha and no unit starts saturated. Where no gradient would
         reach an operation at zero weights (a product of two zeros, the kink of relu), its bias starts at one.
         Noise of deviation `noise * epsilon / 10 / sqrt(I + H + 1)` then makes every weight non-zero. How much the output
-        changes depends on how long the cell holds a state. A test over 250 steps, in cells of all sets of the default operations
-        in which one has a share of up to 0.99, holds the change below 20 `noise` * `epsilon` in all and below 0.2 `noise` *
-        `epsilon` in half of them. An operation that is not affine there enters with a weight of `epsilon` / 10, of all such
-        ones together, and changes the state by that share at every time step.
-
-        Raises
-        ------
-        ValueError
-            the node has no `add_identity`: then nothing could take up the rest over long windows.
+        changes depends on how long the cell holds a state: over 250 steps a test finds below 20 `noise` * `epsilon` in
+        all and below 0.2 `noise` * `epsilon` in half of all cells of default operations. Operations that are not affine
+        there enter with a weight of `epsilon` / 10 together, and change the state by that share at every time step.
         """
         operations, mixture = self.operations(), self.mixture
         if "add_identity" not in mixture.keys:

@@ -40,11 +40,8 @@ TWO_INPUT: dict[str, TwoInputOperation] = {}
 def two_input(blocks: int) -> Callable:
     """Register the decorated function as a two-input operation that owns `blocks` weight pairs.
 
-    Raises
-    ------
-    ValueError
-        the name is taken or no identifier; `blocks` is no whole number from 0; or the function, tried on a few numbers, fails,
-        returns another shape, changes its arguments, is random, or mixes units.
+    It is tried on a few numbers: a ValueError says that it fails, returns another shape, changes its arguments, is
+    random, or mixes units.
     """
 
     def register(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable:
