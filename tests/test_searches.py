@@ -6,13 +6,9 @@ import pytest
 import torch
 
 from growdarts.settings import ConfigError
-<<<<<<< HEAD
-from growdarts_study.arms import SEARCHES, SearchesRun
 from growdarts.tasks.series import ForecastTask
-from growdarts_study.data.series import load_series
-=======
 from growdarts_study.arms import DUPLICATION, SEARCHES, SearchesRun
->>>>>>> 06d7a507675363df8c0769e0558e0d7a3268b7a5
+from growdarts_study.data.series import load_series
 from growdarts_study.experiments import searches
 from growdarts_study.experiments.baselines import HistoricalMean
 from growdarts_study.grids import defaults
