@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from growdarts_study import grids, records
 from growdarts_study.report.comparison import Interval, geometric_mean, interval, pair_of, seed_means
-from growdarts_study.report.figures import SIGNS, difference_bar
+from growdarts_study.report.figures import SIGNS, WIDTH, difference_bar
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Effect:
     flops: float
     nodes: float
     changes: dict[str, float]
+
+    def place(self) -> str:
+        """Words by which its runs are found in the list of all."""
+        return f"ablations {self.value}" if self.switch == "method" else f"ablations {self.switch} = {self.value}"
 
 
 def load(tier: str) -> dict[str, list[dict[str, Any]]]:
@@ -90,7 +94,7 @@ def in_words(found: Sequence[Effect]) -> str:
 def figure(found: Sequence[Effect]) -> Figure:
     """Every effect with all seeds (dots) and the interval over them (bar)."""
     shown = [effect for effect in found if effect.value != effect.base]
-    drawn, ax = plt.subplots(figsize=(5, 1 + 0.32 * len(shown)))  # for a phone
+    drawn, ax = plt.subplots(figsize=(WIDTH, 1 + 0.32 * len(shown)))
     for row, effect in enumerate(shown):
         ax.plot(effect.by_seed, [row] * len(effect.by_seed), ls="", marker="o", ms=4, mfc="none", color="black")
         difference_bar(ax, row, effect.error, effect.error.sign())
