@@ -48,15 +48,19 @@ SCRIPT_REQUEST = re.compile(
 
 
 class Requests(HTMLParser):
-    """Collects every address that a browser requests while it shows a page."""
+    """Collects every address that a browser requests while it shows a page; its links, its places, what is said of its pictures."""
 
     def __init__(self):
         super().__init__()
         self.found: list[tuple[str, str]] = []  # (where, address)
+        self.links, self.places, self.alts = [], set(), []
         self._inside = None
 
     def handle_starttag(self, tag, attrs):
         attrs = {name: value or "" for name, value in attrs}
+        self.links += [attrs["href"]] if tag == "a" and attrs.get("href") else []
+        self.places.add(attrs.get("id"))
+        self.alts += [attrs.get("alt", "")] if tag == "img" else []
         self._inside = tag if tag in ("style", "script") else None
         for name in FETCHED.get(tag, []):
             if name == "srcset":
@@ -90,10 +94,14 @@ def requests_of(path: Path) -> list[tuple[str, str]]:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".css":
         return [("css", address) for address in css_addresses(text)]
+    return parsed(text).found
+
+
+def parsed(html: str) -> Requests:
     parser = Requests()
-    parser.feed(text)
+    parser.feed(html)
     parser.close()
-    return parser.found
+    return parser
 
 
 def leaves_the_book(address: str) -> bool:
@@ -197,6 +205,29 @@ def test_everything_a_page_loads_is_there():
             if not (page.parent / unquote(parts.path)).resolve().is_file():
                 missing.append(f"{page.relative_to(BOOK)}: {where} {address}")
     assert not missing, "\n".join(missing)
+
+
+@built
+def test_links_and_anchors_resolve():
+    """In the list of all runs what stands behind # is a filter, which the test in a browser tries."""
+    read = {page.resolve(): parsed(page.read_text(encoding="utf-8")) for page in pages()}
+    wrong = []
+    for page, found in read.items():
+        for link in found.links:
+            parts = urlsplit(link)
+            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            if parts.scheme or parts.netloc or target.name == "runs.html":
+                continue
+            if not target.is_file() or parts.fragment and unquote(parts.fragment) not in read[target].places:
+                wrong.append(f"{page.name}: {link}")
+    assert not wrong, "\n".join(wrong)
+
+
+@built
+def test_pictures_say_what_is_seen():
+    silent = [(page.name, alt) for page in pages() for alt in parsed(page.read_text(encoding="utf-8")).alts
+              if len(alt.split()) < 8 and not alt.startswith("Growing cells - Home")]  # but for the logo
+    assert silent == []
 
 
 @built

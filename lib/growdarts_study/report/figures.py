@@ -126,14 +126,16 @@ def forecasts(record: dict[str, Any], truth: Any, features: Sequence[int] = (0, 
     return figure
 
 
-def responses(axes: Sequence[Axes], table: Any, pairs: Sequence[tuple[str, str]]) -> None:
+def responses(table: Any, pairs: Sequence[tuple[str, str]]) -> Figure:
     """Output against input before (grey, wide) and after (dashed) a transformation, one panel a pair of columns."""
+    figure, axes = plt.subplots(len(pairs), 1, figsize=(WIDTH, 0.5 + 1.7 * len(pairs)), sharex=True)
     for ax, (before, after) in zip(axes, pairs, strict=True):
         ax.plot(table["input"], table[before], color="#BBBBBB", lw=5, label="before")
         ax.plot(table["input"], table[after], color=COLOURS[0], ls="--", lw=1.8, label="after")
-        ax.set(title=after, xlabel="input")
-    axes[0].set_ylabel("output")
+        ax.set(title=after, ylabel="output")
+    axes[-1].set_xlabel("input")
     axes[0].legend()
+    return figure
 
 
 def change_against_epsilon(changes: Any, fresh_change: float) -> Figure:
@@ -150,8 +152,9 @@ def change_against_epsilon(changes: Any, fresh_change: float) -> Figure:
     return figure
 
 
-def growth_errors(ax: Axes, errors: Any, grown_after: int) -> None:
+def growth_errors(errors: Any, grown_after: int) -> Figure:
     """Validation error by epoch, growing by morphism and with fresh weights."""
+    figure, ax = plt.subplots()
     epochs = [*range(1, grown_after + 1), *range(grown_after, len(errors))]
     ax.plot(epochs, errors["fresh"], color=COLOURS[1], ls="--", marker="s", ms=4, label="fresh random weights")
     ax.plot(epochs, errors["morphism"], color=COLOURS[0], marker="o", ms=4, label="morphism")
@@ -159,6 +162,7 @@ def growth_errors(ax: Axes, errors: Any, grown_after: int) -> None:
     ax.set(xlabel="epoch", ylabel="validation error")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend()
+    return figure
 
 
 # ---- many records ------------------------------------------------------------------------------
@@ -176,13 +180,11 @@ def every_seed(runs: pd.DataFrame) -> Figure:
     """
     methods = [name for name in methods_in(runs) if name != "mean"]
     differences = [relative_difference(runs, method, "mean") for method in methods]
-    every = np.concatenate([found.to_numpy().ravel() for found in differences])
-    quarter, median, last = np.nanpercentile(every, [25, 50, 75])
-    reach = 10 * (last - quarter)
+    quarter, median, last = np.nanpercentile(np.concatenate([found.to_numpy().ravel() for found in differences]), [25, 50, 75])
     figure, ax = plt.subplots(figsize=(WIDTH, 1.4 + 0.42 * len(methods)))
     rng = np.random.default_rng(0)  # spreads the points, so that none hides another
     for row, found in enumerate(differences):
-        kept = found.where((found - median).abs() <= reach)
+        kept = found.where((found - median).abs() <= 10 * (last - quarter))
         off = [f"{value:+.0f} %" for value in found.to_numpy()[kept.isna().to_numpy() & found.notna().to_numpy()]]
         ax.annotate(", ".join(off), (1.0, row - 0.38), xycoords=("axes fraction", "data"), ha="right", va="center")
         for position, (year, values) in enumerate(kept.items()):
@@ -240,9 +242,7 @@ def cost_and_quality(runs: pd.DataFrame) -> Figure:
         ax.axhline(relative_difference(runs, method, "mean").to_numpy().mean(), color="black", ls=dash, lw=1.2,
                    label=f"{LABELS[method]} (no search)")
     ax.set(xscale="log", xlabel="floating-point operations of the search, 10⁹", ylabel="test error against\nthe mean's, %")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(ScalarFormatter())
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=ScalarFormatter(), minor_formatter=NullFormatter())
     figure.legend(loc="outside lower center")
     return figure
 

@@ -204,13 +204,13 @@ MARKS = {"reference": ("plain reference", "s", COLOURS[7], 7, True),
          "bfloat16": ("growdarts, bfloat16", "^", COLOURS[1], 7, False),
          "lstm": ("torch's LSTM, weight step only", "D", COLOURS[2], 5, False), "floor": ("floor", "|", "black", 13, True)}
 def step_figure(record: Record, spaces: Sequence[str] = tuple(SPACES)) -> Figure:
-    """Seconds of a search step by variant, a row a case: medians, and the range of the rounds as a line."""
-    chosen, found, lines = [space for space in SPACES if space in spaces], steps(record), {}
+    """Seconds of a first-order search step by variant, a row a case: medians, and the range of the rounds as a line."""
+    chosen, found, lines = [space for space in SPACES if space in spaces], steps(record).query("order == 1"), {}
     counts = [int((found.space == space).sum()) for space in chosen]
     figure, axes = plt.subplots(len(chosen), 1, figsize=(WIDTH, 2 + 0.33 * sum(counts) + 0.5 * len(chosen)),
                                 sharex=True, squeeze=False, height_ratios=counts)
     for ax, space in zip(axes[:, 0], chosen, strict=True):
-        rows = found[found.space == space].sort_values(["width", "batch", "order"])
+        rows = found[found.space == space].sort_values(["width", "batch"])
         for y, (case, row) in enumerate(rows.iterrows()):
             for variant, times in record["steps"][case]["seconds"].items():
                 name, marker, colour, size, filled = MARKS[variant]
@@ -218,7 +218,7 @@ def step_figure(record: Record, spaces: Sequence[str] = tuple(SPACES)) -> Figure
                 (lines[name],) = ax.plot(row[variant], y, marker=marker, ls="", ms=size, color=colour, mew=1.5,
                                          mfc=colour if filled else "white")
         ax.set(xscale="log", ylim=(len(rows) - 0.4, -0.6))
-        ax.set_yticks(range(len(rows)), [f"{row.label}, order {row.order}" for _, row in rows.iterrows()])
+        ax.set_yticks(range(len(rows)), rows.label)
         ax.set_title(SPACES[space], loc="left")
         ax.grid(axis="x", color="#DDDDDD")
         ax.set_axisbelow(True)
