@@ -161,7 +161,7 @@ def growth_errors(errors: Any, grown_after: int) -> Figure:
     ax.axvline(grown_after, color=COLOURS[7], ls=":", label="a node is added")
     ax.set(xlabel="epoch", ylabel="validation error")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend()
+    figure.legend(loc="outside lower center")
     return figure
 
 

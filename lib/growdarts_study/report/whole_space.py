@@ -168,7 +168,7 @@ def picture(tasks: Sequence[TaskSpace], found: Mapping[str, pd.Series] = {}) -> 
     found : what searches found, by their name: log ratios to LSTM by series.
     """
     random = np.random.default_rng(0)
-    figure, ax = plt.subplots(figsize=(WIDTH, 1.9 + 0.62 * len(tasks)))
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.9 + 0.5 * len(tasks)))
     for row, task in enumerate(tasks):
         lstm = geometric(task.rivals).loc["lstm"]
         ratio = np.clip(geometric(task.test) / lstm, 0.2, 5)
@@ -188,11 +188,11 @@ def picture(tasks: Sequence[TaskSpace], found: Mapping[str, pd.Series] = {}) -> 
         ax.plot(np.clip(np.exp(ratios[[tasks[row].name for row in rows]]), 0.2, 5), rows, marker, mfc=colour, mec="black", mew=1,
                 ms=15 if marker == "*" else 11, ls="", label=name)
     ax.axvline(1, color=COLOURS[7], ls="--", zorder=0)
-    ax.set(xscale="log", xlim=(0.19, 5.3), ylim=(len(tasks) - 0.4, -0.6), yticks=range(len(tasks)),
-           yticklabels=[task.name for task in tasks], xlabel="test error, LSTM = 1 (left is better)")
-    ax.set_xticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "LSTM", "2", "5 or more"])
+    ax.set(xscale="log", xlim=(0.19, 5.7), ylim=(len(tasks) - 0.4, -0.6), yticks=range(len(tasks)),
+           yticklabels=[task.name for task in tasks], xlabel="test error, LSTM = 1")
+    ax.set_xticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "\u2265 5"])
     ax.minorticks_off()
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1 if found else 2)
+    figure.legend(loc="outside lower center")
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # every drawing of it is the same
     return figure
