@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 
 import growdarts
 
@@ -228,6 +229,19 @@ def test_pictures_say_what_is_seen():
     silent = [(page.name, alt) for page in pages() for alt in parsed(page.read_text(encoding="utf-8")).alts
               if len(alt.split()) < 8 and not alt.startswith("Growing cells - Home")]  # but for the logo
     assert silent == []
+
+
+@built
+def test_sentences_are_short():
+    """Fewer than 25 words on average on every page, code, tables and drawings left out."""
+    for page in pages():
+        soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+        for part in soup.select("pre, script, style, svg, table, .gd-player, div.math, a.headerlink"):
+            part.decompose()
+        blocks = [" ".join(block.get_text().split()) for block in soup.select("article :is(p, li, figcaption, dd)") if not block.find(["p", "li"])]
+        words = [len(sentence.split()) for block in blocks for sentence in re.split(r"(?<=[.?!:]) +(?=[A-Z`(])", block)]
+        words = [n for n in words if n > 2]
+        assert sum(words) < 25 * len(words) or not words, page.name
 
 
 @built

@@ -83,14 +83,6 @@ def table(found: Sequence[Effect]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("switch: value")
 
 
-def in_words(found: Sequence[Effect]) -> str:
-    """How many values of the switches change the test error beyond chance, and which, for the answer of a page."""
-    tried = [effect for effect in found if effect.value != effect.base]
-    told = [f"{effect.switch} = {effect.value} ({effect.error.mean:+.2f} %)" for effect in tried if effect.error.sign()]
-    return (f"Of {len(tried)} changes {len(told) or 'none'} alter{'s' * (len(told) < 2)} the test error beyond chance"
-            + (": " + ", ".join(told) if told else ""))
-
-
 def figure(found: Sequence[Effect]) -> Figure:
     """Every effect with all seeds (dots) and the interval over them (bar)."""
     shown = [effect for effect in found if effect.value != effect.base]

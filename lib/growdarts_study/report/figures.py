@@ -102,8 +102,8 @@ def mixture_weights(record: dict[str, Any]) -> Figure:
             ax.set_title(node if len(layers) == 1 else f"{layer}, {node}")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
         row_of_axes[0].set_ylabel("mixture weight")
+    axes[-1][0].set_xlabel("epoch")
     axes[0][0].set_ylim(bottom=0)  # of all panels, once all are drawn
-    figure.supxlabel("epoch", fontsize=11)
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=3)
     return figure
 
@@ -121,7 +121,7 @@ def forecasts(record: dict[str, Any], truth: Any, features: Sequence[int] = (0, 
         ax.plot(truth[:, feature], color=COLOURS[7], lw=1.2, marker=".", ms=4, label="truth")
         ax.plot(forecast[:, feature], color=COLOURS[1], lw=2, label="forecast")
         ax.set_ylabel(record["result"]["features"][feature])
-    axes[0][0].legend(ncols=2, loc="upper right")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     axes[-1][0].set_xlabel("day of the test part")
     return figure
 
