@@ -32,7 +32,9 @@ class Effect:
     changes: dict[str, float]
 
     def place(self) -> str:
-        """Words by which its runs are found in the list of all."""
+        """Words by which its runs are found in the list of all; the base is no change, and among all."""
+        if self.value == self.base:
+            return "ablations"
         return f"ablations {self.value}" if self.switch == "method" else f"ablations {self.switch} = {self.value}"
 
 
