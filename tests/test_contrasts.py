@@ -207,7 +207,7 @@ def test_a_claim_against_several_rivals_needs_all_of_them_and_one_worse_is_enoug
 
 def test_copies_are_judged_by_the_searched_network_against_the_wider_cell():
     def row(one_shot, retrained, flops, keys):
-        return trained(retrained, one_shot={"test": one_shot}, network_flops=flops, weights=[dict.fromkeys(keys, 0.5)])
+        return trained(retrained, one_shot={"test": one_shot}, network_flops=flops, weights=[{key: 0.5 if key == "gate" else 0.25 for key in keys}])
 
     rows = {name: lambda e: row(0.5 * e, 0.5 * e, 8.0, ["gate", "carry"]) for name in DUPLICATION}
     rows["copy_splitting"] = lambda e: row(0.47 * e**1.1, 0.55 * e**1.1, 12.0, ["gate", "gate#2", "carry"])
@@ -219,5 +219,5 @@ def test_copies_are_judged_by_the_searched_network_against_the_wider_cell():
     assert found.in_percent().mean == pytest.approx(-6.0, abs=0.2)
     table = searches.duplication_table(runs)
     assert table.loc["splitting", "one-shot error"].startswith("-6.") and table.loc["splitting", "retrained error"].startswith("+10.0")
-    assert list(table.loc["splitting", ["size", "copies"]]) == ["1.50", "1.0"] and table.loc["a wider cell", "copies"] == "0.0"
+    assert list(table.loc["splitting", ["size", "copies", "mixture"]]) == ["1.50", "1.0", "75%"] and table.loc["a wider cell", "copies"] == "0.0"
     assert not set(DUPLICATION) & set(searches.searched(runs))

@@ -135,7 +135,8 @@ def arms_table(runs: pd.DataFrame, rival: str = "lstm") -> pd.DataFrame:
 
 def duplication_table(runs: pd.DataFrame, rival: str = "wider") -> pd.DataFrame:
     """A row an arm of E4, all against `rival`: errors over tasks with their intervals; geometric means over tasks of operations of
-    the searched network, of weights of the derived one, and of operations of the search. And how many copies there are."""
+    the searched network, of weights of the derived one, and of operations of the search. And how many copies there are, and
+    the mixture weight of what was copied."""
     tasks, rows = judged(runs), []
     for arm in DUPLICATION:
         nodes = runs.xs(arm, level="arm")["weights"].dropna()
@@ -145,8 +146,14 @@ def duplication_table(runs: pd.DataFrame, rival: str = "wider") -> pd.DataFrame:
                   for of in ("one_shot", "retrained")}
         rows.append({"": NAMES[arm], "one-shot error": errors["one_shot"], "size": f"{ratios['network_flops']:.2f}",
                      "retrained error": errors["retrained"], "weights": f"{ratios['parameters']:.2f}",
-                     "cost": f"{ratios['search_flops']:.2f}", "copies": f"{nodes.map(lambda node: str(node).count('#')).mean():.1f}"})
+                     "cost": f"{ratios['search_flops']:.2f}", "copies": f"{nodes.map(lambda node: str(node).count('#')).mean():.1f}",
+                     "mixture": f"{nodes.map(_copied_weight).mean():.0%}"})
     return pd.DataFrame(rows).set_index("")
+
+
+def _copied_weight(nodes: Sequence[Mapping[str, float]]) -> float:
+    """Mixture weight of the first node's operations that have copies, these counted."""
+    return sum(weight for key, weight in nodes[0].items() if f"{key.split('#')[0]}#2" in nodes[0])
 
 
 def gap(runs: pd.DataFrame, arm: str) -> Interval:
