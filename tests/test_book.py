@@ -5,6 +5,7 @@
 
 import os
 import re
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -157,6 +158,19 @@ def test_what_stays_on_the_page_is_allowed(html, tmp_path):
     page = tmp_path / "page.html"
     page.write_text(html)
     assert not any(leaves_the_book(address) for _, address in requests_of(page))
+
+
+def test_on_github_the_workflow_fills_in_the_address(tmp_path):
+    """In the one place for it; the book then has buttons that open its notebooks on Binder."""
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())["jobs"]
+    (step,) = [step for step in jobs["test"]["steps"] if "address" in step.get("name", "")]
+    (tmp_path / "_config.yml").write_text((ROOT / "_config.yml").read_text())
+    subprocess.run(["bash", "-euc", step["run"]], cwd=tmp_path, check=True, env=os.environ | {
+        "GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "someone/cells"})
+    before, after = (yaml.safe_load((folder / "_config.yml").read_text()) for folder in (ROOT, tmp_path))
+    buttons = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
+    assert after == before | {"launch_buttons": buttons, "repository": before["repository"] | {
+        "url": "https://github.com/someone/cells"}}
 
 
 def test_the_api_page_has_every_public_name():
