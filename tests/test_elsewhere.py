@@ -52,6 +52,16 @@ def test_the_study_says_what_there_is_to_run(installed):
     assert code == 1 and "grids.yml cannot be read" in errors and "Traceback" not in errors
 
 
+def test_without_its_extra_the_study_says_so(installed):
+    """After `pip install .`, which brings what the method needs."""
+    code = "import runpy, sys; sys.modules['yaml'] = None; sys.argv[1:] = {}; runpy.run_module('growdarts_study', run_name='__main__')"
+    status, output, errors = python(installed, code.format(["--help"]))
+    assert status == 0 and "usage: python -m growdarts_study" in output, errors
+    status, _, errors = python(installed, code.format([]))
+    assert status == 1 and errors == ("There is no module yaml, which the study needs: pip install 'growdarts[study]', or "
+                                      "'.[study]' in a clone\n")
+
+
 FOLDERS = """
 import json
 from growdarts_study import ROOT, grids, records

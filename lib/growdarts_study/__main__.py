@@ -7,12 +7,15 @@ import argparse
 import sys
 
 from growdarts.settings import ConfigError
-from growdarts_study import grids
 
 
 def main() -> None:
     """Print the list."""
     argparse.ArgumentParser(prog="python -m growdarts_study", description=__doc__).parse_args()
+    try:
+        from growdarts_study import grids
+    except ModuleNotFoundError as error:
+        sys.exit(f"There is no module {error.name}, which the study needs: pip install 'growdarts[study]', or '.[study]' in a clone")
     try:
         tiers = [(name, tier) for name, found in grids.read().items() for tier in found]
     except ConfigError as error:
