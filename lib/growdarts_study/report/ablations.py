@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from growdarts_study import grids, records
 from growdarts_study.report.comparison import Interval, geometric_mean, interval, pair_of, seed_means
-from growdarts_study.report.figures import SIGNS, difference_bar
+from growdarts_study.report.figures import SIGNS, WIDTH, difference_bar
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,12 @@ class Effect:
     flops: float
     nodes: float
     changes: dict[str, float]
+
+    def place(self) -> str:
+        """Words by which its runs are found in the list of all; the base is no change, and among all."""
+        if self.value == self.base:
+            return "ablations"
+        return f"ablations {self.value}" if self.switch == "method" else f"ablations {self.switch} = {self.value}"
 
 
 def load(tier: str) -> dict[str, list[dict[str, Any]]]:
@@ -79,18 +85,10 @@ def table(found: Sequence[Effect]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("switch: value")
 
 
-def in_words(found: Sequence[Effect]) -> str:
-    """How many values of the switches change the test error beyond chance, and which, for the answer of a page."""
-    tried = [effect for effect in found if effect.value != effect.base]
-    told = [f"{effect.switch} = {effect.value} ({effect.error.mean:+.2f} %)" for effect in tried if effect.error.sign()]
-    return (f"Of {len(tried)} changes {len(told) or 'none'} alter{'s' * (len(told) < 2)} the test error beyond chance"
-            + (": " + ", ".join(told) if told else ""))
-
-
 def figure(found: Sequence[Effect]) -> Figure:
     """Every effect with all seeds (dots) and the interval over them (bar)."""
     shown = [effect for effect in found if effect.value != effect.base]
-    drawn, ax = plt.subplots(figsize=(5, 1 + 0.32 * len(shown)))  # for a phone
+    drawn, ax = plt.subplots(figsize=(WIDTH, 1 + 0.32 * len(shown)))
     for row, effect in enumerate(shown):
         ax.plot(effect.by_seed, [row] * len(effect.by_seed), ls="", marker="o", ms=4, mfc="none", color="black")
         difference_bar(ax, row, effect.error, effect.error.sign())

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from growdarts.drawing import by_layer
 from growdarts.spaces.genotype import genotype_from_dict
@@ -28,10 +28,13 @@ EVENTS = {"grow_node": ("grow", COLOURS[1], "--"), "prune": ("prune", COLOURS[2]
 SIGNS = {-1: (COLOURS[2], "<", "better"), 0: (COLOURS[7], "o", "no"), 1: (COLOURS[1], ">", "worse")}  # of a difference
 
 
+WIDTH = 4.8  # inches of every figure: on a phone, where it is 350 pixels wide, letters of 11 points have 11 pixels
+
+
 def use_style() -> None:
     """Set the look of all figures of the book."""
     plt.style.use(["seaborn-v0_8-ticks", {
-        "figure.dpi": 110, "savefig.bbox": "tight", "font.size": 11, "font.sans-serif": "DejaVu Sans", "axes.titlesize": 11,
+        "figure.dpi": 110, "figure.figsize": (WIDTH, 3), "savefig.bbox": "tight", "font.size": 11, "font.sans-serif": "DejaVu Sans", "axes.titlesize": 11,
         "axes.labelsize": 12, "grid.linewidth": 1, "axes.spines.top": False, "axes.spines.right": False,
         "axes.prop_cycle": plt.cycler(color=COLOURS), "patch.edgecolor": "w", "patch.force_edgecolor": True, "legend.fontsize": 11,
         "legend.title_fontsize": 12, "legend.frameon": False, "figure.constrained_layout.use": True,
@@ -53,7 +56,7 @@ def interval_bar(ax: Axes, row: float, value: float, low: float | None, high: fl
 
 def ranked(rows: Sequence[tuple[str, float, float | None, float | None]], label: str, form: str = ".1f") -> Figure:
     """A dot a method with its number beside it, and the interval from low to high where there is one; as wide as a phone."""
-    figure, ax = plt.subplots(figsize=(4.6, 0.8 + 0.34 * len(rows)))
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.8 + 0.34 * len(rows)))
     for row, (method, value, low, high) in enumerate(rows):
         interval_bar(ax, row, value, low, high, *((COLOURS[1], "D") if method == "grow" else (COLOURS[0], "o")))
         ax.annotate(f"{value:{form}}", (1.02, row), xycoords=("axes fraction", "data"), va="center")
@@ -85,7 +88,7 @@ def mixture_weights(record: dict[str, Any]) -> Figure:
     history = record["search"]["history"]
     layers = by_layer(max((row["weights"] for row in history), key=len))
     n_nodes = max(len(nodes) for nodes in layers.values())
-    figure, axes = plt.subplots(len(layers), n_nodes, figsize=(2.2 + 2.6 * n_nodes, 0.6 + 2.6 * len(layers)),
+    figure, axes = plt.subplots(len(layers), n_nodes, figsize=(WIDTH, 1.8 + 2.2 * len(layers)),
                                 sharey=True, sharex=True, squeeze=False)
     lines = {}
     for row_of_axes, (layer, nodes) in zip(axes, layers.items(), strict=True):
@@ -97,11 +100,11 @@ def mixture_weights(record: dict[str, Any]) -> Figure:
                     (lines[name],) = ax.plot(*zip(*points, strict=True), color=COLOURS[position % len(COLOURS)],
                                              ls=DASHES[position % len(DASHES)], lw=1.8, label=name)
             ax.set_title(node if len(layers) == 1 else f"{layer}, {node}")
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
         row_of_axes[0].set_ylabel("mixture weight")
+    axes[-1][0].set_xlabel("epoch")
     axes[0][0].set_ylim(bottom=0)  # of all panels, once all are drawn
-    figure.supxlabel("epoch", fontsize=11)
-    figure.legend(lines.values(), lines.keys(), loc="outside right center", fontsize=10)
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -113,28 +116,31 @@ def forecasts(record: dict[str, Any], truth: Any, features: Sequence[int] = (0, 
     forecast = np.asarray(record["result"]["forecast"])
     features = features[:forecast.shape[1]]  # a series may have one target
     truth = np.asarray(truth)[:len(forecast)]
-    figure, axes = plt.subplots(len(features), 1, figsize=(8, 1.9 * len(features)), sharex=True, squeeze=False)
+    figure, axes = plt.subplots(len(features), 1, figsize=(WIDTH, 1.9 * len(features)), sharex=True, squeeze=False)
     for feature, ax in zip(features, axes[:, 0], strict=True):
         ax.plot(truth[:, feature], color=COLOURS[7], lw=1.2, marker=".", ms=4, label="truth")
         ax.plot(forecast[:, feature], color=COLOURS[1], lw=2, label="forecast")
         ax.set_ylabel(record["result"]["features"][feature])
-    axes[0][0].legend(ncols=2, loc="upper right")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     axes[-1][0].set_xlabel("day of the test part")
     return figure
 
 
-def responses(axes: Sequence[Axes], table: Any, pairs: Sequence[tuple[str, str]]) -> None:
+def responses(table: Any, pairs: Sequence[tuple[str, str]]) -> Figure:
     """Output against input before (grey, wide) and after (dashed) a transformation, one panel a pair of columns."""
+    figure, axes = plt.subplots(len(pairs), 1, figsize=(WIDTH, 0.5 + 1.7 * len(pairs)), sharex=True)
     for ax, (before, after) in zip(axes, pairs, strict=True):
         ax.plot(table["input"], table[before], color="#BBBBBB", lw=5, label="before")
         ax.plot(table["input"], table[after], color=COLOURS[0], ls="--", lw=1.8, label="after")
-        ax.set(title=after, xlabel="input")
-    axes[0].set_ylabel("output")
+        ax.set(title=after, ylabel="output")
+    axes[-1].set_xlabel("input")
     axes[0].legend()
+    return figure
 
 
-def change_against_epsilon(ax: Axes, changes: Any, fresh_change: float) -> None:
+def change_against_epsilon(changes: Any, fresh_change: float) -> Figure:
     """Relative change of the output by one growth, against its bound, for every level of the noise."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 4.2))
     for position, (noise, group) in enumerate(changes.groupby("noise")):
         ax.loglog(group.epsilon, group.change, ls="", marker="osv^D"[position % 5], ms=5, alpha=0.7,
                   color=COLOURS[position % len(COLOURS)], label=f"noise {noise:g}")
@@ -142,18 +148,21 @@ def change_against_epsilon(ax: Axes, changes: Any, fresh_change: float) -> None:
     ax.loglog(bound, bound, color="black", lw=1, label="bound: epsilon")
     ax.axhline(fresh_change, color=COLOURS[1], ls="--", label="fresh random weights")
     ax.set(xlabel="epsilon", ylabel="relative change\nof the output")
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
 
 
-def growth_errors(ax: Axes, errors: Any, grown_after: int) -> None:
+def growth_errors(errors: Any, grown_after: int) -> Figure:
     """Validation error by epoch, growing by morphism and with fresh weights."""
+    figure, ax = plt.subplots()
     epochs = [*range(1, grown_after + 1), *range(grown_after, len(errors))]
     ax.plot(epochs, errors["fresh"], color=COLOURS[1], ls="--", marker="s", ms=4, label="fresh random weights")
     ax.plot(epochs, errors["morphism"], color=COLOURS[0], marker="o", ms=4, label="morphism")
     ax.axvline(grown_after, color=COLOURS[7], ls=":", label="a node is added")
     ax.set(xlabel="epoch", ylabel="validation error")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend()
+    figure.legend(loc="outside lower center")
+    return figure
 
 
 # ---- many records ------------------------------------------------------------------------------
@@ -165,42 +174,29 @@ def methods_in(runs: pd.DataFrame) -> list[str]:
 
 
 def every_seed(runs: pd.DataFrame) -> Figure:
-    """Test error of every run relative to the historical mean's, a panel a year; bars are means over seeds.
+    """Test error of every run relative to the historical mean's, a row a method; bars are means over seeds and years.
 
     Runs far off the others are written as numbers, and are not part of the bar.
     """
     methods = [name for name in methods_in(runs) if name != "mean"]
-    origins = sorted(runs.origin.unique())
-    figure, axes = plt.subplots(1, len(origins), figsize=(8.5, 4.2), sharey=True, squeeze=False)
-    axes = axes[0]
+    differences = [relative_difference(runs, method, "mean") for method in methods]
+    quarter, median, last = np.nanpercentile(np.concatenate([found.to_numpy().ravel() for found in differences]), [25, 50, 75])
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.4 + 0.42 * len(methods)))
     rng = np.random.default_rng(0)  # spreads the points, so that none hides another
-    for origin, ax in zip(origins, axes, strict=True):
-        by_method = [relative_difference(runs, method, "mean")[origin] for method in methods]
-        low, high = _usual_range(np.concatenate(by_method))
-        for row, values in enumerate(by_method):
-            for value in values[(values < low) | (values > high)]:
-                ax.annotate(f"{value:+.0f} %", (1.0, row - 0.42), xycoords=("axes fraction", "data"), ha="right",
-                            va="center", fontsize=9)
-            values = values[(values >= low) & (values <= high)]
-            ax.plot(values, row + rng.uniform(-0.25, 0.25, len(values)), ls="", marker=MARKERS[row], ms=4, alpha=0.65,
-                    color=COLOURS[row % len(COLOURS)])
-            ax.plot([values.mean()] * 2, [row - 0.38, row + 0.38], color="black", lw=1.8)
-        ax.axvline(0, color="#777777", lw=1)
-        margin = 0.06 * (high - low)
-        ax.set(title=origin, xlim=(low - margin, high + margin))
-        ax.margins(y=0.04)
-        ax.tick_params(axis="x", labelsize=9)
-    axes[0].set_yticks(range(len(methods)), [LABELS[name] for name in methods])
-    axes[0].invert_yaxis()
-    figure.supxlabel("test error against the historical mean's, by test year, %  (left is better)", fontsize=11)
+    for row, found in enumerate(differences):
+        kept = found.where((found - median).abs() <= 10 * (last - quarter))
+        off = [f"{value:+.0f} %" for value in found.to_numpy()[kept.isna().to_numpy() & found.notna().to_numpy()]]
+        ax.annotate(", ".join(off), (1.0, row - 0.38), xycoords=("axes fraction", "data"), ha="right", va="center")
+        for position, (year, values) in enumerate(kept.items()):
+            ax.plot(values, row + rng.uniform(-0.25, 0.25, len(values)), ls="", marker=MARKERS[position], ms=4, alpha=0.65,
+                    color=COLOURS[position], label=str(year) if not row else None)
+        ax.plot([np.nanmean(kept)] * 2, [row - 0.38, row + 0.38], color="black", lw=1.8)
+    ax.axvline(0, color="#777777", lw=1)
+    ax.set_yticks(range(len(methods)), [LABELS[name] for name in methods])
+    ax.invert_yaxis()
+    ax.set_xlabel("test error against the historical mean's, %", x=0.3)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
-
-
-def _usual_range(values: np.ndarray) -> tuple[float, float]:
-    """Range of the values within ten interquartile ranges of the median, zero included."""
-    low, median, high = np.percentile(values, [25, 50, 75])
-    usual = values[np.abs(values - median) <= 10 * (high - low)]
-    return min(usual.min(), 0.0), max(usual.max(), 0.0)
 
 
 def forest(groups: Sequence[tuple[str, Sequence[Difference]]]) -> Figure:
@@ -208,14 +204,15 @@ def forest(groups: Sequence[tuple[str, Sequence[Difference]]]) -> Figure:
 
     Where the interval over origins is far wider than the others', its ends are written instead.
     """
-    figure, axes = plt.subplots(1, len(groups), figsize=(8.5, 4), sharey=False)
+    figure, axes = plt.subplots(len(groups), 1, figsize=(WIDTH, 0.5 + 0.38 * sum(len(found) for _, found in groups)),
+                                height_ratios=[len(found) for _, found in groups], sharex=True)
     for (title, differences), ax in zip(groups, np.atleast_1d(axes), strict=True):
         ends = np.array([max(-d.over_origins.low, d.over_origins.high) for d in differences])
         limit = 3 * np.median(ends)
         for row, d in enumerate(differences):
             if max(-d.over_origins.low, d.over_origins.high) > limit:
                 ax.annotate(f"{d.over_origins.low:+.0f} to {d.over_origins.high:+.0f} %", (0.5, row),
-                            xycoords=("axes fraction", "data"), ha="center", va="center", fontsize=10)
+                            xycoords=("axes fraction", "data"), ha="center", va="center")
                 continue
             difference_bar(ax, row, d.over_origins, d.decided())
             seeds = d.over_seeds
@@ -225,13 +222,14 @@ def forest(groups: Sequence[tuple[str, Sequence[Difference]]]) -> Figure:
         ax.axvline(0, color="#777777", lw=1)
         ax.set_yticks(range(len(differences)), [LABELS[d.method] for d in differences])
         ax.set_ylim(len(differences) - 0.5, -0.5)
-        ax.set(title=title, xlabel="difference of the test error, %")
+        ax.set_title(title, loc="left")
+    ax.set_xlabel("difference of the test error, %", x=0.3)
     return figure
 
 
 def cost_and_quality(runs: pd.DataFrame) -> Figure:
     """Operations spent on the search against test error relative to the mean's; small: runs, large: means."""
-    figure, ax = plt.subplots(figsize=(8, 4))
+    figure, ax = plt.subplots(figsize=(WIDTH, 4.6))
     searching = [name for name in methods_in(runs) if runs[runs.method == name].search_flops.gt(0).all()]
     for position, method in enumerate(searching):
         flops = runs[runs.method == method].pivot(index="seed", columns="origin", values="search_flops") / 1e9
@@ -244,13 +242,14 @@ def cost_and_quality(runs: pd.DataFrame) -> Figure:
         ax.axhline(relative_difference(runs, method, "mean").to_numpy().mean(), color="black", ls=dash, lw=1.2,
                    label=f"{LABELS[method]} (no search)")
     ax.set(xscale="log", xlabel="floating-point operations of the search, 10⁹", ylabel="test error against\nthe mean's, %")
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=ScalarFormatter(), minor_formatter=NullFormatter())
+    figure.legend(loc="outside lower center")
     return figure
 
 
 def what_was_grown(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> Figure:
     """Number of nodes and chosen operations of the derived cells, per method."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.6), width_ratios=[1, 2])
+    figure, (left, right) = plt.subplots(2, 1, figsize=(WIDTH, 6.4))
     genotypes = {method: [r["result"]["genotype"] for r in records if r["config"]["method"] == method] for method in methods}
     counted = {method: Counter(name for genotype in chosen for name in genotype_from_dict(genotype).operations)
                for method, chosen in genotypes.items()}
@@ -267,14 +266,14 @@ def what_was_grown(records: Sequence[dict[str, Any]], methods: Sequence[str]) ->
         right.bar(np.arange(len(names)) + shift, [100 * counts[name] / counts.total() for name in names], **style)
     left.set(xlabel="nodes of the derived cell", ylabel="share, %", xticks=range(1, most + 1))
     right.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    right.set_title("operations of the derived cells")
+    right.set(title="operations of the derived cells", ylabel="share, %")
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
 def training_curves(records: Sequence[dict[str, Any]], label: str, *, exponential: bool = False, scale: float = 1.0) -> Figure:
     """Validation error by epoch of every training from scratch; `exponential` for perplexities."""
-    figure, ax = plt.subplots(figsize=(8, 3.4))
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
     for position, record in enumerate(records):
         errors = scale * np.array(record["training"][str(record["result"]["hidden"])])
         ax.plot(range(1, len(errors) + 1), np.exp(errors) if exponential else errors, color=COLOURS[position],
@@ -291,10 +290,11 @@ def training_curves(records: Sequence[dict[str, Any]], label: str, *, exponentia
 
 def example_images(data: ImageData, n: int = 10) -> Figure:
     """The first training image of each of `n` classes."""
-    figure, axes = plt.subplots(1, n, figsize=(8.5, 1.3))
-    for label, ax in enumerate(axes):
+    figure, axes = plt.subplots(2, -(-n // 2), figsize=(WIDTH, 2.5))
+    for label, ax in enumerate(axes.flat[:n]):
         image = data.train.x[data.train.y == label][0].permute(1, 2, 0).numpy()
         ax.imshow(image, cmap="gray")
-        ax.set_title(data.classes[label], fontsize=10)
+        ax.set_title(data.classes[label])
+    for ax in axes.flat:
         ax.axis("off")
     return figure

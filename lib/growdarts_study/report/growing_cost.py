@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from growdarts_study.report.comparison import Interval, geometric_mean, pair_of, seed_means
-from growdarts_study.report.figures import COLOURS
+from growdarts_study.report.figures import COLOURS, WIDTH
 
 Record = dict[str, Any]
 Searches = Mapping[int, Sequence[Record]]  # by the nodes that growing starts from; FIXED: the fixed backbone
@@ -127,13 +127,13 @@ def table(by_data: Mapping[str, Searches]) -> pd.DataFrame:
         for found in compare(groups):
             low, high = found.losses
             rows.append({
-                "data": data, "growing from": f"{found.start} node{'s' if found.start > 1 else ''}",
+                "data, growing from": f"{data}, {found.start} node{'s' if found.start > 1 else ''}",
                 "until the loss that": found.given,
                 "which is": f"{low:.4f}" if low == high else f"{low:.4f} to {high:.4f}",
-                "reached by growing": f"{found.reached[0]} of {found.n}", "by fixed": f"{found.reached[1]} of {found.n}",
+                "reached by growing, fixed": f"{found.reached[0]}, {found.reached[1]} of {found.n}",
                 **{name: _written(found.ratio[cost]) for cost, name in COSTS.items()},
                 "seeds": getattr(found.ratio["flops_spent"], "n", 0)})
-    return pd.DataFrame(rows).set_index("data")
+    return pd.DataFrame(rows).set_index("data, growing from")
 
 
 def _written(ratio: Interval | None) -> str:
@@ -143,21 +143,20 @@ def _written(ratio: Interval | None) -> str:
 
 
 def figure(by_data: Mapping[str, Searches]) -> Figure:
-    """Best validation loss so far against operations and seconds, a row a data set: every search thin, medians thick."""
-    drawn, axes = plt.subplots(len(by_data), 2, figsize=(8.5, 0.6 + 2.7 * len(by_data)), sharey="row", squeeze=False)
+    """Best validation loss so far against operations, a row a data set: every search thin, medians thick."""
+    drawn, axes = plt.subplots(len(by_data), 1, figsize=(WIDTH, 1.1 + 2.7 * len(by_data)), squeeze=False)
     labelled = {}
-    for (data, groups), row in zip(by_data.items(), axes, strict=True):
-        for ax, (cost, name) in zip(row, COSTS.items(), strict=True):
-            for start, group in groups.items():
-                label, colour, dash, marker = STYLES[start]
-                for record in group if len(group) > 1 else ():
-                    ax.step(*curve(record, cost), where="post", color=colour, ls=dash, lw=0.8, alpha=0.45)
-                spent, best = median_curve(group, cost)
-                (labelled[label],) = ax.step(spent, best, where="post", color=colour, ls=dash, lw=2.4, marker=marker,
-                                             markevery=[len(spent) - 1], ms=8, mec="black")
-            ax.set(xscale="log", xlabel=f"{name} of the search")
+    for (data, groups), ax in zip(by_data.items(), axes[:, 0], strict=True):
+        for start, group in groups.items():
+            label, colour, dash, marker = STYLES[start]
+            for record in group if len(group) > 1 else ():
+                ax.step(*curve(record, "flops_spent"), where="post", color=colour, ls=dash, lw=0.8, alpha=0.45)
+            spent, best = median_curve(group, "flops_spent")
+            (labelled[label],) = ax.step(spent, best, where="post", color=colour, ls=dash, lw=2.4, marker=marker,
+                                         markevery=[len(spent) - 1], ms=8, mec="black")
         n = max(len(group) for group in groups.values())
-        row[0].set_ylabel(f"best validation loss\nso far, {n} {'searches' if n > 1 else 'search'} each")
-        row[0].set_title(data, loc="left")
-    drawn.legend(labelled.values(), labelled.keys(), loc="outside upper center", ncols=3)
+        ax.set(xscale="log", ylabel="best validation\nloss so far")
+        ax.set_title(f"{data}, {n} {'searches' if n > 1 else 'search'} each", loc="left")
+    ax.set_xlabel("floating-point operations of the search")
+    drawn.legend(labelled.values(), labelled.keys(), loc="outside lower center")
     return drawn

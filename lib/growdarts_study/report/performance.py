@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from growdarts_study import records
-from growdarts_study.report.figures import COLOURS
+from growdarts_study.report.figures import COLOURS, WIDTH
 
 SPACES = {"recurrent": "recurrent cell of DARTS", "two_input": "two-input cell", "convolutional": "convolutional cells"}
 PARTS = {"steps": ("steps", "growth"), "scaling": ("sweeps", "bases"), "launches": ("launches",)}
@@ -103,7 +102,7 @@ def scaling(record: Record) -> pd.DataFrame:
     for (space, varied), sweep in points(record).groupby(["space", "varied"], sort=False):
         first, last = sweep.iloc[0], sweep.iloc[-1]
         rows.append({**last, "label": f"{varied}, {first.value} to {last.value}",
-                     **{f"{name}_factor": last[name] / first[name] for name in ("value", "gflop", "seconds", "mib")}})
+                     **{f"{name}_factor": last[name] / first[name] for name in ("gflop", "seconds", "mib")}})
     return pd.DataFrame(rows)
 
 
@@ -121,33 +120,29 @@ def launches(record: Record) -> pd.DataFrame:
 # Title of a column -> what it shows, and how.
 Columns = Mapping[str, tuple[str, str]]
 STEPS: Columns = {
-    "order": ("order", "d"), "reference, s": ("reference", ".3g"), "float32, s": ("float32", ".3g"),
-    "bfloat16, s": ("bfloat16", ".3g"), "floor, s": ("floor", ".3g"), "reference / float32": ("speedup", ".2f"),
-    "reference / bfloat16": ("speedup_bfloat16", ".2f"), "float32 / floor": ("floors", ".2f"),
-    "LSTM, weight step, s": ("lstm", ".3g")}
-MEMORY: Columns = {"order": ("order", "d"), "reference, MiB": ("mib_reference", ",.0f"), "float32, MiB": ("mib", ",.0f"),
-                   "of the reference's": ("share", ".0%")}
+    "reference, s": ("reference", ".3g"), "float32, s": ("float32", ".3g"), "bfloat16, s": ("bfloat16", ".3g"),
+    "floor, s": ("floor", ".3g"), "reference / float32": ("speedup", ".2f"), "float32 / floor": ("floors", ".2f")}
+MEMORY: Columns = {"reference, MiB": ("mib_reference", ",.0f"), "float32, MiB": ("mib", ",.0f"), "of the reference's": ("share", ".0%")}
 DERIVED: Columns = {
     "reference, s": ("reference", ".3g"), "derived cell, s": ("derived", ".3g"), "floor, s": ("floor", ".3g"),
-    "reference / derived": ("speedup", ".2f"), "derived / floor": ("floors", ".2f"), "torch's LSTM, s": ("lstm", ".3g"),
-    "all mixed, s": ("mixed", ".3g")}
+    "reference / derived": ("speedup", ".2f"), "derived / floor": ("floors", ".2f"), "torch's LSTM, s": ("lstm", ".3g")}
 GROWTH: Columns = {
-    "making batches": ("supply", ".1%"), "adding a node, s": ("grow_node", ".3g"),
-    "selecting a split, s": ("selection", ".3g"), "operations": ("places", "d"), "of these measured": ("sampled", "d"),
-    "in epochs": ("epochs", ".2f"), "MiB": ("mib", ",.0f")}
+    "making batches": ("supply", ".1%"), "adding a node, s": ("grow_node", ".3g"), "selecting a split, s": ("selection", ".3g"),
+    "operations": ("places", "d"), "in epochs": ("epochs", ".2f"), "MiB": ("mib", ",.0f")}
 LAUNCHES: Columns = {
-    "order": ("order", "d"), "reference": ("reference", ",d"), "step by step": ("eager", ",d"),
-    "captured": ("captured", ",d"), "graphs": ("replays", "d"), "numbers read": ("transfers", "d")}
+    "reference": ("reference", ",d"), "step by step": ("eager", ",d"), "captured": ("captured", ",d"), "graphs": ("replays", "d"),
+    "numbers read": ("transfers", "d")}
 SCALING: Columns = {
-    "factor": ("value_factor", ".3g"), "operations": ("gflop_factor", ".2f"), "seconds": ("seconds_factor", ".2f"),
-    "memory": ("mib_factor", ".2f"), "largest: GFLOP": ("gflop", ".3g"), "s": ("seconds", ".3g"), "MiB": ("mib", ",.0f")}
+    "operations": ("gflop_factor", ".2f"), "seconds": ("seconds_factor", ".2f"), "memory": ("mib_factor", ".2f"),
+    "largest: GFLOP": ("gflop", ".3g"), "s": ("seconds", ".3g"), "MiB": ("mib", ",.0f")}
 
 
 def table(rows: pd.DataFrame, columns: Columns, spaces: Sequence[str] = tuple(SPACES)) -> pd.DataFrame:
     """The rows of `spaces` for reading; a dash where nothing was measured."""
     rows = rows[rows.space.isin(spaces)]
+    orders = rows["order"].map(", order {}".format) if "order" in rows else ""
     shown = {title: [_text(value, form) for value in rows[name]] for title, (name, form) in columns.items()}
-    return pd.DataFrame({"": rows.space.map(SPACES), "size": rows.label, **shown}).set_index("")
+    return pd.DataFrame({"": rows.space.map(SPACES).str.split().str[0] + ": " + rows.label + orders, **shown}).set_index("")
 
 
 def _text(value: float, form: str) -> str:
@@ -208,19 +203,14 @@ MARKS = {"reference": ("plain reference", "s", COLOURS[7], 7, True),
          "float32": ("growdarts, float32", "o", COLOURS[0], 7, True),
          "bfloat16": ("growdarts, bfloat16", "^", COLOURS[1], 7, False),
          "lstm": ("torch's LSTM, weight step only", "D", COLOURS[2], 5, False), "floor": ("floor", "|", "black", 13, True)}
-LINES = {"gflop": ("floating-point operations", {"color": "black", "lw": 1.2, "ls": ":", "marker": "x", "ms": 5}),
-         "seconds": ("seconds of a step", {"color": COLOURS[0], "lw": 1.8, "marker": "o", "ms": 5}),
-         "mib": ("peak memory", {"color": COLOURS[1], "lw": 1.8, "ls": "--", "marker": "s", "ms": 5})}
-
-
 def step_figure(record: Record, spaces: Sequence[str] = tuple(SPACES)) -> Figure:
-    """Seconds of a search step by variant, a row a case: medians, and the range of the rounds as a line."""
-    chosen, found, lines = [space for space in SPACES if space in spaces], steps(record), {}
+    """Seconds of a first-order search step by variant, a row a case: medians, and the range of the rounds as a line."""
+    chosen, found, lines = [space for space in SPACES if space in spaces], steps(record).query("order == 1"), {}
     counts = [int((found.space == space).sum()) for space in chosen]
-    figure, axes = plt.subplots(len(chosen), 1, figsize=(8.4, 0.9 + 0.33 * sum(counts) + 0.5 * len(chosen)),
+    figure, axes = plt.subplots(len(chosen), 1, figsize=(WIDTH, 2 + 0.33 * sum(counts) + 0.5 * len(chosen)),
                                 sharex=True, squeeze=False, height_ratios=counts)
     for ax, space in zip(axes[:, 0], chosen, strict=True):
-        rows = found[found.space == space].sort_values(["width", "batch", "order"])
+        rows = found[found.space == space].sort_values(["width", "batch"])
         for y, (case, row) in enumerate(rows.iterrows()):
             for variant, times in record["steps"][case]["seconds"].items():
                 name, marker, colour, size, filled = MARKS[variant]
@@ -228,37 +218,10 @@ def step_figure(record: Record, spaces: Sequence[str] = tuple(SPACES)) -> Figure
                 (lines[name],) = ax.plot(row[variant], y, marker=marker, ls="", ms=size, color=colour, mew=1.5,
                                          mfc=colour if filled else "white")
         ax.set(xscale="log", ylim=(len(rows) - 0.4, -0.6))
-        ax.set_yticks(range(len(rows)), [f"{row.label}, order {row.order}" for _, row in rows.iterrows()], fontsize=10)
+        ax.set_yticks(range(len(rows)), rows.label)
         ax.set_title(SPACES[space], loc="left")
         ax.grid(axis="x", color="#DDDDDD")
         ax.set_axisbelow(True)
-    axes[-1][0].set_xlabel("seconds of a search step")
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=3, fontsize=10)
-    return figure
-
-
-def scaling_figure(record: Record, spaces: Sequence[str] = tuple(SPACES)) -> Figure:
-    """Seconds, memory and operations relative to each sweep's first point, both axes logarithmic.
-
-    A curve that is steeper than that of the operations is a cost that grows faster than they do.
-    """
-    found, lines = points(record), {}
-    sweeps = {space: rows.groupby("varied", sort=False) for space, rows in found.groupby("space", sort=False)
-              if space in spaces}
-    columns = max(len(by_varied) for by_varied in sweeps.values())
-    figure, axes = plt.subplots(len(sweeps), columns, sharey=True, squeeze=False,
-                                figsize=(1.0 + 2.0 * columns, 0.9 + 2.1 * len(sweeps)))
-    for row, (space, by_varied) in zip(axes, sweeps.items(), strict=True):
-        for ax, (varied, sweep) in zip(row, by_varied, strict=True):
-            for column, (name, style) in LINES.items():
-                (lines[name],) = ax.loglog(sweep.value, sweep[column] / sweep[column].iloc[0], **style)
-            ax.xaxis.set_major_locator(FixedLocator(list(sweep.value)))
-            ax.set_xticklabels([str(value) for value in sweep.value], fontsize=9)
-            ax.xaxis.set_minor_locator(NullLocator())
-            ax.yaxis.set_minor_formatter(NullFormatter())
-            ax.set_xlabel(varied, fontsize=10)
-            ax.grid(color="#DDDDDD")
-        row[0].set_title(SPACES[space], loc="left")
-        row[0].set_ylabel("relative to\nthe first point", fontsize=10)
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=3, fontsize=10)
+    axes[-1][0].set_xlabel("seconds of a search step", x=0.3)
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center")
     return figure

@@ -18,15 +18,24 @@ from growdarts_study.report.verdicts import Verdict, working_nodes
 FAILED = 2.0  # a run has failed whose error is more than so many times the historical mean's
 
 
-def show(table: pd.DataFrame) -> Markdown:
-    """The table as Markdown, whose cells wrap on a narrow page."""
-    return Markdown(table.to_markdown(disable_numparse=True))
+def show(table: pd.DataFrame, caption: str = "") -> Markdown:
+    """The table as Markdown, whose cells wrap on a narrow page, with its caption."""
+    text = table.to_markdown(disable_numparse=True)
+    return Markdown(f":::{{table}} {caption}\n{text}\n:::" if caption else text)
 
 
-def linked(table: pd.DataFrame, records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """A table with a row a record, whose names lead to the records on the book's page of all runs."""
-    return table.set_axis([f'<a href="../book/runs.html#{record["config_hash"]}" title="show the record">{name}</a>'
-                           for name, record in zip(table.index, records, strict=True)])
+def linked(table: pd.DataFrame, places: Sequence[str] | str) -> pd.DataFrame:
+    """A table whose names lead to their records on the book's page of all runs.
+
+    Parameters
+    ----------
+    places : what that list is filtered by, a row each: a hash, or words. One string for all rows has {} for the row's method or name.
+    """
+    if isinstance(places, str):
+        methods = {label: method for method, label in LABELS.items()}
+        places = [places.format(methods.get(name, name.strip("*"))) for name in table.index]
+    return table.set_axis([f'<a href="../book/runs.html#{place}" title="show the record">{name}</a>'
+                           for name, place in zip(table.index, places, strict=True)]).rename_axis(table.index.name)
 
 
 def p_text(p_value: float | None) -> str:
@@ -188,9 +197,9 @@ def summary(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
         own, difference = runs[runs.method == method], relative_difference(runs, method, "mean")
         failed = int((difference > 100 * (FAILED - 1)).to_numpy().sum())
         out[LABELS[method]] = {
-            "runs": len(own), "failed": failed, "test error": "-" if failed else f"{own.test.mean():.4f}",
+            "runs (failed)": f"{len(own)} ({failed})", "test error": "-" if failed else f"{own.test.mean():.4f}",
             "against the mean, %": "-" if failed else f"{difference.to_numpy().mean():+.2f}",
-            "median run, %": f"{np.median(difference):+.2f}", "parameters (median)": f"{own.parameters.median():.0f}",
+            "median run, %": f"{np.median(difference):+.2f}", "weights (median)": f"{own.parameters.median():.0f}",
             "nodes (mean)": "-" if own.nodes.isna().all() else f"{own.nodes.astype(float).mean():.1f}"}
     return pd.DataFrame(out).T
 
@@ -212,7 +221,7 @@ def one_shot(records: Sequence[dict[str, Any]], rivals: Sequence[str]) -> pd.Dat
             "growing against it, %": f"{both[0].mean:+.2f}",
             **{f"{level} %, {name}": found.at(level / 100).ends()
                for level in (95, 90) for name, found in zip(("years", "seeds"), both, strict=True)},
-            "outcome": outcome(both), "80 % power finds": f"{detectable(both):.1f}"}
+            "outcome": outcome(both)}
     return pd.DataFrame(rows).T
 
 
@@ -225,12 +234,11 @@ def grown(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> pd.DataF
         working = [working_nodes(record) for record in own]
         drawn, chosen = own[0]["config"]["operations"], [name for cell in cells for name in cell.operations]
         rows[LABELS[method]] = {
-            "cells": len(own), "nodes (mean)": f"{np.mean([cell.n_nodes for cell in cells]):.1f}",
-            "effective nodes (mean)": f"{np.mean(working):.1f}", "one effective node": working.count(1),
-            "cells with `carry`": sum("carry" in cell.operations for cell in cells),
-            "cells with `hadamard`": sum("hadamard" in cell.operations for cell in cells),
-            "`hadamard`, % of operations": f"{100 * chosen.count('hadamard') / len(chosen):.1f}",
-            "a draw of all": f"{100 * ('hadamard' in drawn) / len(drawn):.1f}"}
+            "cells": len(own), "nodes, of these effective (mean)": f"{np.mean([c.n_nodes for c in cells]):.1f}, {np.mean(working):.1f}",
+            "one effective node": working.count(1), "with `carry`": sum("carry" in cell.operations for cell in cells),
+            "with `hadamard`": sum("hadamard" in cell.operations for cell in cells),
+            "`hadamard`, % of operations (by chance)": f"{100 * chosen.count('hadamard') / len(chosen):.1f} "
+                                                       f"({100 * ('hadamard' in drawn) / len(drawn):.1f})"}
     return pd.DataFrame(rows).T
 
 
@@ -272,7 +280,7 @@ def differences(found: Sequence[Difference]) -> pd.DataFrame:
     rows = {LABELS[d.method]: {
         f"against {LABELS[d.rival]}, %": f"{d.over_origins.mean:+.2f}",
         "interval over years": d.over_origins.ends(), "interval over seeds": d.over_seeds.ends(),
-        "Diebold-Mariano": f"{d.statistic:+.2f}", "p": p_text(d.p_value), "told from chance": SIGNS[d.decided()][2],
+        "p": p_text(d.p_value), "told from chance": SIGNS[d.decided()][2],
         "80 % power finds": f"{detectable((d.over_origins, d.over_seeds)):.1f}"}
         for d in found}
     return pd.DataFrame(rows).T
@@ -285,7 +293,7 @@ def verdicts(found: Sequence[Verdict]) -> pd.DataFrame:
         form = "+.2f" if v.measure.startswith("error") else ".2f"
         rows.append({
             "claim": v.claim, "verdict": v.verdict, "what was measured": v.measure,
-            "estimate": f"{v.over_origins.mean:{form}}", "interval over years": v.over_origins.ends(form),
-            "interval over seeds": v.over_seeds.ends(form), "years, seeds": f"{v.over_origins.n}, {v.over_seeds.n}",
-            "p": p_text(v.p_value), "80 % power finds": f"{v.detectable():.2f}"})
+            "estimate (p)": f"{v.over_origins.mean:{form}}" + ("" if v.p_value is None else f" ({p_text(v.p_value)})"),
+            "interval over years": v.over_origins.ends(form), "interval over seeds": v.over_seeds.ends(form),
+            "80 % power finds": f"{v.detectable():.2f}"})
     return pd.DataFrame(rows).set_index("claim")

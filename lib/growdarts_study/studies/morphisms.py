@@ -22,16 +22,15 @@ REACH = 3.0  # standard deviations of the input over which responses are drawn
 class Study:
     """Everything the notebook draws.
 
-    responses : forecast of the first feature against a constant input, before and after growing.
     changes : relative change of the output per growth: epsilon, noise, change.
     fresh_change : the same for a node with fresh random weights.
     errors : validation error by epoch, growing by morphism and with fresh weights after `grown_after`.
     net2net : response of a small network before and after Net2Wider and Net2Deeper.
-    played : as `responses`, with one column for every epsilon of `PLAYED`, grown with the same noise, and `fresh`.
+    played : forecast of the first feature against a constant input, before and after growing, with a column for every epsilon of
+        `PLAYED`, grown with the same noise, and one for fresh random weights.
     played_changes : (epsilon, relative change of the output) of these columns; None for fresh random weights.
     """
 
-    responses: pd.DataFrame
     changes: pd.DataFrame
     fresh_change: float
     errors: pd.DataFrame
@@ -51,13 +50,12 @@ def study(config: MorphismConfig) -> Study:
             len(task.series.features), config.hidden, 1, 1, config.operations).double(), task)
         before = trained.epochs(config.epochs_before)
         grown = {name: trained.grown(morphism=morphism) for name, morphism in (("morphism", True), ("fresh", False))}
-        responses = _responses({"before": trained.network, **{k: v.network for k, v in grown.items()}}, config, task)
         changes = _changes(trained, config, task)
         fresh_change = relative_change(trained.network, grown["fresh"].network, task.series.validation.x)
         errors = pd.DataFrame({name: before + [task.evaluate(run.network, "validation")]
                                + run.epochs(config.epochs_after) for name, run in grown.items()})
         net2net = _net2net()
-        return Study(responses, changes, fresh_change, errors, config.epochs_before, net2net,
+        return Study(changes, fresh_change, errors, config.epochs_before, net2net,
                      *_played(trained, grown["fresh"].network, config, task))
 
 
