@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 
 import growdarts
 
@@ -48,15 +49,18 @@ SCRIPT_REQUEST = re.compile(
 
 
 class Requests(HTMLParser):
-    """Collects every address that a browser requests while it shows a page."""
+    """Collects every address that a browser requests while it shows a page, its links and its places."""
 
     def __init__(self):
         super().__init__()
         self.found: list[tuple[str, str]] = []  # (where, address)
+        self.links, self.places = [], set()
         self._inside = None
 
     def handle_starttag(self, tag, attrs):
         attrs = {name: value or "" for name, value in attrs}
+        self.links += [attrs["href"]] if tag == "a" and attrs.get("href") else []
+        self.places.add(attrs.get("id"))
         self._inside = tag if tag in ("style", "script") else None
         for name in FETCHED.get(tag, []):
             if name == "srcset":
@@ -90,10 +94,14 @@ def requests_of(path: Path) -> list[tuple[str, str]]:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".css":
         return [("css", address) for address in css_addresses(text)]
+    return parsed(text).found
+
+
+def parsed(html: str) -> Requests:
     parser = Requests()
-    parser.feed(text)
+    parser.feed(html)
     parser.close()
-    return parser.found
+    return parser
 
 
 def leaves_the_book(address: str) -> bool:
@@ -197,6 +205,42 @@ def test_everything_a_page_loads_is_there():
             if not (page.parent / unquote(parts.path)).resolve().is_file():
                 missing.append(f"{page.relative_to(BOOK)}: {where} {address}")
     assert not missing, "\n".join(missing)
+
+
+@built
+def test_links_and_anchors_resolve():
+    """In the list of all runs what stands behind # is a filter, which the test in a browser tries."""
+    read = {page.resolve(): parsed(page.read_text(encoding="utf-8")) for page in pages()}
+    wrong = []
+    for page, found in read.items():
+        for link in found.links:
+            parts = urlsplit(link)
+            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            if parts.scheme or parts.netloc or target.name == "runs.html":
+                continue
+            if not target.is_file() or parts.fragment and unquote(parts.fragment) not in read[target].places:
+                wrong.append(f"{page.name}: {link}")
+    assert not wrong, "\n".join(wrong)
+
+
+@built
+def test_pictures_say_what_is_seen():
+    silent = [(page.name, picture.get("alt")) for page in pages() for picture in BeautifulSoup(
+        page.read_text(encoding="utf-8"), "html.parser").select("article img") if len(picture.get("alt", "").split()) < 8]
+    assert silent == []
+
+
+@built
+def test_sentences_are_short():
+    """Fewer than 25 words on average on every page, code, tables and drawings left out."""
+    for page in pages():
+        soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+        for part in soup.select("pre, script, style, svg, table, .gd-player, div.math, a.headerlink"):
+            part.decompose()
+        blocks = [" ".join(block.get_text().split()) for block in soup.select("article :is(p, li, figcaption, dd)") if not block.find(["p", "li"])]
+        words = [len(sentence.split()) for block in blocks for sentence in re.split(r"(?<=[.?!:]) +(?=[A-Z`(])", block)]
+        words = [n for n in words if n > 2]
+        assert sum(words) < 25 * len(words) or not words, page.name
 
 
 @built

@@ -4,6 +4,7 @@ Skipped in one line without it. The pages need a built book, named in BOOK_HTML,
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
 BOOK = Path(os.environ["BOOK_HTML"]).resolve() if "BOOK_HTML" in os.environ else None
-PAGES = sorted(p.relative_to(BOOK) for p in BOOK.rglob("*.html") if "_static" not in p.parts) if BOOK else []
+PAGES = sorted({p.relative_to(BOOK) for p in BOOK.rglob("*.html") if "_static" not in p.parts} - {Path("index.html")}) if BOOK else []
 WIDTHS = (390, 768, 1280)
 PLAYED = ("time_series", "language", "images")
 TALLEST = 150 * 1024  # bytes of a player
@@ -39,6 +40,10 @@ CROSSING = """() => [...document.querySelectorAll("svg")].filter(svg => !svg.clo
   })"""
 SMALLEST = """() => Math.min(99, ...[...document.querySelectorAll(".gd-player svg text")].filter(t => t.checkVisibility())
   .map(t => parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().a))"""
+# A table of more than seven columns, and a figure that is shrunk on a phone until its letters, of 11 points, have less than 10 pixels.
+WIDE = """() => [...document.querySelectorAll("table")].filter(t => [...t.rows].some(row => row.cells.length > 7)).map(t => t.innerText.slice(0, 60))"""
+SHRUNK = """() => [...document.querySelectorAll(".bd-article img[src$=png]")].filter(i => i.checkVisibility() && i.naturalWidth > 1.68 * i.clientWidth)
+  .map(i => i.src)"""
 # Code that goes on beyond its box, and letters smaller than 11 pixels outside of drawings and equations.
 CUT = """() => [...document.querySelectorAll(".bd-article pre")].filter(box => box.scrollWidth > box.clientWidth + 1)
   .map(box => box.textContent.slice(0, 60))"""
@@ -202,16 +207,21 @@ def test_no_words_of_a_drawing_meet(svg, opened):
     assert opened(svg()).evaluate(CROSSING) == []
 
 
+def serious(page):
+    """What axe-core finds that is serious or critical: the rule, and the first place."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    found = axe.Axe().run(page, options={"resultTypes": ["violations"], "preload": False}).response["violations"]
+    return [(one["id"], one["nodes"][0]["html"][:120]) for one in found if one["impact"] in ("serious", "critical")]
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_serious(opened, theme):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     colours = "#14181e;--pst-color-text-base:#ced6dd;--pst-color-background:#14181e" if theme == "dark" else "#fff"
     page = opened(f'<style>body {{background: {colours}}}</style>' + player.search(record("language")))
     page.evaluate(f"() => document.documentElement.dataset.theme = '{theme}'")
     page.locator("input[type=range]").fill("12")
     page.wait_for_timeout(700)
-    found = axe.Axe().run(page).response["violations"]
-    assert [violation["id"] for violation in found if violation["impact"] in ("serious", "critical")] == []
+    assert serious(page) == []
 
 
 @pytest.mark.skipif(BOOK is None, reason="needs a built book: make test")
@@ -230,12 +240,26 @@ def test_runs_are_filtered_and_lead_to_their_records(opened):
     page.get_by_role("link", name="LSTM", exact=True).click()
     page.wait_for_selector(".gd-runs tbody tr")
     assert page.locator(".gd-runs p").inner_text().startswith("1 of ")
+    asked = {found for name in PAGES for found in re.findall(r'runs\.html#([^"]+)"', (BOOK / name).read_text(encoding="utf-8"))}
+    for filtered in asked:
+        page.evaluate("hash => { location.hash = hash; dispatchEvent(new HashChangeEvent('hashchange')); }", filtered)
+        assert page.locator(".gd-runs tbody tr").count() > 0, filtered
+    assert len(asked) > 30
+
+
+@pytest.mark.skipif(BOOK is None, reason="needs a built book: make test")
+def test_the_search_finds(opened):
+    page = opened(BOOK / "search.html")
+    page.goto((BOOK / "search.html").as_uri() + "?q=growing")
+    page.wait_for_selector("#search-results li a")
+    titles = page.locator("#search-results li a").all_inner_texts()
+    assert len(titles) > 5 and any("grow" in title.lower() for title in titles)
 
 
 @pytest.mark.skipif(BOOK is None, reason="needs a built book: make test")
 @pytest.mark.parametrize("page", PAGES or [None], ids=str)
 def test_pages_of_the_book(page, opened):
-    """No page scrolls sideways, no words of a drawing meet, no code is cut, on a phone, a tablet, a screen."""
+    """No page scrolls sideways, no words of a drawing meet, no code is cut, on a phone, a tablet, a screen; axe-core is content."""
     shown = opened(BOOK / page)
     for width in WIDTHS:
         shown.set_viewport_size({"width": width, "height": 900})
@@ -243,6 +267,12 @@ def test_pages_of_the_book(page, opened):
         assert shown.evaluate(WIDER) <= 0, f"{page} at {width}"
         assert shown.evaluate(CROSSING) == [], f"{page} at {width}"
         assert shown.evaluate(CUT) == [] and shown.evaluate(TINY) == [], f"{page} at {width}"
+        assert width > 390 or shown.evaluate(SHRUNK) == [], f"{page} at {width}"
+    assert shown.evaluate(WIDE) == []
+    for theme in ("light", "dark"):
+        shown.evaluate("theme => Object.assign(document.documentElement.dataset, {theme, mode: theme})", theme)
+        shown.wait_for_timeout(500)  # colours that change have changed
+        assert serious(shown) == [], f"{page}, {theme}"
     players = {"notebooks/01_morphisms.html", "notebooks/02_time_series.html", "notebooks/03_penn_treebank.html",
                "notebooks/04_cifar10.html"}
     assert shown.locator(".gd-player").count() == (str(page) in players)

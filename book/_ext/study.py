@@ -1,11 +1,14 @@
-"""Sphinx extension: all runs as files and as a page, how to cite, version and date of every page."""
+"""Sphinx extension: all runs as files and as a page, how to cite, version and date of every page, glued pictures with a caption and
+words for those who do not see them."""
 
 import shutil
 from pathlib import Path
 
 import yaml
 from docutils import nodes
-from docutils.parsers.rst import Directive
+from docutils.parsers.rst import Directive, directives
+from myst_nb.ext.glue.directives import PasteAnyDirective
+from sphinx.transforms.post_transforms import SphinxPostTransform
 
 from growdarts_study import ROOT
 from growdarts_study.records import RESULTS
@@ -19,10 +22,13 @@ FILTER = """<div class="gd-runs"><label>Filter: words of any column, such as <co
 
 
 def setup(app):
+    app.add_directive("glue", Glue, override=True)
+    app.add_post_transform(Words)
     app.add_directive("runs", Runs)
     app.add_directive("codebook", Codebook)
     app.add_directive("bibtex", Bibtex)
     app.connect("config-inited", stamp)
+    app.connect("html-page-context", mend)
     app.connect("build-finished", write)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -32,10 +38,38 @@ def stamp(app, config):
     config.html_theme_options["extra_footer"] = f"Version {CITATION['version']}"
 
 
+def mend(app, name, template, context, doctree):
+    """The role that docutils gives an entry of the bibliography is not one of a list's items."""
+    if "body" in context:
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+
+
 def write(app, error):
     if error is None and app.builder.format == "html":
         all_runs.write(all_runs.table(), Path(app.outdir) / "_static")
         shutil.copytree(RESULTS, Path(app.outdir) / "records", dirs_exist_ok=True)
+
+
+class Glue(PasteAnyDirective):
+    """MyST-NB's, and for a picture a caption and `alt`, what is seen."""
+
+    option_spec, has_content = {**PasteAnyDirective.option_spec, "alt": directives.unchanged}, True
+
+    def run(self):
+        pasted = super().run()
+        if not self.content:
+            return pasted
+        caption, messages = self.state.inline_text(" ".join(self.content), self.lineno)
+        return [nodes.figure("", *pasted, nodes.caption("", "", *caption), alt=self.options["alt"]), *messages]
+
+
+class Words(SphinxPostTransform):
+    default_priority = 6  # after MyST-NB has pasted what is of other pages
+
+    def run(self):
+        for figure in self.document.findall(nodes.figure):
+            for image in figure.findall(nodes.image) if "alt" in figure else ():
+                image["alt"] = figure["alt"]
 
 
 class Runs(Directive):
