@@ -12,7 +12,7 @@ from scipy import stats
 from growdarts_study.arms import DUPLICATION
 from growdarts_study.report.comparison import Interval, interval
 from growdarts_study.report.contrasts import OVER_TASKS, WITHIN_TASK, block_interval, by_task, contrast
-from growdarts_study.report.figures import COLOURS, SIGNS, interval_bar
+from growdarts_study.report.figures import COLOURS, SIGNS, WIDTH, interval_bar
 from growdarts_study.report.tables import p_text
 from growdarts_study.report.whole_space import CONTROLS, TaskSpace
 
@@ -232,19 +232,20 @@ def task_table(runs: pd.DataFrame, arm: str, rival: str) -> pd.DataFrame:
 
 def picture(runs: pd.DataFrame, arms: Sequence[str], rival: str = "lstm") -> Figure:
     """A panel an arm, a row a task: the error over that of `rival` with its interval over seeds; the mean over tasks below."""
-    figure, axes = plt.subplots(1, len(arms), figsize=(9, 4.6), sharey=True, squeeze=False)
-    tasks = judged(runs)
-    for ax, arm in zip(axes[0], arms, strict=True):
+    tasks, lines = judged(runs), -(-len(arms) // 2)
+    figure, axes = plt.subplots(lines, min(2, len(arms)), figsize=(WIDTH, lines * (1.3 + 0.24 * len(tasks))), sharex=True, sharey=True, squeeze=False)
+    for ax, arm in zip(axes.flat, arms, strict=False):
         table = effects(runs, arm, rival, tasks=tasks)
         bars = [(tasks.index(task), interval(column.dropna())) for task, column in table.items()]
         for row, one in [*bars, (len(tasks) + 0.3, contrast(table).over)]:
             interval_bar(ax, row, *np.exp(np.array([one.mean, one.low, one.high]) / 100), *SIGNS[one.sign()][:2])
         ax.axvline(1, color=COLOURS[7], ls="--", lw=1, zorder=0)
         ax.axvspan(*np.exp([-OVER_TASKS / 100, OVER_TASKS / 100]), color=COLOURS[7], alpha=0.15, lw=0, zorder=0)
-        ax.set(xscale="log", xlim=(0.28, 2.9), xlabel="error, LSTM = 1" if rival == "lstm" else f"error, {rival} = 1")
-        ax.set_title(NAMES[arm].replace(", ", ",\n").replace(" from", "\nfrom"), fontsize=10)
-        ax.set_xticks([0.5, 1, 2], ["0.5", "1", "2"])
+        ax.set(xscale="log", xlim=(0.25, 4), title=NAMES[arm].replace(", ", ",\n").replace(" from", "\nfrom"))
+        ax.set_xticks([0.3, 1, 3], ["0.3", "1", "3"])
         ax.minorticks_off()
+    for ax in axes[-1]:
+        ax.set_xlabel(f"error, {NAMES[rival]} = 1")
     axes[0, 0].set_yticks([*range(len(tasks)), len(tasks) + 0.3], [*tasks, "over series"])
     axes[0, 0].invert_yaxis()
     figure.draw_without_rendering()
