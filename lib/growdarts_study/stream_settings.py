@@ -67,6 +67,7 @@ class OneStream(StudySettings):
     window: int = Field(ge=1, le=250, description="days the cell reads before it forecasts")
     first: int = Field(ge=100, description="days of the first part, which a search is for before the stream runs")
     month: int = Field(ge=2, description="days of a month")
+    days: int | None = Field(default=None, ge=100, description="how many of the first days are used; None: all")
 
     def draw(self) -> int | None:
         """Seed of the stream: a generated one is drawn anew for every seed."""
@@ -81,6 +82,8 @@ class StreamRun(StreamSettings, OneStream):
 
     @model_validator(mode="after")
     def _whole_blocks(self) -> Self:
+        if self.days is not None and self.days <= self.first:
+            raise ValueError(f"parameter 'days' = {self.days}: allowed is more than first = {self.first}")
         if self.month % self.block:
             raise ValueError(f"parameter 'month' = {self.month}: allowed are multiples of block = {self.block}")
         return self

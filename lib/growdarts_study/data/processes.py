@@ -153,7 +153,7 @@ PROCESSES = {
 
 # ---- streams: the law changes while the series runs [protocol E7] ----------------------------------
 
-STREAM = 4000  # days of a stream, of which the first 1,000 always have the first law
+STREAM = 2550  # days of a stream, of which the first 950 always have the first law
 
 
 def product_law(y: float, before: float, u: float) -> float:
@@ -191,16 +191,16 @@ def changing(shares: Callable[[int], tuple[float, float, float]]) -> Callable[[G
 
 
 def _abrupt(t: int) -> tuple[float, float, float]:
-    return float(t < 1950), float(1950 <= t < 2950), float(t >= 2950)
+    return float(t < 1250), float(1250 <= t < 1950), float(t >= 1950)
 
 
 def _gradual(t: int) -> tuple[float, float, float]:
-    share = min(max((t - 1500) / 1000, 0.0), 1.0)
+    share = min(max((t - 1050) / 800, 0.0), 1.0)
     return 1 - share, share, 0.0
 
 
 def _recurring(t: int) -> tuple[float, float, float]:
-    other = t >= 1450 and (t - 1450) // 500 % 2 == 0
+    other = t >= 950 and (t - 950) // 400 % 2 == 0
     return float(not other), float(other), 0.0
 
 
@@ -210,7 +210,7 @@ def _stream(shares: Callable[[int], tuple[float, float, float]], *changes: int) 
 
 STREAMS = {
     "no_change": _stream(lambda t: (1.0, 0.0, 0.0)),
-    "abrupt": _stream(_abrupt, 1950, 2950),
-    "gradual": _stream(_gradual, 2500),  # by degrees from 1500 on
-    "recurring": _stream(_recurring, 1450, 1950, 2450, 2950, 3450),
+    "abrupt": _stream(_abrupt, 1250, 1950),
+    "gradual": _stream(_gradual, 1850),  # by degrees from 1050 on
+    "recurring": _stream(_recurring, 950, 1350, 1750, 2150),
 }

@@ -158,6 +158,11 @@ def load_stream(name: str, draw: int | None) -> Source:
     return _source(name, STREAM if name in STREAMS else None, draw)
 
 
+def stream_hashes(name: str, draw: int | None) -> dict[str, str]:
+    """The sha256 of everything that a stream is read from; of registered files without reading them."""
+    return series_hashes(name, STREAM if name in STREAMS else None, draw)
+
+
 def _source(name: str, days: int | None = None, draw: int | None = None) -> Source:
     if draw is not None and name not in GENERATED:
         raise DataError(f"draw={draw!r} is not possible for {name!r}, of which there is one series: allowed is None")

@@ -12,7 +12,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,57 +23,16 @@ from growdarts.growth import grow_node
 from growdarts.pruning import prune
 from growdarts.search import PASSES, Search
 from growdarts.spaces.two_input.network import two_input_forecaster
-from growdarts.tasks.series import ForecastTask, Series, Windows
 from growdarts.training import DivergenceError, theta_step
 from growdarts_study import records
-from growdarts_study.data.series import load_stream
+from growdarts_study.data.streams import Stream
 from growdarts_study.experiments import phases
 from growdarts_study.experiments.recursive import PageHinkley, recursive_least_squares
 from growdarts_study.stream_settings import NETWORKS, StreamArm, StreamRun
 
-KEPT = 20  # days whose errors are kept as one mean
+KEPT = 10  # days whose errors are kept as one mean
 LIMIT = 8.0  # deviations from the mean of the first part within which every forecast is kept
-HELD_OUT = 0.2  # of the days of a search, the last ones, are for alpha and for everything that is chosen
 FORGETTING, LAGS = (0.98, 0.99, 0.995, 0.998), (1, 2, 5)  # that recursive least squares chooses from
-
-
-@dataclass(frozen=True)
-class Stream:
-    """x (T, days, F), the window before every day, and y (days, F_out), standardised by the first part. `starts`: searches of the
-    first part that are done, by backbone and growth."""
-
-    config: StreamRun
-    x: Tensor
-    y: Tensor
-    floor: float | None
-    changes: tuple[int, ...]
-    labels: list[str]
-    hashes: dict[str, str]
-    starts: dict[tuple[int | None, bool], Any] = field(default_factory=dict)
-
-    @classmethod
-    def load(cls, config: StreamRun, values: np.ndarray | None = None) -> "Stream":
-        """The stream of a run; `values` (days, F) in place of its own."""
-        source, window = load_stream(config.dataset, config.draw()), config.window
-        values = source.values if values is None else values
-        mean, std = values[: config.first].mean(0), values[: config.first].std(0)
-        z = torch.tensor((values - mean) / std, dtype=torch.float32)
-        outputs = len(source.floors or source.features)
-        x = torch.cat([z.new_zeros(window, window, z.shape[1]), z[:-1].unfold(0, window, 1).permute(2, 0, 1)], dim=1)
-        floor = float((source.floors / std[:outputs] ** 2).mean()) if source.floors else None
-        return cls(config, x.contiguous(), z[:, :outputs].contiguous(), floor, source.changes, source.labels, source.hashes)
-
-    def windows(self, start: int, end: int) -> Windows:
-        """Those of days from start to before end."""
-        return Windows(self.x[:, start:end], self.y[start:end], tuple(self.labels[start:end]))
-
-    def task(self, start: int, end: int, device: torch.device) -> ForecastTask:
-        """For a search that knows the days from start to before end."""
-        start = max(start, self.config.window)
-        cut = end - round(HELD_OUT * (end - start))
-        held_out, none = self.windows(cut, end), torch.zeros(self.x.shape[2])
-        return ForecastTask(Series(self.config.dataset, ("",) * self.x.shape[2], ("",) * self.y.shape[1], self.windows(start, cut),
-                                   held_out, held_out, none, none + 1, None, {}), self.config.batch_size, device)
 
 
 @dataclass
@@ -86,6 +44,7 @@ class Learner:
     device: torch.device
     flops: float = 0.0
     purse: float = 0.0  # operations that may be spent on steps
+    began: int = 0  # day on which the last drift did
     events: list[tuple[int, str]] = field(default_factory=list)  # day, what
     month: list[float] = field(default_factory=list)  # errors of its blocks
     months: list[float] = field(default_factory=list)  # of the stage
@@ -144,13 +103,13 @@ class Learner:
         config, alarm = self.config, self.detector.alarm(math.log(error))
         if alarm:
             self.events.append((day, "drift"))
+            self.began = day - config.block * self.detector.since
         if self.arm.grows:
             self._grow_if(day, error, alarm)
         if self.arm.learns:
             self._steps(day)
         if self.arm.refits == "on_drift" and alarm:
-            changed = day - config.block * (self.detector.since + 1)
-            self.due = [(day + config.month, changed), (day + config.memory, changed)]
+            self.due = [(day + config.month, self.began), (day + config.memory, self.began)]
         elif self.arm.refits == "monthly" and (day - config.first) % config.month == 0:
             self.due = [(day, 0)]
         if self.due and day >= self.due[0][0]:
@@ -187,12 +146,13 @@ class Learner:
         self.events.append((day, f"node {self.network.n_nodes()}"))
 
     def _steps(self, day: int) -> None:
-        """As many pairs of steps as the purse pays for. Batches are drawn from the recent days, the same in all arms."""
+        """As many pairs of steps as the purse pays for. Batches are drawn from the recent days since the last drift began, or from as
+        many as two batches take if these are more; the draws are the same in all arms."""
         config, (theta, alpha) = self.config, self.optimizers
         cost = PASSES[config.order] * config.batch_size * self.network.flops(config.window)
         self.purse = min(self.purse + self.allowance, config.steps * cost)
         generator = torch.Generator().manual_seed(phases.seed_of(config.seed, f"batches {day}"))
-        recent = min(config.recent, day - config.window)
+        recent = min(max(day - self.began, 2 * config.batch_size), config.recent, day - config.window)
         while self.purse >= cost:
             days = day - 1 - torch.randperm(recent, generator=generator)[: 2 * config.batch_size]
             batch, held_out = ((self.stream.x[:, part].to(self.device), self.stream.y[part].to(self.device)) for part in days.chunk(2))
