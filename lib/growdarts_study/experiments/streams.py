@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from growdarts.bilevel import VirtualStep, alpha_gradient
 from growdarts.checkpoints import replacing
@@ -45,7 +46,7 @@ class Learner:
     flops: float = 0.0
     purse: float = 0.0  # operations that may be spent on steps
     began: int = 0  # day on which the last drift did
-    events: list[tuple[int, str]] = field(default_factory=list)  # day, what
+    events: list[list[Any]] = field(default_factory=list)  # [day, what]
     month: list[float] = field(default_factory=list)  # errors of its blocks
     months: list[float] = field(default_factory=list)  # of the stage
     stages: list[float] = field(default_factory=list)
@@ -85,7 +86,7 @@ class Learner:
         except DivergenceError:
             if not self.flops:
                 raise
-            self.events.append((end, "diverged"))
+            self.events.append([end, "diverged"])
         else:
             self.network, self.optimizers = search.network, (search.theta_optimizer, search.alpha_optimizer)
             self.optimizers[0].param_groups[0]["lr"] = config.stream_rate
@@ -102,7 +103,7 @@ class Learner:
         """From all that is known before `day`; `error` is that of the last block."""
         config, alarm = self.config, self.detector.alarm(math.log(error))
         if alarm:
-            self.events.append((day, "drift"))
+            self.events.append([day, "drift"])
             self.began = day - config.block * self.detector.since
         if self.arm.grows:
             self._grow_if(day, error, alarm)
@@ -115,7 +116,7 @@ class Learner:
         if self.due and day >= self.due[0][0]:
             _, start = self.due.pop(0)
             self.search(max(start, day - config.memory), day)
-            self.events.append((day, "refit"))
+            self.events.append([day, "refit"])
 
     def _grow_if(self, day: int, error: float, alarm: bool) -> None:
         """Algorithm 2 with months in place of epochs, whose history a drift ends: a node is added when one is detected, and when a
@@ -143,7 +144,7 @@ class Learner:
             prune(self.network, *self.optimizers, prune_below=config.prune_below, keep_all_above=config.keep_all_above)
         torch.manual_seed(phases.seed_of(config.seed, f"grow {day}"))
         grow_node(self.network, *self.optimizers, morphism=self.arm.morphism, epsilon=config.epsilon, noise=config.noise)
-        self.events.append((day, f"node {self.network.n_nodes()}"))
+        self.events.append([day, f"node {self.network.n_nodes()}"])
 
     def _steps(self, day: int) -> None:
         """As many pairs of steps as the purse pays for. Batches are drawn from the recent days since the last drift began, or from as
@@ -204,8 +205,12 @@ def run(config: StreamRun, *, device: torch.device, checkpoints: Path | None = N
     kept = checkpoints / "rows.json" if checkpoints else None
     stored = json.loads(kept.read_text()) if kept and kept.exists() else {}
     rows: dict[str, Any] = stored["rows"] if stored.get("data") == stream.hashes else {}
-    with torch.random.fork_rng(devices=random_devices(device)):
-        for name in [name for name in config.arms if name not in rows]:
+    with torch.random.fork_rng(devices=random_devices(device)), tqdm(
+            config.arms, desc=config.label(), disable=None if not progress else False) as bar:
+        for name in bar:
+            if name in rows:
+                continue
+            bar.set_postfix(arm=name)
             found = linear_arm(stream) if name == "linear" else network_arm(stream, NETWORKS[name], device)
             errors = found.pop("errors")
             del found["forecasts"]
