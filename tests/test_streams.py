@@ -193,8 +193,8 @@ def test_steps_cost_what_they_are_allowed_to():
     found = {name: forecasts(name, short(settings, 240)) for name in ("fixed_1", "fixed_4")}
     # a step of alpha and one of theta: 3 passes each over 8 windows of 3 days; H = 4, 2 features; 8 blocks of 5 days, each
     # forecast once. Rows of W and U: H of every operation, 2 H of gated_update, none of carry. Four steps of one node cost a
-    # little more than one step of four nodes, by the head: so there are three after the first block
-    for nodes, steps in ((1, 3 + 7 * 4), (4, 8)):
+    # little more than one step of four nodes, by the head: so there are three and four in turn
+    for nodes, steps in ((1, 4 * (3 + 4)), (4, 8)):
         window = 3 * nodes * 2 * 8 * 4 * (2 + 4) + 2 * 4
         assert found[f"fixed_{nodes}"]["flops"] == (8 * 5 + steps * 6 * 8) * window
 
