@@ -319,3 +319,16 @@ def test_tables_and_picture_have_every_arm_and_stream():
     assert report.arms_table(runs_of(0.1, 0.0, spread=0.0)).loc["growing", "abrupt"] == "5.00"  # 0.5 over the floor of 0.1
     assert report.contrast_table(runs).loc["frozen", "operations"] == "-"
     assert [ax.get_title() for ax in report.picture(runs).axes] == ["abrupt", "gradual", "recurring"]
+
+
+def test_one_seed_decides_nothing():
+    runs = runs_of(0.3, 0.3)
+    one = runs[runs.index.get_level_values("seed") == 0]
+    assert report.c9(one).verdict == "undecided" and report.c9(one).n == 1 and not report.c9(one).complete
+    assert set(report.contrast_table(one)["outcome"]) == {"undecided"}
+
+
+def test_equal_to_both_fixed_cells_is_no_difference_worth_having():
+    runs = runs_of(0.0, 0.0)
+    runs.loc[(slice(None), slice(None), "fixed_4"), "error"] *= np.exp(-0.1)
+    assert report.c9(runs).verdict == "no difference worth having"

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from growdarts_study.experiments.streams import KEPT
 from growdarts_study.report.comparison import Interval, holm
-from growdarts_study.report.contrasts import VERDICTS, WITHIN_TASK, Contrast, block_interval, contrast
+from growdarts_study.report.contrasts import WITHIN_TASK, Contrast, block_interval, contrast
 from growdarts_study.report.figures import COLOURS, DASHES
 from growdarts_study.report.tables import p_text
 
@@ -49,6 +49,11 @@ def over_seeds(runs: pd.DataFrame, arm: str, rival: str, of: str = "error", stre
     return contrast(effects(runs, arm, rival, of, streams).dropna().T, WITHIN_TASK)
 
 
+def _outcome(one: Contrast, p_value: float | None = None) -> str:
+    """Of a single seed nothing can be said."""
+    return one.outcome(p_value) if one.over.n > 1 else "undecided"
+
+
 class Judged(NamedTuple):
     """A verdict by the rules of E7; the estimate is the least favourable against a fixed cell, over `n` seeds."""
 
@@ -65,19 +70,18 @@ def c9(runs: pd.DataFrame) -> Judged:
     Contradicted: worse than one of them. A real series that contradicts leaves it undecided."""
     rivals = [over_seeds(runs, "grow", rival) for rival in RIVALS]
     refit, cost = over_seeds(runs, "grow", "refit"), np.exp(effects(runs, "grow", "refit", "flops").mean().mean() / 100)
-    said = [one.verdict(float(p)) for one, p in zip(rivals, holm([one.p_value for one in rivals]), strict=True)]
-    as_well = refit.over.at(0.9).high < WITHIN_TASK
-    shown = max(rivals, key=lambda one: one.over.mean)
+    said = [_outcome(one, float(p)) for one, p in zip(rivals, holm([one.p_value for one in rivals]), strict=True)]
+    as_well = refit.over.n > 1 and refit.over.at(0.9).high < WITHIN_TASK
+    name, shown = max(zip(RIVALS, rivals, strict=True), key=lambda pair: pair[1].over.mean)
     percent = shown.over.percent()
     verdict = "undecided"
-    if "contradicted" in [*said, refit.verdict()]:
+    if "worse" in [*said, _outcome(refit)]:
         verdict = "contradicted"
-    elif set(said) == {"supported"} and as_well and cost <= CHEAP:
+    elif set(said) == {"better"} and as_well and cost <= CHEAP:
         verdict = "undecided" if real_says(runs) == "worse" else "supported"
-    elif set(said) == {"no difference worth having"}:
+    elif not set(said) & {"better", "undecided"}:
         verdict = "no difference worth having"
-    arm = NAMES[RIVALS[rivals.index(shown)]]
-    what = (f"prequential error, growing against {arm}, the less favourable of two; against the monthly refit "
+    what = (f"prequential error, growing against {NAMES[name]}, the less favourable of two; against the monthly refit "
             f"{refit.over.percent().text('+.0f')} for {cost:.0%} of its operations")
     complete = shown.over.n >= SEEDS and set(JUDGED) <= set(runs.index.get_level_values("stream"))
     return Judged(verdict, shown.over, (percent.low, percent.high), shown.over.n, what, complete)
@@ -90,7 +94,7 @@ def contrast_table(runs: pd.DataFrame) -> pd.DataFrame:
     cost = {rival: np.exp(effects(runs, "grow", rival, "flops").mean().mean() / 100) if rival != "frozen" else np.nan for rival in found}
     return pd.DataFrame([{
         "growing against": NAMES[rival], "error": one.over.percent().text("+.0f"), "p": p_text(p_values.get(rival, one.p_value)),
-        "outcome": one.outcome(p_values.get(rival)), "operations": "-" if np.isnan(cost[rival]) else f"{cost[rival]:.2g} times"}
+        "outcome": _outcome(one, p_values.get(rival)), "operations": "-" if np.isnan(cost[rival]) else f"{cost[rival]:.2g} times"}
         for rival, one in found.items()]).set_index("growing against")
 
 
