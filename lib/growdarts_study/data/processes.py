@@ -175,7 +175,8 @@ LAWS = (product_law, threshold_law, delayed_law)
 
 
 def changing(shares: Callable[[int], tuple[float, float, float]]) -> Callable[[Generator, int], np.ndarray]:
-    """y' = the laws of today's y, the y before it and u, by the `shares` of the day of y', + 0.2 e; u uniform of variance 1.
+    """y' = the laws of today's y, the y before it and u, by the `shares` of the day of y', + 0.2 e; u uniform of
+    variance 1.
 
     Floor: 0.2^2, of a forecast that knows the shares.
     """

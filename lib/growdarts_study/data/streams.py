@@ -1,6 +1,7 @@
 """A stream: windows that are known day by day, in units of its first part.
 
-A window and the day that it forecasts have one number, that of the day. At day t whatever has a number below t is known.
+A window and the day that it forecasts have one number, that of the day. At day t whatever has a number below t is
+known.
 """
 
 from dataclasses import dataclass, field
@@ -19,8 +20,8 @@ HELD_OUT = 0.2  # of the days of a search, the last ones, are for alpha and for 
 
 @dataclass(frozen=True)
 class Stream:
-    """x (T, days, F), the window before every day, and y (days, F_out), standardised by the first part. `starts`: searches of the
-    first part that are done, by backbone and growth."""
+    """x (T, days, F), the window before every day, and y (days, F_out), standardised by the first part. `starts`:
+    searches of the first part that are done, by backbone and growth."""
 
     config: StreamRun
     x: Tensor

@@ -7,8 +7,8 @@ import numpy as np
 
 @dataclass
 class PageHinkley:
-    """Alarm when a mean has risen: sum of (x - mean so far - tolerance) above its least value by more than the threshold
-    [Page 1954; Gama et al. 2014]. `since`: values since the least sum, by which the change began."""
+    """Alarm when a mean has risen: sum of (x - mean so far - tolerance) above its least value by more than the
+    threshold [Page 1954; Gama et al. 2014]. `since`: values since the least sum, by which the change began."""
 
     tolerance: float
     threshold: float
@@ -33,7 +33,8 @@ class PageHinkley:
 
 
 def recursive_least_squares(x: np.ndarray, y: np.ndarray, factor: float, start: int = 0) -> tuple[np.ndarray, float]:
-    """Forecast of every day by least squares on the days before it, each of which counts `factor` times the next [Haykin 2002, ch. 9].
+    """Forecast of every day by least squares on the days before it, each of which counts `factor` times the next
+    [Haykin 2002, ch. 9].
 
     Parameters
     ----------

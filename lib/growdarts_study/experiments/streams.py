@@ -1,7 +1,8 @@
-"""All arms of the protocol on one stream, day by day: forecast a block of days, then learn from it; a row each [protocol E7].
+"""All arms of the protocol on one stream, day by day: forecast a block of days, then learn from it; a row each
+[protocol E7].
 
-A window and the day that it forecasts have one number, that of the day. At day t whatever has a number below t is known.
-Operations are those of matrix products, as in the searches.
+A window and the day that it forecasts have one number, that of the day. At day t whatever has a number below t is
+known. Operations are those of matrix products, as in the searches.
 """
 
 import json
@@ -74,8 +75,8 @@ class Learner:
         self.network, self.optimizers, self.flops = deepcopy(starts[kind])
 
     def search(self, start: int, end: int) -> None:
-        """Algorithm 2 on the days from start to before end, or a search with a fixed backbone; what there was is forgotten, if it does
-        not diverge."""
+        """Algorithm 2 on the days from start to before end, or a search with a fixed backbone; what there was is
+        forgotten, if it does not diverge."""
         config, task = self.config, self.stream.task(start, end, self.device)
         if self.arm.fixed:
             config = StreamRun.of(config.model_dump() | {"initial_nodes": self.arm.fixed, "max_nodes": self.arm.fixed})
@@ -119,8 +120,8 @@ class Learner:
             self.events.append([day, "refit"])
 
     def _grow_if(self, day: int, error: float, alarm: bool) -> None:
-        """Algorithm 2 with months in place of epochs, whose history a drift ends: a node is added when one is detected, and when a
-        stage brings no more gain, if it was better than those before it."""
+        """Algorithm 2 with months in place of epochs, whose history a drift ends: a node is added when one is
+        detected, and when a stage brings no more gain, if it was better than those before it."""
         config = self.config
         self.month.append(error)
         if (day - config.first) % config.month == 0:
@@ -147,8 +148,8 @@ class Learner:
         self.events.append([day, f"node {self.network.n_nodes()}"])
 
     def _steps(self, day: int) -> None:
-        """As many pairs of steps as the purse pays for. Batches are drawn from the recent days since the last drift began, or from as
-        many as two batches take if these are more; the draws are the same in all arms."""
+        """As many pairs of steps as the purse pays for. Batches are drawn from the recent days since the last drift
+        began, or from as many as two batches take if these are more; the draws are the same in all arms."""
         config, (theta, alpha) = self.config, self.optimizers
         cost = PASSES[config.order] * config.batch_size * self.network.flops(config.window)
         self.purse = min(self.purse + self.allowance, config.steps * cost)
@@ -169,7 +170,9 @@ class Learner:
 
 
 def network_arm(stream: Stream, arm: StreamArm, device: torch.device) -> dict[str, Any]:
-    """Forecasts (days, F_out) from the first day after the first part on, errors (days), nodes at the end, operations, events."""
+    """Forecasts (days, F_out) from the first day after the first part on, errors (days), nodes at the end, operations,
+    events.
+    """
     learner, config, forecasts, errors = Learner(stream, arm, device), stream.config, [], []
     searched, started = learner.flops, learner.network.n_nodes()
     for day in range(config.first, len(stream.y), config.block):
@@ -182,8 +185,8 @@ def network_arm(stream: Stream, arm: StreamArm, device: torch.device) -> dict[st
 
 
 def linear_arm(stream: Stream) -> dict[str, Any]:
-    """Recursive least squares on the last days of a window. Order and factor of forgetting have the least error of the second half
-    of the first part."""
+    """Recursive least squares on the last days of a window. Order and factor of forgetting have the least error of the
+    second half of the first part."""
     first, y = stream.config.first, stream.y
 
     def forecasts(order: int, factor: float) -> tuple[Tensor, float]:

@@ -1,6 +1,7 @@
 """Records of streams -> one table of arms; the verdict on C9, recovery, and the picture [protocol E7].
 
-An effect is 100 times the logarithm of a ratio of prequential errors. The streams of a seed share their noise, so the unit is a seed.
+An effect is 100 times the logarithm of a ratio of prequential errors. The streams of a seed share their noise, so the
+unit is a seed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,10 +30,11 @@ CRISIS = ("2020-02-20", "2020-04-30")
 
 
 def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """A row an arm, by stream, seed and arm: error, blocks (of `KEPT` days), flops, first_flops, nodes, events, and of the stream the
-    floor, changes, mean (blocks of the mean forecast), labels and first, the day of the first forecast."""
-    rows = [{**row, "stream": record["config"]["dataset"], "seed": record["config"]["seed"], "arm": arm, "first": record["config"]["first"],
-             "days": record["config"]["month"], **{name: record[name] for name in ("floor", "changes", "mean", "labels")}}
+    """A row an arm, by stream, seed and arm: error, blocks (of `KEPT` days), flops, first_flops, nodes, events, and of
+    the stream the floor, changes, mean (blocks of the mean forecast), labels and first, the day of the first
+    forecast."""
+    rows = [{**row, "stream": record["config"]["dataset"], "seed": record["config"]["seed"], "arm": arm,
+             "first": record["config"]["first"], **{name: record[name] for name in ("floor", "changes", "mean", "labels")}}
             for record in records for arm, row in record["rows"].items()]
     return pd.DataFrame(rows).set_index(["stream", "seed", "arm"]).sort_index() if rows else pd.DataFrame()
 
@@ -44,8 +46,8 @@ def effects(runs: pd.DataFrame, arm: str, rival: str, of: str = "error", streams
 
 
 def over_seeds(runs: pd.DataFrame, arm: str, rival: str, of: str = "error", streams: Sequence[str] = JUDGED) -> Contrast:
-    """The contrast over seeds that have all of the streams: Student's t over their means, and a bootstrap of seeds and of streams within
-    them."""
+    """The contrast over seeds that have all of the streams: Student's t over their means, and a bootstrap of seeds and
+    of streams within them."""
     return contrast(effects(runs, arm, rival, of, streams).dropna().T, WITHIN_TASK)
 
 
@@ -66,8 +68,8 @@ class Judged(NamedTuple):
 
 
 def c9(runs: pd.DataFrame) -> Judged:
-    """Supported: better than both fixed cells, and by the 90 % interval at most 2 % worse than refitting, for at most half of its operations.
-    Contradicted: worse than one of them. A real series that contradicts leaves it undecided."""
+    """Supported: better than both fixed cells, and by the 90 % interval at most 2 % worse than refitting, for at most
+    half of its operations. Contradicted: worse than one of them. A real series that contradicts leaves it undecided."""
     rivals = [over_seeds(runs, "grow", rival) for rival in RIVALS]
     refit, cost = over_seeds(runs, "grow", "refit"), np.exp(effects(runs, "grow", "refit", "flops").mean().mean() / 100)
     said = [_outcome(one, float(p)) for one, p in zip(rivals, holm([one.p_value for one in rivals]), strict=True)]
@@ -88,7 +90,9 @@ def c9(runs: pd.DataFrame) -> Judged:
 
 
 def contrast_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a rival: effect of growing with its interval over seeds, p-value (corrected for the two that C9 rests on), outcome."""
+    """A row a rival: effect of growing with its interval over seeds, p-value (corrected for the two that C9 rests on),
+    outcome.
+    """
     found = {rival: over_seeds(runs, "grow", rival) for rival in NAMES if rival != "grow"}
     p_values = dict(zip(RIVALS, map(float, holm([found[rival].p_value for rival in RIVALS])), strict=True))
     cost = {rival: np.exp(effects(runs, "grow", rival, "flops").mean().mean() / 100) if rival != "frozen" else np.nan for rival in found}
@@ -103,8 +107,8 @@ def _geometric(values: pd.Series) -> float:
 
 
 def arms_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row an arm: error over the best possible (log range: over frozen) by stream, operations over those of the monthly refit, nodes at
-    the end."""
+    """A row an arm: error over the best possible (log range: over frozen) by stream, operations over those of the
+    monthly refit, nodes at the end."""
     rows, cost = {}, runs["flops"].astype(float)
     for arm in [name for name in NAMES if name in runs.index.get_level_values("arm")]:
         of_arm, row = runs.xs(arm, level="arm"), {}
@@ -120,8 +124,8 @@ def arms_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def recovery(row: Mapping[str, Any]) -> list[tuple[int, bool]]:
-    """Of every change: days until the mean error of the last `SPAN` days is back on the way to the floor, and whether that was before the
-    next change; if not, the days until then."""
+    """Of every change: days until the mean error of the last `SPAN` days is back on the way to the floor, and whether
+    that was before the next change; if not, the days until then."""
     ends = [*row["changes"][1:], row["first"] + KEPT * len(row["blocks"])]
     found = []
     for change, end in zip(row["changes"], ends, strict=True):
@@ -177,20 +181,17 @@ def real_table(runs: pd.DataFrame, base: str = "frozen") -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def picture(runs: pd.DataFrame, arms: Sequence[str] = ("grow", "fixed_4", "refit", "frozen")) -> Figure:
-    """A panel a stream: errors over time, over the floor or over those of the frozen network; changes, growths and detected drifts of
-    growing."""
+def picture(runs: pd.DataFrame, arms: Sequence[str] = ("grow", "fixed_1", "fixed_4", "refit")) -> Figure:
+    """A panel a stream: errors over time, over the floor or over those of the frozen network; changes, growths and
+    detected drifts of growing."""
     there = [name for name in STREAMS if name in runs.index.get_level_values("stream")]
     figure, axes = plt.subplots(len(there), 1, figsize=(4.6, 0.7 + 1.75 * len(there)), squeeze=False)
     width = 100 // KEPT
     for stream, ax in zip(there, axes[:, 0], strict=True):
         of_stream = runs.loc[stream]
         first, floor = int(of_stream["first"].iloc[0]), of_stream["floor"].iloc[0]
-        shown = [arm for arm in arms if floor is not None and not pd.isna(floor) or arm != "frozen"]
         frozen = np.array(of_stream.xs("frozen", level="arm")["blocks"].tolist())
         for position, arm in enumerate(arms):
-            if arm not in shown:
-                continue
             own = of_stream.xs(arm, level="arm")
             best = _means(frozen, width) if pd.isna(floor) else own["floor"].to_numpy(float)[:, None]
             means = np.exp(np.log(_means(np.array(own["blocks"].tolist()), width) / best).mean(axis=0))
@@ -198,10 +199,11 @@ def picture(runs: pd.DataFrame, arms: Sequence[str] = ("grow", "fixed_4", "refit
             ax.plot(days, means, color=COLOURS[position], ls=DASHES[position], lw=2.4 if arm == "grow" else 1.5, label=NAMES[arm])
         for change in of_stream["changes"].iloc[0]:
             ax.axvline(change, color=COLOURS[7], ls="--", lw=1, zorder=0)
-        for what, marker, height in (("node", "^", 0.05), ("drift", "|", 0.13)):
-            at = [day for events in of_stream.xs("grow", level="arm")["events"] for day, kind in events if kind.startswith(what)]
-            ax.plot(at, [height] * len(at), ls="", marker=marker, ms=6, color="black", alpha=0.6, transform=ax.get_xaxis_transform(),
-                    clip_on=False)
+        for what, marker, height in (("node", "^", 0.05), ("drift", "o", 0.16)):
+            events = of_stream.xs("grow", level="arm")["events"]
+            at = [day for own in events for day, kind in own if kind.startswith(what)]
+            ax.plot(at, [height] * len(at), ls="", marker=marker, ms=5, color="black", alpha=0.6, clip_on=False,
+                    mfc="white" if what == "drift" else "black", transform=ax.get_xaxis_transform())
         ax.set(yscale="log", title=STREAMS[stream], ylabel="error / frozen" if pd.isna(floor) else "error / best")
         ax.margins(y=0.25)
         ticks = [0.5, 0.7, 1, 1.4] if pd.isna(floor) else [1, 2, 5, 10, 20]
