@@ -28,6 +28,8 @@ def test_every_record_is_in_it_with_its_numbers(runs):
             cells = own[own.method.isin(record["cells"])]
             assert cells.test_error.sum() == pytest.approx(sum(error for cell in record["test"] for error in cell if error is not None))
             assert len(cells) == len(record["cells"]) * len(record["config"]["seeds"])
+        elif "changes" in record:
+            assert dict(zip(own.method, own.test_error, strict=True)) == {arm: row["error"] for arm, row in record["rows"].items()}
         elif "rows" in record:
             arms = own.set_index("method")
             assert arms.loc["fixed_4", "test_error"] == record["rows"]["fixed_4"]["retrained"]["test"] if "fixed_4" in record["rows"] else (

@@ -13,12 +13,14 @@ from growdarts_study import records
 from growdarts_study.arms import SearchesConfig
 from growdarts_study.config import Grid, ImageConfig, LanguageConfig, TimeSeriesConfig
 from growdarts_study.page_settings import AblationConfig, WholeSpaceConfig
+from growdarts_study.stream_settings import StreamsConfig
 from growdarts.settings import ConfigError
 
 GRIDS = records.ROOT / "notebooks" / "grids.yml"
 NOTEBOOKS: dict[type[Grid], str] = {TimeSeriesConfig: "02_time_series.ipynb", LanguageConfig: "03_penn_treebank.ipynb",
                                     ImageConfig: "04_cifar10.ipynb", AblationConfig: "05_ablations.ipynb",
-                                    WholeSpaceConfig: "09_whole_space.ipynb", SearchesConfig: "10_searches.ipynb"}
+                                    WholeSpaceConfig: "09_whole_space.ipynb", SearchesConfig: "10_searches.ipynb",
+                                    StreamsConfig: "11_streams.ipynb"}
 EXPERIMENTS: dict[str, type[Grid]] = {config.experiment: config for config in NOTEBOOKS}
 
 
@@ -124,7 +126,8 @@ def _variations(chosen: dict[str, Any]) -> list[dict[str, Any]]:
         return [{**differs, "group": group, "series": {name: chosen["series"][name]}}
                 for group, differs in chosen["groups"].items() for name in differs.get("series", chosen["series"])]
     if "series" in chosen:
-        return [{"series": {name: own}, "nodes": nodes} for name, own in chosen["series"].items() for nodes in chosen["nodes"]]
+        sizes = [{"nodes": nodes} for nodes in chosen["nodes"]] if "nodes" in chosen else [{}]
+        return [{"series": {name: own}, **size} for name, own in chosen["series"].items() for size in sizes]
     if "switches" in chosen:
         return [{"switch": switch, "values": values, "seeds": [seed]}
                 for switch, values in chosen["switches"].items() for seed in chosen["seeds"]]

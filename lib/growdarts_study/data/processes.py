@@ -18,13 +18,15 @@ LENGTH, BURN_IN, SEED = 6000, 500, 2021
 @dataclass(frozen=True)
 class Process:
     """simulate: random numbers, n -> ``(n, F)``; features: F names, the F_out targets first; floors: of the targets,
-    squared raw units; memory: days of a window that suffice; horizon: days from a window's last to its target."""
+    squared raw units; memory: days of a window that suffice; horizon: days from a window's last to its target;
+    changes: days from which on another law holds in full."""
 
     simulate: Callable[[Generator, int], np.ndarray]
     features: tuple[str, ...]
     floors: tuple[float, ...]
     memory: int
     horizon: int = 1
+    changes: tuple[int, ...] = ()
 
     def generate(self, length: int = LENGTH, seed: int = SEED) -> np.ndarray:
         """`length` days after the burn-in, ``(length, F)`` float64, rounded to hide a machine's last bits."""
@@ -146,4 +148,70 @@ PROCESSES = {
     "mackey_glass": Process(mackey_glass, ("x",), (0.02**2 * sum(0.81**j for j in range(6)),), memory=18, horizon=6),
     "henon_lattice": Process(henon_lattice, tuple(f"x{i + 1}" for i in range(12)), (0.2**2,) * 12, memory=2),
     "sample_and_hold": Process(sample_and_hold, ("y", "u", "g"), (0.2**2,), memory=20),
+}
+
+
+# ---- streams: the law changes while the series runs [protocol E7] ----------------------------------
+
+STREAM = 2550  # days of a stream, of which the first 950 always have the first law
+
+
+def product_law(y: float, before: float, u: float) -> float:
+    """Needs a product: the law of `bilinear`."""
+    return 0.2 * y + 0.6 * y * u + 0.5 * u
+
+
+def threshold_law(y: float, before: float, u: float) -> float:
+    """Needs a threshold, of the value a day before."""
+    return 0.5 + 0.4 * y + 0.4 * u if before < 0 else -0.5 - 0.4 * y + 0.4 * u
+
+
+def delayed_law(y: float, before: float, u: float) -> float:
+    """Needs a product with the value a day before."""
+    return -0.3 * y + 0.6 * before * u - 0.5 * u
+
+
+LAWS = (product_law, threshold_law, delayed_law)
+
+
+def changing(shares: Callable[[int], tuple[float, float, float]]) -> Callable[[Generator, int], np.ndarray]:
+    """y' = the laws of today's y, the y before it and u, by the `shares` of the day of y', + 0.2 e; u uniform of
+    variance 1.
+
+    Floor: 0.2^2, of a forecast that knows the shares.
+    """
+
+    def simulate(random: Generator, n: int) -> np.ndarray:
+        u, e, y = uniform(random, n), random.standard_normal(n), np.zeros(n)
+        for t in range(1, n - 1):
+            parts = zip(shares(t + 1 - BURN_IN), LAWS, strict=True)
+            y[t + 1] = sum(share * law(y[t], y[t - 1], u[t]) for share, law in parts if share) + 0.2 * e[t]
+        return np.stack([y, u], axis=1)
+
+    return simulate
+
+
+def _abrupt(t: int) -> tuple[float, float, float]:
+    return float(t < 1250), float(1250 <= t < 1950), float(t >= 1950)
+
+
+def _gradual(t: int) -> tuple[float, float, float]:
+    share = min(max((t - 1050) / 800, 0.0), 1.0)
+    return 1 - share, share, 0.0
+
+
+def _recurring(t: int) -> tuple[float, float, float]:
+    other = t >= 950 and (t - 950) // 400 % 2 == 0
+    return float(not other), float(other), 0.0
+
+
+def _stream(shares: Callable[[int], tuple[float, float, float]], *changes: int) -> Process:
+    return Process(changing(shares), ("y", "u"), (0.2**2,), memory=2, changes=changes)
+
+
+STREAMS = {
+    "no_change": _stream(lambda t: (1.0, 0.0, 0.0)),
+    "abrupt": _stream(_abrupt, 1250, 1950),
+    "gradual": _stream(_gradual, 1850),  # by degrees from 1050 on
+    "recurring": _stream(_recurring, 950, 1350, 1750, 2150),
 }

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from growdarts_study.data.files import DATA, fetch, packaged, registered_sha256, sha256
-from growdarts_study.data.processes import LENGTH, PROCESSES, SEED, linear_var
+from growdarts_study.data.processes import LENGTH, PROCESSES, SEED, STREAM, STREAMS, linear_var
 from growdarts.settings import DataError
 from growdarts.tasks.series import Series, series_from_returns
 
@@ -135,12 +135,14 @@ def nyc_weather() -> tuple[pd.DataFrame, dict[str, str]]:
     return table.dropna().drop(SPIKE), {"nyc_weather": sha256(path)}
 
 
+GENERATED = {**PROCESSES, **STREAMS}
 TABLES = {"log_range": log_range, "santa_fe_laser": santa_fe_laser, "nyc_weather": nyc_weather}
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """values: `(n, F)`; labels: n; hashes: file -> sha256; floors: of the targets, squared raw units, where known."""
+    """values: `(n, F)`; labels: n; hashes: file -> sha256; floors: of the targets, squared raw units, where known;
+    changes: days of a new law, where known."""
 
     values: np.ndarray
     labels: list[str]
@@ -148,10 +150,21 @@ class Source:
     hashes: dict[str, str]
     floors: tuple[float, ...] | None = None
     horizon: int = 1
+    changes: tuple[int, ...] = ()
+
+
+def load_stream(name: str, draw: int | None) -> Source:
+    """The whole of a series as it is, for forecasts day by day: one of `STREAMS`, drawn with a seed, or "log_range"."""
+    return _source(name, STREAM if name in STREAMS else None, draw)
+
+
+def stream_hashes(name: str, draw: int | None) -> dict[str, str]:
+    """The sha256 of everything that a stream is read from; of registered files without reading them."""
+    return series_hashes(name, STREAM if name in STREAMS else None, draw)
 
 
 def _source(name: str, days: int | None = None, draw: int | None = None) -> Source:
-    if draw is not None and name not in PROCESSES:
+    if draw is not None and name not in GENERATED:
         raise DataError(f"draw={draw!r} is not possible for {name!r}, of which there is one series: allowed is None")
     source = _whole(name, LENGTH if days is None else days, SEED if draw is None else draw)
     if days is None and draw is None:
@@ -159,7 +172,7 @@ def _source(name: str, days: int | None = None, draw: int | None = None) -> Sour
     if days is not None and not 1 <= days <= len(source.labels):
         raise DataError(f"days={days!r} is not possible for {name!r}: allowed are 1 to {len(source.labels)}")
     values = source.values[:days]
-    hashes = source.hashes if name not in PROCESSES else {
+    hashes = source.hashes if name not in GENERATED else {
         f"{name}, draw {SEED if draw is None else draw}, {len(values)} days": _sha256(values)}
     return replace(source, values=values, labels=source.labels[:days], hashes=hashes)
 
@@ -172,11 +185,12 @@ def _whole(name: str, length: int, seed: int) -> Source:
     if name in TABLES:
         table, hashes = TABLES[name]()
         return Source(np.ascontiguousarray(table.to_numpy()), list(table.index), tuple(table.columns), hashes)
-    if name == "synthetic_var" or name in PROCESSES:
-        process = PROCESSES.get(name, PROCESSES["linear_var"])
-        values = process.generate(length, seed) if name in PROCESSES else synthetic_var()
+    if name == "synthetic_var" or name in GENERATED:
+        process = GENERATED.get(name, PROCESSES["linear_var"])
+        values = process.generate(length, seed) if name in GENERATED else synthetic_var()
         labels = [str(i) for i in range(len(values))]
-        return Source(values, labels, process.features, {name: _sha256(values)}, process.floors, process.horizon)
+        return Source(values, labels, process.features, {name: _sha256(values)}, process.floors,
+                      process.horizon, process.changes)
     closes, hashes = load_closes(name)
     # The return of a day is from the common day before it. One memory layout, whatever
     # the frame's: the order of a sum moves its last bit.

@@ -12,23 +12,25 @@ from growdarts_study import records
 from growdarts_study.arms import SearchesRun
 from growdarts_study.config import Grid, ImageRun, LanguageRun, TimeSeriesRun
 from growdarts_study.data.images import image_hashes
-from growdarts_study.data.series import series_hashes
+from growdarts_study.data.series import series_hashes, stream_hashes
 from growdarts_study.data.text import text_hashes
-from growdarts_study.experiments import images, language, searches, time_series, whole_space
+from growdarts_study.experiments import images, language, searches, streams, time_series, whole_space
 from growdarts_study.grids import runs_of
 from growdarts_study.page_settings import WholeSpaceRun
+from growdarts_study.stream_settings import StreamRun
 
-Run = TimeSeriesRun | LanguageRun | ImageRun | WholeSpaceRun | SearchesRun
+Run = TimeSeriesRun | LanguageRun | ImageRun | WholeSpaceRun | SearchesRun | StreamRun
 RUNNERS: dict[type, Callable[..., dict[str, Any]]] = {
     TimeSeriesRun: time_series.run, LanguageRun: language.run, ImageRun: images.run,
-    WholeSpaceRun: whole_space.run, SearchesRun: searches.run}
+    WholeSpaceRun: whole_space.run, SearchesRun: searches.run, StreamRun: streams.run}
 HASHES: dict[type, Callable[[Any], dict[str, str]]] = {  # sha256 of the data of a run, as its record keeps them
     TimeSeriesRun: lambda config: series_hashes(config.dataset),
     LanguageRun: lambda config: text_hashes(config.dataset, config.folder),
     ImageRun: lambda config: image_hashes(config.dataset, config.train_images),
     WholeSpaceRun: lambda config: {name: value for seed in config.seeds for name, value in series_hashes(
         config.dataset, config.days, config.draw(seed)).items()},
-    SearchesRun: lambda config: series_hashes(config.dataset, config.days, config.draw(config.seed))}
+    SearchesRun: lambda config: series_hashes(config.dataset, config.days, config.draw(config.seed)),
+    StreamRun: lambda config: stream_hashes(config.dataset, config.draw())}
 
 
 def run(config: Run, *, checkpoints: Path | None = None, progress: bool = False, device: Device = "auto") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from growdarts_study.records import RESULTS
 # The codebook. What a run does not have is left empty.
 COLUMNS = {
     "experiment": "time_series, language, images: a run of that notebook; ablations: one with a switch changed; "
-                  "whole_space: one cell of all; searches: an arm of the protocol",
+                  "whole_space: one cell of all; searches and streams: an arm of the protocol",
     "tier": "scale of the experiment, see Notation",
     "data": "name of the data set or series",
     "method": "what was trained: a method, or in whole_space a rival or a cell, its operations joined by +, "
@@ -23,7 +23,7 @@ COLUMNS = {
     "changed": "parameters in which the run differs from most of its experiment, as in ablations",
     "seed": "of all random draws; in whole_space of the generated series as well",
     "year": "test year; empty: the last part of the data",
-    "test_error": "mean squared error of standardised values; language: nats a word; images: share of images that are wrong",
+    "test_error": "mean squared error of standardised values, of streams that of all forecasts after the first part; language: nats a word; images: share of images that are wrong",
     "validation_error": "the same on the validation part, by which sizes and stages were chosen",
     "floor": "lowest possible test error, where it is known",
     "weights": "of the tested network",
@@ -63,6 +63,11 @@ def _rows(file: Path, place: Path) -> Iterator[dict[str, Any]]:
     config, made = record["config"], record["provenance"]
     common = {"experiment": place.parts[0], "tier": record.get("tier", place.parts[1]), "data": config["dataset"],
               "year": config.get("origin"), "made": made["made"], "commit": made["commit"], "record": place.as_posix(), "config": []}
+    if "changes" in record:  # of streams: the prequential error, the operations of the first part's search and of the stream
+        for arm, row in record["rows"].items():
+            yield common | {"method": arm, "seed": config["seed"], "test_error": row["error"], "floor": record["floor"],
+                            "nodes": row.get("nodes"), "search_flops": row["first_flops"] + row["flops"]}
+        return
     if "rows" in record:
         for arm, row in record["rows"].items():
             for estimand in [name for name in ("retrained", "one_shot", "kept") if name in row]:
