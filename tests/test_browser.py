@@ -261,6 +261,7 @@ def test_the_search_finds(opened):
 def test_pages_of_the_book(page, opened):
     """No page scrolls sideways, no words of a drawing meet, no code is cut, on a phone, a tablet, a screen; axe-core is content."""
     shown = opened(BOOK / page)
+    shown.evaluate("() => document.querySelectorAll('details').forEach(part => part.open = true)")
     for width in WIDTHS:
         shown.set_viewport_size({"width": width, "height": 900})
         shown.wait_for_timeout(200)
