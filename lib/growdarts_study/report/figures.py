@@ -88,7 +88,7 @@ def mixture_weights(record: dict[str, Any]) -> Figure:
     history = record["search"]["history"]
     layers = by_layer(max((row["weights"] for row in history), key=len))
     n_nodes = max(len(nodes) for nodes in layers.values())
-    figure, axes = plt.subplots(len(layers), n_nodes, figsize=(WIDTH, 1.8 + 2.2 * len(layers)),
+    figure, axes = plt.subplots(len(layers), n_nodes, figsize=(WIDTH, 2.2 + 2.2 * len(layers)),
                                 sharey=True, sharex=True, squeeze=False)
     lines = {}
     for row_of_axes, (layer, nodes) in zip(axes, layers.items(), strict=True):
@@ -104,7 +104,7 @@ def mixture_weights(record: dict[str, Any]) -> Figure:
         row_of_axes[0].set_ylabel("mixture weight")
     axes[-1][0].set_xlabel("epoch")
     axes[0][0].set_ylim(bottom=0)  # of all panels, once all are drawn
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=3)
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2)
     return figure
 
 
