@@ -10,7 +10,8 @@ from scipy import stats
 
 from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts_study.report.comparison import Interval, holm, interval
-from growdarts_study.report.contrasts import OVER_TASKS, Contrast, contrast
+from growdarts_study.report import streams
+from growdarts_study.report.contrasts import OVER_TASKS, WITHIN_TASK, Contrast, contrast
 from growdarts_study.report.searches import NAMES, costs_until_target, effects, judged
 
 CLAIMS = {  # claim -> in a few words
@@ -22,7 +23,7 @@ CLAIMS = {  # claim -> in a few words
 SIGNS = {"supported": "✓", "contradicted": "✗", "no difference worth having": "=", "undecided": "?", "not tested": "–"}
 WIDTH, HEIGHT = 150, 26  # of a plot, pixels
 SEEDS, PILOTS = 12, 5  # of the protocol, and its tasks that are no controls
-TASKS = {"C1": 9, "C3": 9, "C4": 6, "C5": 6, "C6": 6, "C7": 9, "C8": 9, "C10": 6}
+TASKS = {"C1": 9, "C3": 9, "C4": 6, "C5": 6, "C6": 6, "C7": 9, "C8": 9, "C9": 12, "C10": 6}  # of C9 seeds, its unit
 PRIMARY = {"C1": [("grow_1", rival) for rival in ("lstm", "gru", "random")], "C4": [("forced_morphism", "forced_fresh")],
            "C5": [("copy_splitting", "wider")],
            "C7": [("fixed_4", "graph_fixed"), ("grow_1", "graph_grow")]}  # whose p-values are corrected together
@@ -48,6 +49,10 @@ class Verdict:
     def preliminary(self) -> bool:
         """Whether it rests on fewer seeds or tasks than the protocol asks for."""
         return self.seeds < SEEDS or self.estimate.n < TASKS[self.claim] or not self.complete
+
+    def data(self) -> str:
+        """What it rests on."""
+        return f"{len(streams.JUDGED)} streams, {self.seeds} seeds" if self.claim == "C9" else f"{self.estimate.n} series, {self.seeds} seeds each"
 
     def in_percent(self) -> Interval:
         """The estimate as a change in percent."""
@@ -141,6 +146,12 @@ def products(runs: pd.DataFrame, tasks: Sequence[str], arm: str = "grow_2") -> V
                    interval(difference), 0.0, int(held.groupby("task").count().min()))
 
 
+def on_streams(runs: pd.DataFrame) -> Verdict:
+    """C9, by the rules of E7."""
+    one = streams.c9(runs)
+    return Verdict("C9", one.what, one.verdict, one.estimate, WITHIN_TASK, one.n, one.complete)
+
+
 def verdict_table(found: Sequence[Verdict]) -> pd.DataFrame:
     """A row a claim."""
     return pd.DataFrame([{"claim": one.claim, "what was measured": one.what, "verdict": one.verdict + ", so far" * one.preliminary(),
@@ -178,7 +189,7 @@ def claims_table(verdicts: Sequence[Verdict], pages: dict[str, str], others: dic
     rows = []
     for claim, words in CLAIMS.items():
         one = found.get(claim)
-        verdict, what = (one.verdict, f"{one.what}; {one.estimate.n} series, {one.seeds} seeds each") if one else (
+        verdict, what = (one.verdict, f"{one.what}; {one.data()}") if one else (
             others.get(claim, ("not tested", "")))
         kind = verdict.split()[0] if verdict in SIGNS else "undecided"
         plot = interval_plot(one.estimate, one.margin) + f"<br>{one.in_percent().text('+.0f')}" if one else ""
