@@ -317,7 +317,7 @@ def test_tables_and_picture_have_every_arm_and_stream():
     runs = runs_of(0.1, 0.0)
     assert list(report.arms_table(runs).index) == list(report.recovery_table(runs).index) == list(report.NAMES.values())
     assert report.arms_table(runs_of(0.1, 0.0, spread=0.0)).loc["growing", "abrupt"] == "5.00"  # 0.5 over the floor of 0.1
-    assert report.contrast_table(runs).loc["frozen", "operations"] == "-"
+    assert report.contrast_table(runs).loc["fixed, 1 node", "outcome"] == "better"
     assert [ax.get_title() for ax in report.picture(runs).axes] == ["abrupt", "gradual", "recurring"]
 
 

@@ -95,10 +95,9 @@ def contrast_table(runs: pd.DataFrame) -> pd.DataFrame:
     """
     found = {rival: over_seeds(runs, "grow", rival) for rival in NAMES if rival != "grow"}
     p_values = dict(zip(RIVALS, map(float, holm([found[rival].p_value for rival in RIVALS])), strict=True))
-    cost = {rival: np.exp(effects(runs, "grow", rival, "flops").mean().mean() / 100) if rival != "frozen" else np.nan for rival in found}
     return pd.DataFrame([{
         "growing against": NAMES[rival], "error": one.over.percent().text("+.0f"), "p": p_text(p_values.get(rival, one.p_value)),
-        "outcome": _outcome(one, p_values.get(rival)), "operations": "-" if np.isnan(cost[rival]) else f"{cost[rival]:.2g} times"}
+        "outcome": _outcome(one, p_values.get(rival))}
         for rival, one in found.items()]).set_index("growing against")
 
 
