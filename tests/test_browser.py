@@ -271,7 +271,7 @@ def test_pages_of_the_book(page, opened):
         assert shown.evaluate(WIDER) <= 0, f"{page} at {width}"
         assert shown.evaluate(CROSSING) == [], f"{page} at {width}"
         assert shown.evaluate(CUT) == [] and shown.evaluate(TINY) == [], f"{page} at {width}"
-        assert width > 390 or page.stem == "10_searches" or shown.evaluate(SHRUNK) == [], f"{page} at {width}"
+        assert width > 390 or shown.evaluate(SHRUNK) == [], f"{page} at {width}"
     assert shown.evaluate(WIDE) == []
     for theme in ("light", "dark"):
         shown.evaluate("theme => Object.assign(document.documentElement.dataset, {theme, mode: theme})", theme)
