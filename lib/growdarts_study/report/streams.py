@@ -63,6 +63,7 @@ class Judged(NamedTuple):
     estimate: Interval
     interval: tuple[float, float]  # its 95 % interval in percent
     n: int
+    cost: float  # operations of growing while the stream runs, over those of the monthly refit
     what: str
     complete: bool  # whether all seeds and streams are there
 
@@ -86,7 +87,7 @@ def c9(runs: pd.DataFrame) -> Judged:
     what = (f"prequential error, growing against {NAMES[name]}, the less favourable of two; against the monthly refit "
             f"{refit.over.percent().text('+.0f')} for {cost:.0%} of its operations")
     complete = shown.over.n >= SEEDS and set(JUDGED) <= set(runs.index.get_level_values("stream"))
-    return Judged(verdict, shown.over, (percent.low, percent.high), shown.over.n, what, complete)
+    return Judged(verdict, shown.over, (percent.low, percent.high), shown.over.n, float(cost), what, complete)
 
 
 def contrast_table(runs: pd.DataFrame) -> pd.DataFrame:
