@@ -108,7 +108,7 @@ def _geometric(values: pd.Series) -> float:
 
 def arms_table(runs: pd.DataFrame) -> pd.DataFrame:
     """A row an arm: error over the best possible (log range: over frozen) by stream, operations over those of the
-    monthly refit, nodes at the end."""
+    monthly refit."""
     rows, cost = {}, runs["flops"].astype(float)
     for arm in [name for name in NAMES if name in runs.index.get_level_values("arm")]:
         of_arm, row = runs.xs(arm, level="arm"), {}
@@ -118,7 +118,6 @@ def arms_table(runs: pd.DataFrame) -> pd.DataFrame:
                 floor = runs.loc[stream].xs("frozen", level="arm")["error"]
             row[STREAMS[stream]] = f"{_geometric(error / floor.astype(float)):.2f}"
         row["operations"] = f"{_geometric(cost.xs(arm, level='arm') / cost.xs('refit', level='arm')):.2g}"
-        row["nodes"] = "-" if of_arm["nodes"].isna().all() else f"{of_arm['nodes'].mean():.1f}"
         rows[NAMES[arm]] = row
     return pd.DataFrame(rows).T
 
@@ -138,7 +137,7 @@ def recovery(row: Mapping[str, Any]) -> list[tuple[int, bool]]:
 
 
 def recovery_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row an arm: median days to recover by stream, with the share of changes from which it does not."""
+    """A row an arm: median days to recover by stream, with the share of changes from which it does not; nodes at the end."""
     rows = {}
     for arm in [name for name in NAMES if name in runs.index.get_level_values("arm")]:
         of_arm, row = runs.xs(arm, level="arm"), {}
@@ -146,6 +145,7 @@ def recovery_table(runs: pd.DataFrame) -> pd.DataFrame:
             found = [one for _, entry in of_arm.loc[stream].iterrows() for one in recovery(entry)]
             days, never = np.median([day for day, _ in found]), np.mean([not back for _, back in found])
             row[STREAMS[stream]] = f"{days:.0f} ({never:.0%} never)"
+        row["nodes"] = "-" if of_arm["nodes"].isna().all() else f"{of_arm['nodes'].mean():.1f}"
         rows[NAMES[arm]] = row
     return pd.DataFrame(rows).T
 
