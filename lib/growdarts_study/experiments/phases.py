@@ -1,6 +1,7 @@
 """What the runs of all experiments share: seeds, checkpoints, the search, the width that a budget of weights allows."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from growdarts_study import records
 from growdarts_study.config import SEARCHING
 from growdarts.space import SearchSpace
-from growdarts.checkpoints import Checkpoint
+from growdarts.checkpoints import Checkpoint, replacing
+from growdarts.devices import random_devices
 from growdarts.search import Search, SearchResult
 from growdarts.settings import ConfigError, SearchSettings
 from growdarts.training import Fit, Task
@@ -58,6 +61,26 @@ def search(config: Any, build: Callable[[int], SearchSpace], task: Task, checkpo
     result = Search(network, task, config, morphism=config.method != "grow_fresh", progress=progress,
                     checkpoint=checkpoint(config, "search", checkpoints)).run()
     return Searched(result, task.evaluate(network, "test"))
+
+
+def rows(config: Any, hashes: dict[str, str], make: Callable[[str, dict[str, Any]], dict[str, Any]], device: torch.device,
+         checkpoints: Path | None, progress: bool) -> dict[str, Any]:
+    """What `make` gives for every arm of a run, on one thread, by the arm's name and the rows before it. Those that are done are kept in
+    `checkpoints`, and taken from there if they are of the same data."""
+    torch.set_num_threads(1)
+    kept = checkpoints / "rows.json" if checkpoints else None
+    stored = json.loads(kept.read_text()) if kept and kept.exists() else {}
+    made: dict[str, Any] = stored["rows"] if stored.get("data") == hashes else {}
+    with torch.random.fork_rng(devices=random_devices(device)), tqdm(
+            config.arms, desc=config.label(), disable=None if not progress else False) as bar:
+        for name in bar:
+            bar.set_postfix(arm=name)
+            if name not in made:
+                made[name] = make(name, made)
+                if kept:
+                    with replacing(kept) as temporary:
+                        temporary.write_text(json.dumps({"data": hashes, "rows": made}))
+    return made
 
 
 def largest_width(build: Callable[[int], nn.Module], parameters: int, step: int = 1) -> int:

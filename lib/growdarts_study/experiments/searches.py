@@ -13,10 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from growdarts.checkpoints import replacing
-from growdarts.devices import random_devices
 from growdarts.pruning import held_operations, keep_derived
 from growdarts.search import PASSES, Search
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
@@ -113,21 +110,9 @@ def _validation(trained: dict[str, Any]) -> float:
 def run(config: SearchesRun, *, device: torch.device, checkpoints: Path | None = None,
         progress: bool = False) -> dict[str, Any]:
     """All arms, one after another; those that are done are kept in `checkpoints`."""
-    torch.set_num_threads(1)
     series = load_series(config.dataset, config.window, config.origin, days=config.days, draw=config.draw(config.seed))
     bench = Bench(config, ForecastTask(series, config.batch_size, device))
-    kept = checkpoints / "rows.json" if checkpoints else None
-    stored = json.loads(kept.read_text()) if kept and kept.exists() else {}
-    rows: dict[str, Any] = stored["rows"] if stored.get("data") == series.hashes else {}
-    with torch.random.fork_rng(devices=random_devices(device)), tqdm(
-            config.arms, desc=config.label(), disable=None if not progress else False) as bar:
-        for name in bar:
-            bar.set_postfix(arm=name)
-            if name not in rows:
-                rows[name] = _arm(bench, name, rows, checkpoints)
-                if kept:
-                    with replacing(kept) as temporary:
-                        temporary.write_text(json.dumps({"data": series.hashes, "rows": rows}))
+    rows = phases.rows(config, series.hashes, lambda name, done: _arm(bench, name, done, checkpoints), device, checkpoints, progress)
     closed = {name: bench.errors(model) for name, model in baselines(series, config.season).items()}
     return {"config": config.model_dump(), "config_hash": config.hash(),
             "provenance": records.provenance(series.hashes, device), "rows": rows, "closed_forms": closed,

@@ -5,7 +5,6 @@ A window and the day that it forecasts have one number, that of the day. At day 
 known. Operations are those of matrix products, as in the searches.
 """
 
-import json
 import math
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -15,12 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from growdarts.bilevel import VirtualStep, alpha_gradient
-from growdarts.checkpoints import replacing
 from growdarts.criteria import growing_helps, stage_is_over
-from growdarts.devices import random_devices
 from growdarts.growth import grow_node
 from growdarts.pruning import prune
 from growdarts.search import PASSES, Search
@@ -201,27 +197,19 @@ def linear_arm(stream: Stream) -> dict[str, Any]:
             "flops": flops * (len(y) - first), "events": [], "order": order, "forgetting": factor}
 
 
+def _arm(stream: Stream, name: str, device: torch.device) -> dict[str, Any]:
+    """The row of one arm."""
+    found = linear_arm(stream) if name == "linear" else network_arm(stream, NETWORKS[name], device)
+    errors = found.pop("errors")
+    del found["forecasts"]
+    return found | records.significant({
+        "error": errors.mean().item(), "blocks": [block.mean().item() for block in errors.split(KEPT)]}, 5)
+
+
 def run(config: StreamRun, *, device: torch.device, checkpoints: Path | None = None, progress: bool = False) -> dict[str, Any]:
     """All arms, one after another; those that are done are kept in `checkpoints`."""
-    torch.set_num_threads(1)
     stream = Stream.load(config)
-    kept = checkpoints / "rows.json" if checkpoints else None
-    stored = json.loads(kept.read_text()) if kept and kept.exists() else {}
-    rows: dict[str, Any] = stored["rows"] if stored.get("data") == stream.hashes else {}
-    with torch.random.fork_rng(devices=random_devices(device)), tqdm(
-            config.arms, desc=config.label(), disable=None if not progress else False) as bar:
-        for name in bar:
-            if name in rows:
-                continue
-            bar.set_postfix(arm=name)
-            found = linear_arm(stream) if name == "linear" else network_arm(stream, NETWORKS[name], device)
-            errors = found.pop("errors")
-            del found["forecasts"]
-            rows[name] = found | records.significant({
-                "error": errors.mean().item(), "blocks": [block.mean().item() for block in errors.split(KEPT)]}, 5)
-            if kept:
-                with replacing(kept) as temporary:
-                    temporary.write_text(json.dumps({"data": stream.hashes, "rows": rows}))
+    rows = phases.rows(config, stream.hashes, lambda name, _: _arm(stream, name, device), device, checkpoints, progress)
     days = stream.y[config.first:]
     return {"config": config.model_dump(), "config_hash": config.hash(), "provenance": records.provenance(stream.hashes, device),
             "rows": rows, "floor": stream.floor, "changes": list(stream.changes),
