@@ -53,6 +53,17 @@ def test_the_best_of_random_cells_is_trained(space, operations):
     assert 0.8 * 2000 < result["cell_parameters"] <= 2000 < result["parameters"]
 
 
+def test_cells_of_darts_start_in_the_range_that_is_asked_for():
+    for wide, least, most in ((False, 0.039, 0.04), (True, 0.24, 0.25)):  # 1 / sqrt(16)
+        config = smoke("language", methods=["darts_v2"], wide_start=wide)
+        network = language.model(config, 50, language.PTB_DARTS_V2, 16)
+        assert all(least < weight.abs().max() <= most for weight in network.cell.parameters())
+        searched = language.search_model(smoke("language", methods=["grow"], space="darts_recurrent", operations=["none", "tanh"],
+                                               hidden=16, wide_start=wide), 50, 2)
+        searched.cell.grow_node(morphism=False, epsilon=0.1, noise=0.1)
+        assert all(least < weight.abs().max() <= most for weight in searched.cell.theta_parameters())
+
+
 def test_a_gru_is_torchs():
     torch.manual_seed(0)
     cell, x = language.GRU(5), torch.randn(4, 3, 5)

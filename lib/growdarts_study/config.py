@@ -134,6 +134,8 @@ class LanguageSettings(SearchSettings, StudySettings):
                             "is the largest that these allow")
     weights_of: Literal["network", "cell"] = Field(default="network", description="whose weights these are: all, or "
                                                    "those of the recurrent cell")
+    wide_start: bool = Field(default=False, description="draw the first weights of DARTS' cells from the range of torch's "
+                             "recurrent cells; DARTS' own is meant for hundreds of units")
     draws: int = Field(default=8, ge=1, description="random cells that method 'random' tries, each with one of the "
                        "learning_rates")
     train_tokens: int | None = Field(default=None, ge=100, description="tokens of the training part that a run reads: "
