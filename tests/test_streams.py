@@ -313,6 +313,16 @@ def test_days_to_recover_are_counted_by_hand():
     assert report.recovery(row | {"changes": [700, 750]}) == [(50, False), (50, True)]
 
 
+def test_the_median_seed_is_not_moved_by_one_that_fails():
+    runs = runs_of(0.1, 0.0)
+    before = report.contrast_table(runs).loc["fixed, 1 node"]
+    runs.loc[(slice(None), 3, "fixed_1"), "error"] *= 10
+    after = report.contrast_table(runs).loc["fixed, 1 node"]
+    ratios = (runs["error"].xs("grow", level="arm") / runs["error"].xs("fixed_1", level="arm")).unstack("stream")
+    assert after["median"] == f"{100 * (np.exp(np.median(np.log(ratios).mean(axis=1))) - 1):+.0f} %"
+    assert before["median"] in ("-10 %", "-9 %") and after["error"].startswith("-25 %")  # 0.1 and a twelfth of the logarithm of 10
+
+
 def test_tables_and_picture_have_every_arm_and_stream():
     runs = runs_of(0.1, 0.0)
     assert list(report.arms_table(runs).index) == list(report.recovery_table(runs).index) == list(report.NAMES.values())

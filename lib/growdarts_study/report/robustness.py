@@ -102,9 +102,9 @@ def numbers(runs: pd.DataFrame, pilots: pd.DataFrame, spaces: Sequence[TaskSpace
     looser = pilots.assign(errors=pilots["errors"].map(lambda errors: [1.3 * error for error in errors]))
     same, of, most = run_twice(runs)
     return {
-        "without": f"{low} to {high}", "above": f"{above} of {table.shape[1]}", "sign": p_text(sign), "wilcoxon": p_text(wilcoxon),
+        "without": f"{low} to {high}", "series_worse": f"{above} of {table.shape[1]}", "sign": p_text(sign), "wilcoxon": p_text(wilcoxon),
         "over_seeds": over_seeds(table).percent().text("+.0f"), "whole_seeds": str(len(table.dropna())),
-        "p": p_text(found[decisive].p_value), "p_holm": p_text(corrected[decisive]),
+        "random_p": p_text(found[decisive].p_value), "random_p_holm": p_text(corrected[decisive]),
         "c1_plain": claims.of_all("C1", pairs, found, [one.p_value for one in found]).verdict,
         "c1_holm": claims.of_all("C1", pairs, found, corrected).verdict,
         "matching": str(matching_draws(runs, spaces)),
