@@ -108,7 +108,7 @@ def numbers(runs: pd.DataFrame, pilots: pd.DataFrame, spaces: Sequence[TaskSpace
         "c1_plain": claims.of_all("C1", pairs, found, [one.p_value for one in found]).verdict,
         "c1_holm": claims.of_all("C1", pairs, found, corrected).verdict,
         "matching": str(matching_draws(runs, spaces)),
-        "restarts": ", ".join(f"{100 * np.expm1(value / 100):+.0f} % on `{name}`" for name, value in restarts(spaces).items()),
+        "restarts": ", ".join(f"{100 * np.expm1(value / 100):+.0f} % on {name}" for name, value in restarts(spaces).items()),
         "before_growth": "{} of {}".format(*before_growth(runs, pilots)),
         "looser": contrast(costs_until_target(runs, looser, ARM)[0]).over.percent().text("+.0f"),
         "given_back": f"{given_back(runs):.0%}", "same": f"{same} of {of}", "most": f"{most:.1f}",
