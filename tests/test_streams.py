@@ -12,6 +12,7 @@ from growdarts.settings import ConfigError, DataError
 from growdarts_study.data.processes import STREAM, STREAMS
 from growdarts_study.data.series import load_series, load_stream
 from growdarts_study.experiments import streams
+from growdarts.pruning import held_operations
 from growdarts_study.experiments.recursive import PageHinkley, recursive_least_squares
 from growdarts_study.grids import defaults
 from growdarts_study.report import streams as report
@@ -188,6 +189,13 @@ def test_arms_share_all_draws_until_they_differ(monkeypatch):
     assert not torch.equal(found["frozen"]["errors"][5:], found["grow"]["errors"][5:])
 
 
+def test_only_an_unpruned_cell_keeps_all_of_its_operations():
+    stream = short(config(prune_below=0.124, keep_all_above=0.99, search_epochs=10), 240)
+    held = {name: [len(node) for node in held_operations(streams.Learner(stream, NETWORKS[name], CPU).network).values()]
+            for name in ("fixed_1", "whole_1")}
+    assert held["fixed_1"][0] < 8 and held["whole_1"] == [8]
+
+
 def test_steps_cost_what_they_are_allowed_to():
     settings = config(prune="none", stall=100, threshold=1e9)
     found = {name: forecasts(name, short(settings, 240)) for name in ("fixed_1", "fixed_4")}
@@ -269,7 +277,7 @@ def runs_of(ratio_fixed, ratio_refit, spread=0.01, streams=report.JUDGED, **more
     return report.read(
         record(seed, {name: [0.5 * np.exp(factor + spread * random.normal())] * 20 for name, factor in
                       (("grow", 0.0), ("fixed_1", ratio_fixed), ("fixed_4", ratio_fixed + 0.1), ("refit", ratio_refit),
-                       *((other, 0.3) for other in ("grow_fresh", "frozen", "refit_drift", "linear")))}, stream, **more)
+                       *((other, 0.3) for other in ("grow_fresh", "frozen", "refit_drift", "linear", "whole_1", "whole_4")))}, stream, **more)
         for stream in streams for seed in range(12))
 
 

@@ -91,6 +91,8 @@ def jobs(experiment: str, tier: str, grids: Path = GRIDS, device: str | None = N
     own, made = defaults(experiment), []
     for varied in _variations(chosen):
         overrides = {**chosen["parameters"], **varied, "tier": tier, "progress": True, "keep_records": True}
+        if "group" not in own:
+            overrides.pop("group", None)
         if device:
             overrides["device"] = device
         _known(overrides, own, str(grids))
@@ -122,8 +124,10 @@ def tier_of(experiment: str, tier: str, grids: Path = GRIDS) -> dict[str, Any]:
 
 def _variations(chosen: dict[str, Any]) -> list[dict[str, Any]]:
     """What differs between the jobs of a tier."""
+    if "groups" in chosen and "series" not in chosen:  # each a grid of methods
+        return [{**differs.get("parameters", {}), **varied} for differs in chosen["groups"].values() for varied in _variations(differs)]
     if "groups" in chosen:
-        return [{**differs, "group": group, "series": {name: chosen["series"][name]}}
+        return [{"group": group, **differs, "series": {name: chosen["series"][name]}}
                 for group, differs in chosen["groups"].items() for name in differs.get("series", chosen["series"])]
     if "series" in chosen:
         sizes = [{"nodes": nodes} for nodes in chosen["nodes"]] if "nodes" in chosen else [{}]
@@ -169,15 +173,16 @@ def runs_of(config: Grid) -> list[Any]:
     return runs
 
 
-def load_records(experiment: str, tier: str, grids: Path = GRIDS, *, partial: bool = False) -> list[dict[str, Any]]:
-    """The records of a tier, in the order of its jobs: all of them, or if `partial` those that there are, and no others.
+def load_records(experiment: str, tier: str, grids: Path = GRIDS, *, partial: bool = False, dataset: str | None = None) -> list[dict[str, Any]]:
+    """The records of a tier (on `dataset`), in the order of its jobs: all of them, or if `partial` those that there are, and no others.
 
     Raises
     ------
     RecordError
         records are missing, are not what their names say, or there are some that the grid does not ask for.
     """
-    expected = {file: run for job in jobs(experiment, tier, grids) for file, run in job.runs().items()}
+    expected = {file: run for job in jobs(experiment, tier, grids) for file, run in job.runs().items()
+                if dataset in (None, run.dataset)}
     missing = [file for file in expected if not file.exists()]
     if missing and not partial:
         raise records.RecordError(f"{len(missing)} of {len(expected)} records are missing, the first is {missing[0]}; "
