@@ -277,7 +277,8 @@ def runs_of(ratio_fixed, ratio_refit, spread=0.01, streams=report.JUDGED, **more
     return report.read(
         record(seed, {name: [0.5 * np.exp(factor + spread * random.normal())] * 20 for name, factor in
                       (("grow", 0.0), ("fixed_1", ratio_fixed), ("fixed_4", ratio_fixed + 0.1), ("refit", ratio_refit),
-                       *((other, 0.3) for other in ("grow_fresh", "frozen", "refit_drift", "linear", "whole_1", "whole_4")))}, stream, **more)
+                       *((other, 0.3) for other in ("grow_fresh", "frozen", "refit_drift", "linear")))}
+               | {name: [0.7] * 20 for name in ("whole_1", "whole_4")}, stream, **more)
         for stream in streams for seed in range(12))
 
 
