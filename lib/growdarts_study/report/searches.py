@@ -27,7 +27,7 @@ NAMES = {"grow_1": "growing from 1 node", "grow_2": "growing from 2 nodes", "gro
          "judged_2": "growing from 2, judged by the derived cell", "kept_2": "growing from 2, weights kept",
          "long_1": "growing from 1, at most 400 epochs", "copy_splitting": "splitting", "copy_all": "splitting all at once",
          "copy_morphism": "copies by morphism", "copy_random": "copies of random operations", "copy_none": "no copies",
-         "wider": "a wider cell"}
+         "wider": "a wider cell", "grow_starts": "growing's cell, as many starts", "lstm_starts": "LSTM, as many starts"}
 ELEMENTARY = " (elementary)"
 
 
@@ -135,6 +135,23 @@ def arms_table(runs: pd.DataFrame, rival: str = "lstm") -> pd.DataFrame:
                      "nodes": "-" if of_arm["nodes"].isna().all() else f"{of_arm['nodes'].mean():.1f}",
                      "weights": f"{of_arm['parameters'].mean():.0f}"})
     return pd.DataFrame(rows).set_index("")
+
+
+LONGER = (("grow_1", "lstm"), ("grow_1", "random"), ("random", "lstm"), ("grow_starts", "random"), ("lstm_starts", "random"))
+
+
+def longer_table(runs: pd.DataFrame, longer: pd.DataFrame) -> pd.DataFrame:
+    """A row a contrast of E8: changes of the error in percent over tasks, in `runs` and with longer trainings, of the tasks and seeds of
+    the latter."""
+    shared = runs[[pair in set(longer.index.droplevel("arm")) for pair in runs.index.droplevel("arm")]]
+    rows = {}
+    for arm, rival in LONGER:
+        row = {}
+        for name, made in (("as in E1", shared), ("longer", longer)):
+            there = {arm, rival} <= set(made.index.get_level_values("arm"))
+            row[name] = contrast(effects(made, arm, rival, tasks=judged(longer))).over.percent().text("+.0f") if there else "-"
+        rows[f"{NAMES[arm]} against {NAMES[rival]}"] = row
+    return pd.DataFrame(rows).T
 
 
 def duplication_table(runs: pd.DataFrame, rival: str = "wider") -> pd.DataFrame:
