@@ -97,6 +97,23 @@ def test_the_search_of_a_language_run_reads_the_start_of_the_text_only():
     assert flops[1] == pytest.approx(2 * flops[0])
 
 
+def test_the_best_of_random_image_cells_is_trained():
+    result = experiments.run(smoke("images", methods=["random"], draws=3, trial_epochs=1))["result"]
+    best = min(result["draws"], key=lambda draw: draw["validation_error"])
+    assert len({str(draw["genotype"]) for draw in result["draws"]}) == 3 and result["genotype"] == best["genotype"]
+    cells = [ConvolutionalGenotype.from_dict(draw["genotype"]) for draw in result["draws"]]
+    assert all(a != b for cell in cells for edges in (cell.normal, cell.reduce)
+               for (_, a), (_, b) in zip(edges[::2], edges[1::2], strict=True))  # two states before every node
+    with pytest.raises(ConfigError, match="'random' needs a validation part"):
+        smoke("images", methods=["random"], train_portion=1.0)
+
+
+def test_every_seed_reads_images_of_its_own():
+    runs = [smoke("images", dataset="cifar10_held_out", seed=seed, train_images=15_000, methods=["darts_v2"]) for seed in range(3)]
+    assert [run.start() for run in runs] == [0, 15_000, 0]
+    assert smoke("images", seed=2, methods=["darts_v2"]).start() == 0
+
+
 @pytest.mark.parametrize("method", ["darts_v2", "grow"])
 def test_an_image_run_ends_in_a_record(method):
     record = experiments.run(smoke("images", methods=[method]))
