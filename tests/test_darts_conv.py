@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from growdarts.spaces.darts import published
+from growdarts_study import published
 from growdarts.spaces.darts_conv import operations as conv_operations
 from growdarts.spaces.darts_conv.operations import CONVOLUTIONAL, FactorizedReduce, build_operation, convolutional, drop_path
 from growdarts.spaces.darts_conv.cell import FixedCell, SearchCell, derive

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from growdarts.spaces.darts import published
-from growdarts.tasks.carried import derived_layers
+from growdarts_study import published
+from growdarts.spaces.two_input.network import derived_layers
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype, RecurrentGenotype
 from growdarts.spaces.genotype import genotype_from_dict

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from growdarts import training
-from growdarts.spaces.darts import published
+from growdarts_study import published
 from growdarts.tasks.augmentation import augment, normalise
 from growdarts.checkpoints import Checkpoint
 from growdarts_study.config import TimeSeriesRun

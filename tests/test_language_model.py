@@ -8,16 +8,17 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from growdarts.spaces.darts import published
+from growdarts_study import published
 from growdarts.bilevel import VirtualStep, alpha_gradient, hessian_vector_product, second_order
-from growdarts.tasks.carried import LSTM, derived_layers, two_input_layers
+from growdarts.spaces.two_input.network import derived_layers, two_input_layers
+from growdarts_study.experiments.lstm import LSTM
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts_study.config import TimeSeriesRun
-from growdarts.tasks.language import (Dropout, LanguageModel, LanguageTask, Masks, Memory, Window,
-                                      detached, perplexity)
+from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, Masks, Memory, Window, detached
+from growdarts_study.experiments.language import perplexity
 from growdarts.forms import plain_forms
-from growdarts.spaces.precision import products_in, used_precision
+from growdarts_study.precision import products_in, used_precision
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
 from growdarts.search import Search
 from growdarts_study.data.text import load_text
@@ -349,7 +350,7 @@ def test_every_cell_is_trained_with_products_in_bfloat16(cell, hidden):
 
 @pytest.mark.parametrize("hidden", [0.0, 0.3])
 def test_where_bfloat16_cannot_be_had_the_parameter_changes_nothing(hidden, monkeypatch):
-    monkeypatch.setattr("growdarts.spaces.precision._has_bfloat16", lambda: False)
+    monkeypatch.setattr("growdarts_study.precision._has_bfloat16", lambda: False)
     torch.manual_seed(0)
     network = LanguageModel(V, LSTM(H, H), Dropout(hidden=hidden))
     x, y = torch.randint(V, (2, 20, B))

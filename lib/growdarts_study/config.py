@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, RECURRENT_OPERATIONS
 from growdarts.devices import Device
-from growdarts.spaces.precision import Precision
+from growdarts_study.precision import Precision
 from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts.settings import SearchSettings
 from growdarts_study.settings import StudySettings, known_operations, no_value_twice
@@ -140,7 +140,7 @@ class LanguageSettings(SearchSettings, StudySettings):
     eval_batch_size: int = Field(default=10, ge=1, description="columns of text in an evaluation; the first token of "
                                  "each, and what does not fill all, is not predicted")
     precision: Precision = Field(default="float32", description="of matrix products in training; see "
-                                 "growdarts.spaces.precision")
+                                 "growdarts_study.precision")
     dropout_word: float = Field(ge=0, lt=1, description="rate of dropped words")
     dropout_embedding: float = Field(ge=0, lt=1, description="rate of dropped units of the embedded text")
     dropout_inputs: float = Field(ge=0, lt=1, description="rate of dropped units of the cell's inputs")

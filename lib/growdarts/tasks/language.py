@@ -4,7 +4,6 @@ Shapes: T window length (tokens), B columns of text, E embedding, H hidden (E = 
 """
 
 import inspect
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
@@ -15,12 +14,12 @@ from torch.utils._pytree import register_dataclass
 
 from growdarts.captured import Graphs
 from growdarts.training import MeanLoss
-from growdarts.tasks.carried import State
 from growdarts.spaces.darts_recurrent.highway import masked, uniform
 from growdarts.devices import find_device, to_device
 from growdarts.forms import has_fast_form
-from growdarts.spaces.precision import Precision, products_in
 from growdarts.tasks.text import Text, batchify, windows
+
+State = Tensor | tuple[Tensor, ...]  # each (B, H)
 
 # What `growdarts.space.SearchSpace` asks of a network and only the cell can answer.
 OF_THE_CELL = ("operations", "alpha_parameters", "mixtures", "mixture_names", "n_nodes", "grow_node", "keep_operations",
@@ -78,7 +77,7 @@ class LanguageModel(nn.Module):
     ----------
     words : how many there are, V.
     cell : module with `inputs` = `hidden` = H and forward(x, h) -> states (T, B, H), or the states and what to carry
-        over (`growdarts.tasks.carried`); forward(x, h, x_mask, h_mask) where hidden units are to be dropped.
+        over, if that is more than the last one; forward(x, h, x_mask, h_mask) where hidden units are to be dropped.
     """
 
     def __init__(self, words: int, cell: nn.Module, dropout: Dropout = Dropout()) -> None:
@@ -179,7 +178,6 @@ class LanguageTask:
     random_length : draw lengths around `length`, see `growdarts.tasks.text.windows`.
     eval_batch_size : columns of an evaluation; each column starts from the zero state and its first token is not
         predicted, nor are the up to B - 1 tokens left over, so few columns evaluate nearly all tokens.
-    precision : of the matrix products in the loss, see `growdarts.spaces.precision`; evaluations are in float32.
     device : where the network is, see `growdarts.devices`; the text moves there once.
     """
 
@@ -190,7 +188,6 @@ class LanguageTask:
     temporal_act_reg: float = 0.0
     random_length: bool = True
     eval_batch_size: int = 10
-    precision: Precision = "float32"
     device: str | torch.device = "cpu"
 
     def __post_init__(self) -> None:
@@ -233,14 +230,13 @@ class LanguageTask:
         memory = window.memory
         if network.training and memory.masks is None:
             memory.masks = network.draw_masks(window.x.shape[1])
-        with products_in(self.precision, self.device):
-            output = network(window.x, memory.before, memory.masks if network.training else Masks(), window.y)
-            memory.after, loss = detached(output.carried), output.loss
-            if window.regularised and self.act_reg:
-                loss = loss + self.act_reg * output.dropped.square().mean()
-            if window.regularised and self.temporal_act_reg and len(output.states) > 1:
-                loss = loss + self.temporal_act_reg * output.states.diff(dim=0).square().mean()
-            return loss
+        output = network(window.x, memory.before, memory.masks if network.training else Masks(), window.y)
+        memory.after, loss = detached(output.carried), output.loss
+        if window.regularised and self.act_reg:
+            loss = loss + self.act_reg * output.dropped.square().mean()
+        if window.regularised and self.temporal_act_reg and len(output.states) > 1:
+            loss = loss + self.temporal_act_reg * output.states.diff(dim=0).square().mean()
+        return loss
 
     @torch.no_grad()
     def evaluate(self, network: LanguageModel, part: str, batch_size: int | None = None) -> float:
@@ -268,8 +264,3 @@ class LanguageTask:
 def detached(state: State) -> State:
     """The same values without their history."""
     return tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
-
-
-def perplexity(negative_log_likelihood: float) -> float:
-    """exp of nats a token; infinite where it overflows."""
-    return math.exp(negative_log_likelihood) if negative_log_likelihood < 700 else math.inf

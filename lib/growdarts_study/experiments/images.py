@@ -15,7 +15,7 @@ from growdarts.devices import random_devices
 from growdarts.settings import DataError
 from growdarts.tasks.images import ImageData, ImageTask, schedule_drop_path
 from growdarts_study.data.images import load_images
-from growdarts.spaces.darts.published import CIFAR10_DARTS_V2
+from growdarts_study.published import CIFAR10_DARTS_V2
 from growdarts.training import fit
 
 CHANNELS_LAST = torch.channels_last  # convolutions on a CPU are faster with it; the numbers mean the same

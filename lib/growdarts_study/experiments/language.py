@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from growdarts.tasks.carried import LSTM, derived_layers, two_input_layers
+from growdarts.spaces.two_input.network import derived_layers, two_input_layers
+from growdarts_study.experiments.lstm import LSTM
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts_study.config import SEARCHING, LanguageRun
@@ -17,9 +18,9 @@ from growdarts_study.experiments import phases
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.devices import random_devices
 from growdarts.settings import ConfigError
-from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, perplexity
-from growdarts.spaces.precision import used_precision
-from growdarts.spaces.darts.published import PTB_DARTS_V2
+from growdarts.tasks.language import Dropout, LanguageModel
+from growdarts_study.precision import MixedPrecisionTask, used_precision
+from growdarts_study.published import PTB_DARTS_V2
 from growdarts_study.data.text import load_text
 from growdarts.tasks.text import Text
 from growdarts.training import DivergenceError, Fit, fit
@@ -110,7 +111,12 @@ def _dropout(config: LanguageRun) -> Dropout:
                    config.dropout_outputs)
 
 
-def task_of(config: LanguageRun, text: Any, batch_size: int, device: str | torch.device = "cpu") -> LanguageTask:
+def task_of(config: LanguageRun, text: Any, batch_size: int, device: str | torch.device = "cpu") -> MixedPrecisionTask:
     """The task of a run on `text`, in batches of `batch_size` columns."""
-    return LanguageTask(text, batch_size, config.length, config.act_reg, config.temporal_act_reg,
+    return MixedPrecisionTask(text, batch_size, config.length, config.act_reg, config.temporal_act_reg,
                         eval_batch_size=config.eval_batch_size, precision=config.precision, device=device)
+
+
+def perplexity(negative_log_likelihood: float) -> float:
+    """exp of nats a token; infinite where it overflows."""
+    return math.exp(negative_log_likelihood) if negative_log_likelihood < 700 else math.inf
