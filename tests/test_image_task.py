@@ -19,7 +19,9 @@ from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
 from growdarts.settings import DataError
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
-from growdarts.tasks.images import EVALUATION_BATCH, ImageTask, schedule_drop_path
+from growdarts.tasks.images import EVALUATION_BATCH, ImageTask
+from growdarts_study.experiments.auxiliary import AuxiliaryNetwork, AuxiliaryTask
+from growdarts_study.experiments.images import schedule_drop_path
 from growdarts_study.data.images import images_from_arrays, load_images
 from growdarts_study.records import without_timing
 from growdarts.search import Search
@@ -152,8 +154,8 @@ def test_flops_are_those_of_a_pass_over_the_training_images(task):
 
 
 def test_the_auxiliary_loss_counts_in_training_only():
-    network = FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 4, 3, auxiliary=True)
-    task = ImageTask(colours(size=32), batch_size=6)
+    network = AuxiliaryNetwork(published.CIFAR10_DARTS_V2, 4, 4, 3)
+    task = AuxiliaryTask(colours(size=32), batch_size=6)
     x, y = batch = next(task.train_batches())
     cross_entropy = nn.functional.cross_entropy
     torch.manual_seed(0)
@@ -169,7 +171,7 @@ def test_drop_path_grows_linearly():
     network = FixedImageNetwork(published.CIFAR10_DARTS_V2, 2, 4, 3)
     seen = []
     for epoch in range(4):
-        schedule_drop_path(network, epoch, 4)
+        schedule_drop_path(network, epoch, 4, 0.2)
         seen.append(network.drop_path)
     assert seen == pytest.approx([0, 0.05, 0.1, 0.15])
     schedule_drop_path(network, 1, 2, highest=0.6)

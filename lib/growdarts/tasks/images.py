@@ -14,13 +14,10 @@ from torch.nn.functional import cross_entropy
 from growdarts.tasks.augmentation import augment, normalise
 from growdarts.devices import find_device, to_device
 from growdarts.settings import DataError
-from growdarts.spaces.darts_conv.network import FixedImageNetwork
 
 Batch = tuple[Tensor, Tensor]  # normalised images (B, C, H, W), labels (B,)
 
 EVALUATION_BATCH = 500  # images at once where no gradient is needed
-AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss, as in DARTS
-DROP_PATH = 0.2  # probability at the end of the training, as in DARTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,11 +121,8 @@ class ImageTask:
         return normalise(x, self.data.mean, self.data.std)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        """Mean cross entropy (nats); in train mode plus that of the auxiliary head, if there is one."""
+        """Mean cross entropy (nats)."""
         x, y = batch
-        if network.training and getattr(network, "auxiliary_head", None) is not None:
-            logits, auxiliary = network.with_auxiliary(x)
-            return cross_entropy(logits, y) + AUXILIARY_WEIGHT * cross_entropy(auxiliary, y)
         return cross_entropy(network(x), y)
 
     @torch.no_grad()
@@ -162,8 +156,3 @@ class ImageTask:
     def flops(self, network: nn.Module) -> int:
         """Floating-point operations of one forward pass over the training images."""
         return len(self.data.train.y) * network.flops()
-
-
-def schedule_drop_path(network: FixedImageNetwork, epoch: int, epochs: int, highest: float = DROP_PATH) -> None:
-    """Set the probability of `epoch` (from 0) of `epochs`: it grows linearly from 0 towards `highest`, as in DARTS."""
-    network.drop_path = highest * epoch / epochs
