@@ -179,12 +179,6 @@ def largest_weight(network: SearchSpace, settings: SearchSettings) -> Operation 
     return operation_to_duplicate(growable_operations(network, max_copies=settings.max_copies), settings.duplicate_above)
 
 
-def random_operation(network: SearchSpace, settings: SearchSettings) -> Operation | None:
-    """One that owns weights, every one as likely: the control of the other choices."""
-    growable = list(growable_operations(network, max_copies=settings.max_copies))
-    return growable[int(torch.randint(len(growable), ()))] if growable else None
-
-
 def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings) -> tuple[list[Split], float]:
     """The operation whose split lowers the training loss in the most units, or all whose split lowers it [JG criteria].
 

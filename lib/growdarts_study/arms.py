@@ -5,10 +5,10 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from growdarts.settings import SearchSettings
 from growdarts_study.config import Grid, two_input_operations
+from growdarts_study.controls import ControlledSettings
 from growdarts_study.page_settings import OneSeries, SeriesOf
-from growdarts_study.settings import StudySettings, no_value_twice
+from growdarts_study.settings import no_value_twice
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ RIVALS = {"lstm": ("lstm", 1), "gru": ("gru", 1), "lstm_2": ("lstm", 2), "gru_2"
 ARMS = (*SEARCHES, *DRAWS, *RIVALS)
 
 
-class SearchesSettings(SearchSettings, StudySettings):
+class SearchesSettings(ControlledSettings):
     """What all arms on a draw of a series depend on, apart from the series."""
 
     group: str = Field(pattern=r"^[a-z0-9_]+$", description="names the arms, for file names")

@@ -8,7 +8,7 @@ from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, RECURRENT
 from growdarts.devices import Device
 from growdarts_study.precision import Precision
 from growdarts.spaces.two_input.operations import TWO_INPUT
-from growdarts.settings import SearchSettings
+from growdarts_study.controls import ControlledSettings
 from growdarts_study.settings import StudySettings, known_operations, no_value_twice
 
 Tier = Literal["smoke", "reduced", "workstation", "full"]
@@ -33,7 +33,7 @@ class Grid(StudySettings):
 class MethodGrid(Grid):
     """The notebook of an experiment that runs several methods, each a `run_class` of the same settings."""
 
-    run_class: ClassVar[type[SearchSettings]]
+    run_class: ClassVar[type[ControlledSettings]]
 
     def label(self) -> str:
         """What a job of the batch is called."""
@@ -65,7 +65,7 @@ Generated = Literal["linear_var", "garch", "bilinear", "setar", "narma10", "mack
 SeriesName = Literal["synthetic_var", "eu_stock_markets", "g7_brics", "log_range", "santa_fe_laser", "nyc_weather", Generated]
 
 
-class TimeSeriesSettings(SearchSettings, StudySettings):
+class TimeSeriesSettings(ControlledSettings):
     """What a time-series run depends on, apart from the method and the origin."""
 
     dataset: SeriesName = Field(description="which series; see growdarts_study.data.series")
@@ -116,7 +116,7 @@ class TimeSeriesConfig(TimeSeriesSettings, MethodGrid):
 # ---- language ----------------------------------------------------------------------------------
 
 
-class LanguageSettings(SearchSettings, StudySettings):
+class LanguageSettings(ControlledSettings):
     """What a language-modelling run depends on, apart from the method."""
 
     dataset: Literal["grammar", "penn_treebank", "folder"] = Field(description="which text; see growdarts_study.data.text")
@@ -195,7 +195,7 @@ class LanguageConfig(LanguageSettings, MethodGrid):
 # ---- images ------------------------------------------------------------------------------------
 
 
-class ImageSettings(SearchSettings, StudySettings):
+class ImageSettings(ControlledSettings):
     """What an image classification run depends on, apart from the method."""
 
     dataset: Literal["digits", "cifar10"] = Field(description="which images; see growdarts_study.data.images")

@@ -79,10 +79,6 @@ class TwoInputForecaster(Forecaster, SearchSpace):
     def genotype(self) -> Genotype:
         return Genotype(tuple(cell.derive() for cell in self.cells))
 
-    def derived_operations(self) -> list[str]:
-        """The operation that `genotype` has of every mixture, not always the strongest one (Deviation D13)."""
-        return [node[0] for layer in self.genotype().layers for node in layer]
-
 
 def two_input_forecaster(features: int, hidden: int, n_layers: int, n_nodes: int,
                          operations: Sequence[str], outputs: int | None = None) -> TwoInputForecaster:
