@@ -101,7 +101,7 @@ def test_a_language_run_trains_with_its_own_decay_and_is_tested_on_test_text(mon
     monkeypatch.setattr(language, "fit", lambda network, parameters, task, settings, *rest, **more: (
         seen.append(settings), fit(network, parameters, task, settings, *rest, **more))[1])
     parts = []
-    monkeypatch.setattr(language.LanguageTask, "evaluate", lambda self, network, part, *_: (
+    monkeypatch.setattr(language.MixedPrecisionTask, "evaluate", lambda self, network, part, *_: (
         parts.append(part), {"test": 2.5, "validation": 2.25, "train": 2.0}[part])[1])
     config = smoke("language", methods=["lstm"], weight_decay=0.5, train_weight_decay=0.125)
     result = experiments.run(config)["result"]
