@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from growdarts.captured import active
+from growdarts.devices.captured import active
 from growdarts.space import SearchSpace
 from growdarts.tracing import statistics_kept
 

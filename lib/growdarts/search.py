@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from growdarts.captured import Graphs
+from growdarts.devices.captured import Graphs
 from growdarts.bilevel import VirtualStep, alpha_gradient
 from growdarts.space import SearchSpace
 from growdarts.checkpoints import Checkpoint, fingerprint

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import register_dataclass
 
-from growdarts.captured import Graphs
+from growdarts.devices.captured import Graphs
 from growdarts.training import MeanLoss
 from growdarts.spaces.darts_recurrent.highway import masked, uniform
 from growdarts.devices import find_device, to_device
@@ -154,7 +154,7 @@ class Memory:
     after: State | None = field(default=None, init=False)
 
 
-register_dataclass(Memory)  # for `growdarts.captured`
+register_dataclass(Memory)  # for `growdarts.devices.captured`
 
 
 class Window(NamedTuple):
