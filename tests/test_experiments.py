@@ -152,8 +152,8 @@ def test_too_many_images_are_named_before_anything_is_trained(monkeypatch, phase
 
 
 def test_an_image_run_cuts_out_in_training_only(monkeypatch):
-    seen, task = [], images.ImageTask
-    monkeypatch.setattr(images, "ImageTask", lambda *arguments, **more: (seen.append(more.get("cutout_length", 0)),
-                                                                         task(*arguments, **more))[1])
+    seen, prepared = {}, images.AuxiliaryTask.__post_init__
+    monkeypatch.setattr(images.ImageTask, "__post_init__", lambda task: (
+        seen.setdefault(type(task).__name__, task.cutout_length), prepared(task))[1])
     experiments.run(smoke("images", methods=["grow"], cutout_length=3, search_epochs=1, train_epochs=1))
-    assert seen == [0, 3]
+    assert seen == {"ImageTask": 0, "AuxiliaryTask": 3}

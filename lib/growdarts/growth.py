@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from growdarts.criteria import Operation, operation_to_duplicate
+from growdarts.criteria import Operation
 from growdarts.space import OperationOwner, SearchSpace
 from growdarts.mixture import Mixture, operation_name
 from growdarts.settings import SearchSettings
@@ -115,7 +115,7 @@ def operation_owner(network: SearchSpace, mixture: Mixture) -> OperationOwner:
     raise ValueError(f"{type(network).__name__} has no part that can duplicate the operations {mixture.keys}")
 
 
-def growable_operations(network: SearchSpace, *, max_copies: int | None = None) -> dict[tuple[int, str], float]:
+def growable_operations(network: SearchSpace, *, max_copies: int | None = None) -> dict[Operation, float]:
     """Mixture weights of all operations that own weights and of which the mixture holds fewer than `max_copies`."""
     return {(i, key): weight for i, mixture in enumerate(network.mixtures())
             for owner in [operation_owner(network, mixture)]
@@ -172,11 +172,6 @@ def carry_moments(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, ta
 
 SPLIT_BATCHES = 1  # training batches that the splitting matrices are averaged over
 LANCZOS_STEPS = 60  # most products with the matrices; each costs about two forward passes
-
-
-def largest_weight(network: SearchSpace, settings: SearchSettings) -> Operation | None:
-    """The operation of the largest mixture weight, if that is above `duplicate_above` [JG criteria]."""
-    return operation_to_duplicate(growable_operations(network, max_copies=settings.max_copies), settings.duplicate_above)
 
 
 def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings) -> tuple[list[Split], float]:

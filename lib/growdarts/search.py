@@ -20,9 +20,9 @@ from growdarts.bilevel import VirtualStep, alpha_gradient
 from growdarts.space import SearchSpace
 from growdarts.checkpoints import Checkpoint, fingerprint
 from growdarts.settings import SearchSettings
-from growdarts.criteria import Operation, gained_since, growing_helps, stage_is_over
+from growdarts.criteria import Operation, gained_since, growing_helps, operation_to_duplicate, stage_is_over
 from growdarts.history import Progress, SearchResult, mixture_weights
-from growdarts.growth import grow_node, grow_operation, growable_operations, growth_step, largest_weight, steepest_descent
+from growdarts.growth import grow_node, grow_operation, growable_operations, growth_step, steepest_descent
 from growdarts.pruning import held_operations, prune, renew_statistics, resample
 from growdarts.training import (DivergenceError, MeanLoss, Task, learning_rate, theta_epoch, theta_optimizer,
                                 theta_step)
@@ -146,10 +146,12 @@ class Search:
 
     def _chosen_operations(self) -> dict[Operation, Mapping[str, Tensor] | None]:
         """Operations to duplicate, each with the direction of its split, None for a random one."""
-        if self.settings.grow_operations == "morphism":
-            one = largest_weight(self.network, self.settings)
+        settings = self.settings
+        if settings.grow_operations == "morphism":
+            weights = growable_operations(self.network, max_copies=settings.max_copies)
+            one = operation_to_duplicate(weights, settings.duplicate_above)
             return {} if one is None else {one: None}
-        splits, passes = steepest_descent(self.network, self.task, self.settings)
+        splits, passes = steepest_descent(self.network, self.task, settings)
         self.state.flops += passes * self.task.flops(self.network)
         return {split.operation: split.direction for split in splits}
 

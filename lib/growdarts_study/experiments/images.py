@@ -12,7 +12,6 @@ from growdarts_study.experiments import phases
 from growdarts_study.experiments.auxiliary import AuxiliaryNetwork, AuxiliaryTask
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
-from growdarts.devices import random_devices
 from growdarts.settings import DataError
 from growdarts.tasks.images import ImageData, ImageTask
 from growdarts_study.data.images import load_images
@@ -31,7 +30,7 @@ def run(config: ImageRun, *, device: torch.device, checkpoints: Path | None = No
     training and the test count wrong answers.
     """
     search_data, data = _data(config, "search"), _data(config, "train")  # a search in vain costs hours
-    with torch.random.fork_rng(devices=random_devices(device)):
+    with torch.random.fork_rng(devices=phases.random_devices(device)):
         searched = phases.search(
             config, lambda nodes: search_network(config, search_data, nodes).to(memory_format=CHANNELS_LAST),
             ImageTask(search_data, config.batch_size, measure="loss", device=device), checkpoints, progress)

@@ -16,7 +16,6 @@ from growdarts_study.config import SEARCHING, LanguageRun
 from growdarts.spaces.darts.genotypes import RecurrentGenotype
 from growdarts_study.experiments import phases
 from growdarts.spaces.two_input.genotype import Genotype
-from growdarts.devices import random_devices
 from growdarts.settings import ConfigError
 from growdarts.tasks.language import Dropout, LanguageModel
 from growdarts_study.precision import MixedPrecisionTask, used_precision
@@ -38,7 +37,7 @@ def run(config: LanguageRun, *, device: torch.device, checkpoints: Path | None =
     words = len(text.vocabulary)
     searched_text = replace(text, train=text.train[:config.search_tokens])
     _columns_fit(config, searched_text, text)
-    with torch.random.fork_rng(devices=random_devices(device)):
+    with torch.random.fork_rng(devices=phases.random_devices(device)):
         searched = phases.search(config, lambda nodes: search_model(config, words, nodes), task_of(
             config, searched_text, config.batch_size, device), checkpoints, progress)
         genotype = searched.result.genotype if searched else PTB_DARTS_V2 if config.method == "darts_v2" else None

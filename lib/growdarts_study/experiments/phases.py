@@ -16,7 +16,6 @@ from growdarts_study.config import SEARCHING
 from growdarts_study.controls import ControlledSearch, ControlledSettings
 from growdarts.space import SearchSpace
 from growdarts.checkpoints import Checkpoint, replacing
-from growdarts.devices import random_devices
 from growdarts.history import SearchResult
 from growdarts.settings import ConfigError
 from growdarts.training import Fit, Task
@@ -82,6 +81,11 @@ def rows(config: Any, hashes: dict[str, str], make: Callable[[str, dict[str, Any
                     with replacing(kept) as temporary:
                         temporary.write_text(json.dumps({"data": hashes, "rows": made}))
     return made
+
+
+def random_devices(device: torch.device) -> list[torch.device]:
+    """Of `torch.random.fork_rng`: those besides the CPU on which a run on `device` draws."""
+    return [device] if device.type == "cuda" else []
 
 
 def largest_width(build: Callable[[int], nn.Module], parameters: int, step: int = 1) -> int:
