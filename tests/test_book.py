@@ -182,6 +182,15 @@ def test_the_api_page_has_every_public_name():
 
 # The built book.
 
+def test_a_picture_that_another_page_quotes_stands_in_its_own():
+    """Only then is its file written; a build over an older one would hide that."""
+    quoted = [(page.parent / doc, picture) for page in (ROOT / "book").glob("*.md")
+              for picture, doc in re.findall(r"```{glue} (picture\w+)\n:doc: (\S+)", page.read_text(encoding="utf-8"))]
+    assert quoted
+    for notebook, picture in quoted:
+        assert f"```{{glue}} {picture}\\n" in notebook.read_text(encoding="utf-8"), f"{picture} is not shown in {notebook.name}"
+
+
 def pages() -> list[Path]:
     """Every HTML page; under _static the theme keeps templates, which nobody opens."""
     return [p for p in sorted(BOOK.rglob("*.html")) if BOOK / "_static" not in p.parents]

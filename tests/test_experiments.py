@@ -41,6 +41,45 @@ def test_a_language_run_ends_in_a_record(method):
     assert records.without_timing(record) == records.without_timing(experiments.run(config))
 
 
+@pytest.mark.parametrize("space, operations", [("two_input", ["add_tanh", "add_identity", "carry"]),
+                                               ("darts_recurrent", ["none", "tanh", "relu"])])
+def test_the_best_of_random_cells_is_trained(space, operations):
+    config = smoke("language", methods=["random"], space=space, operations=operations, draws=3, learning_rates=[0.01, 0.003],
+                   rate_epochs=1, parameters=2000, weights_of="cell")
+    result = experiments.run(config)["result"]
+    best = min(result["draws"], key=lambda draw: draw["validation_error"])
+    assert len(result["draws"]) == 3 and len({str(draw["genotype"]) for draw in result["draws"]}) > 1
+    assert (result["genotype"], result["learning_rate"]) == (best["genotype"], best["learning_rate"])
+    assert 0.8 * 2000 < result["cell_parameters"] <= 2000 < result["parameters"]
+
+
+def test_a_gru_is_torchs():
+    torch.manual_seed(0)
+    cell, x = language.GRU(5), torch.randn(4, 3, 5)
+    states, last = cell(x[:2])
+    whole = cell.layer(x)[0]
+    torch.testing.assert_close(torch.cat([states, cell(x[2:], last)[0]]), whole)  # carried over
+    assert cell.flops() == 2 * 6 * 5 * 5
+    assert experiments.run(smoke("language", methods=["gru"]))["result"]["genotype"] is None
+
+
+def test_every_seed_reads_another_stretch():
+    ids = torch.arange(10)
+    assert [language.stretch(ids, 3, seed).tolist() for seed in (0, 2, 3)] == [[0, 1, 2], [6, 7, 8], [0, 1, 2]]
+    assert language.stretch(ids, None, 5) is ids and len(language.stretch(ids, 11, 5)) == 10
+
+
+def test_a_training_reads_a_stretch_only():
+    flops = [experiments.run(smoke("language", methods=["lstm"], train_tokens=n))["result"]["train_flops"] for n in (1000, 2000)]
+    assert flops[1] == pytest.approx(2 * flops[0])
+
+
+def test_counting_is_recorded():
+    result = experiments.run(smoke("language", methods=["kneser_ney"]))["result"]
+    assert result["validation_error"] == min(result["orders"].values()) == result["orders"][str(result["order"])]
+    assert result["floor"] < result["test_perplexity"] < 1.1 * result["floor"]  # of a Markov chain of first order
+
+
 def test_the_search_of_a_language_run_reads_the_start_of_the_text_only():
     flops = [experiments.run(smoke("language", methods=["fixed"], search_epochs=1, search_tokens=n))["cost"]["search_flops"]
              for n in (1000, 2000)]

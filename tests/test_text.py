@@ -10,7 +10,7 @@ import torch
 from growdarts_study.data import text
 from growdarts_study.data.files import cache_folder
 from growdarts.settings import DataError
-from growdarts_study.data.text import (EOS, GRAMMAR_TOKENS, RULES, TEXTS, UNKNOWN, WORDS, encode, entropy_rate,
+from growdarts_study.data.text import (EOS, GRAMMAR_TOKENS, RULES, TEXTS, UNKNOWN, WORDS, encode, entropy_rate, spelled,
                                        grammar_matrix, load_text, sample_chain, text_hashes)
 from growdarts.tasks.text import batchify, windows
 
@@ -45,6 +45,19 @@ def test_penn_treebank(penn_treebank):
     assert ptb.vocabulary[ptb.validation[14]] == EOS
     assert (ptb.train == ptb.vocabulary.index(EOS)).sum() == 42_068  # sentences
     assert list(ptb.hashes) == ["ptb/ptb.train.txt", "ptb/ptb.valid.txt", "ptb/ptb.test.txt"]
+
+
+def test_characters_of_penn_treebank(penn_treebank):
+    found = load_text("penn_treebank_characters")
+    assert [len(found.train), len(found.validation), len(found.test)] == [5_017_482, 393_042, 442_423]
+    assert len(found.vocabulary) == 50  # as everywhere
+    assert "".join(found.vocabulary[i] for i in found.validation[:30]) == "consumers_may_want_to_move_the"
+    assert (found.train == found.vocabulary.index(EOS)).sum() == 42_068
+    assert found.hashes == penn_treebank.hashes
+
+
+def test_words_are_spelled():
+    assert spelled(["a", "big", EOS, EOS, UNKNOWN, EOS]) == ["a", "_", "b", "i", "g", EOS, EOS, *"<unk>", EOS]
 
 
 @pytest.mark.parametrize("pattern", ["{}.txt", "wiki.{}.tokens"])

@@ -119,11 +119,12 @@ class TimeSeriesConfig(TimeSeriesSettings, MethodGrid):
 class LanguageSettings(ControlledSettings):
     """What a language-modelling run depends on, apart from the method."""
 
-    dataset: Literal["grammar", "penn_treebank", "folder"] = Field(description="which text; see growdarts_study.data.text")
+    dataset: Literal["grammar", "penn_treebank", "penn_treebank_characters", "folder"] = Field(
+        description="which text; see growdarts_study.data.text")
     folder: str | None = Field(description="files of dataset 'folder', e.g. WikiText-2; else None")
     space: Literal["two_input", "darts_recurrent"] = Field(description="what is searched")
     n_layers: int = Field(ge=1, le=8, description="stacked cells; 1 for 'darts_recurrent'")
-    search_tokens: int | None = Field(ge=100, description="tokens at the start of the training part that a search "
+    search_tokens: int | None = Field(ge=100, description="tokens at the start of what is read that a search "
                                       "uses; None: all")
     hidden: int = Field(ge=1, le=4096, description="units H of the cell during the search")
     batch_size: int = Field(ge=1, description="columns of text per gradient step of the search")
@@ -131,6 +132,12 @@ class LanguageSettings(ControlledSettings):
 
     parameters: int = Field(ge=100, description="most weights of a network that is trained from scratch; its width "
                             "is the largest that these allow")
+    weights_of: Literal["network", "cell"] = Field(default="network", description="whose weights these are: all, or "
+                                                   "those of the recurrent cell")
+    draws: int = Field(default=8, ge=1, description="random cells that method 'random' tries, each with one of the "
+                       "learning_rates")
+    train_tokens: int | None = Field(default=None, ge=100, description="tokens of the training part that a run reads: "
+                                     "the stretch of this length that its seed counts to, round and round; None: all")
     train_batch_size: int = Field(ge=1, description="columns of text per gradient step of the training from scratch")
     train_weight_decay: float = Field(ge=0, description="L2 factor in the training from scratch")
     learning_rates: list[float] | None = Field(default=None, min_length=1, description="steps of theta at first that "
@@ -157,12 +164,14 @@ class LanguageSettings(ControlledSettings):
             raise ValueError(f"parameter 'learning_rates' = {self.learning_rates}: every one must be above 0")
         if (self.dataset == "folder") != (self.folder is not None):
             raise ValueError(f"parameter 'folder' = {self.folder!r}: it goes with dataset 'folder', and only there")
+        methods = getattr(self, "methods", [getattr(self, "method", None)])
+        if "random" in methods and not self.learning_rates:
+            raise ValueError("parameter 'learning_rates' = None: method 'random' needs some, each cell is drawn with one of them")
         if self.space == "two_input":
             two_input_operations(self.operations)
-            methods = getattr(self, "methods", [getattr(self, "method", None)])
-            if self.dropout_hidden and set(methods) & set(SEARCHING):
-                raise ValueError(f"parameter 'dropout_hidden' = {self.dropout_hidden}: allowed is 0 where cells of "
-                                 "space 'two_input' are searched, they drop no states")
+            if self.dropout_hidden and set(methods) & {*SEARCHING, "random", "gru"}:
+                raise ValueError(f"parameter 'dropout_hidden' = {self.dropout_hidden}: allowed is 0 with GRU and two-input "
+                                 "cells, they drop no states")
         else:
             known_operations(self.operations, RECURRENT_OPERATIONS)
             if self.operations == ["none"] or self.n_layers > 1:
@@ -171,7 +180,7 @@ class LanguageSettings(ControlledSettings):
         return self
 
 
-LanguageMethod = Literal["lstm", "darts_v2", "fixed", "grow", "grow_fresh"]
+LanguageMethod = Literal["kneser_ney", "lstm", "gru", "darts_v2", "random", "fixed", "grow", "grow_fresh"]
 
 
 class LanguageRun(LanguageSettings):

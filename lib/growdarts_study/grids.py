@@ -122,6 +122,8 @@ def tier_of(experiment: str, tier: str, grids: Path = GRIDS) -> dict[str, Any]:
 
 def _variations(chosen: dict[str, Any]) -> list[dict[str, Any]]:
     """What differs between the jobs of a tier."""
+    if "groups" in chosen and "series" not in chosen:  # each a grid of methods
+        return [{**differs.get("parameters", {}), **varied} for differs in chosen["groups"].values() for varied in _variations(differs)]
     if "groups" in chosen:
         return [{**differs, "group": group, "series": {name: chosen["series"][name]}}
                 for group, differs in chosen["groups"].items() for name in differs.get("series", chosen["series"])]

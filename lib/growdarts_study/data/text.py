@@ -18,8 +18,8 @@ from growdarts_study.data.files import fetch, registered_sha256, sha256
 from growdarts.settings import DataError
 from growdarts.tasks.text import Text
 
-TEXTS = ("grammar", "penn_treebank", "folder")  # names that `load_text` knows
-EOS, UNKNOWN = "<eos>", "<unk>"
+TEXTS = ("grammar", "penn_treebank", "penn_treebank_characters", "folder")  # names that `load_text` knows
+EOS, UNKNOWN, SPACE = "<eos>", "<unk>", "_"
 PARTS = {"train": "train", "validation": "valid", "test": "test"}  # part -> its name in file names
 PENN_TREEBANK = tuple(f"ptb/ptb.{short}.txt" for short in PARTS.values())
 
@@ -29,7 +29,8 @@ def load_text(name: str, folder: Path | str | None = None) -> Text:
 
     Parameters
     ----------
-    name : one of `TEXTS`: "grammar" (written in code, offline), "penn_treebank" (10,000 words), "folder".
+    name : one of `TEXTS`: "grammar" (written in code, offline), "penn_treebank" (10,000 words), "penn_treebank_characters"
+        (the same letter by letter: 49 of them and `<eos>`, `<unk>` is spelled, "_" stands between words), "folder".
     folder : for "folder" only, holds for each of train, valid and test one file, `train.txt` or
         `wiki.train.tokens` as WikiText-2 calls it, not both; UTF-8, words separated by white space.
 
@@ -50,6 +51,8 @@ def load_text(name: str, folder: Path | str | None = None) -> Text:
     else:
         files = {path.name: path for path in _files_of(Path(folder).expanduser())}
     words = [read_words(path) for path in files.values()]
+    if name == "penn_treebank_characters":
+        words = [spelled(part) for part in words]
     index: dict[str, int] = {}
     for word in words[0]:
         index.setdefault(word, len(index))
@@ -61,7 +64,7 @@ def text_hashes(name: str, folder: Path | str | None = None) -> dict[str, str]:
     """The sha256 of everything that a text is read from, without reading it where it is fixed beforehand."""
     if name == "grammar":
         return grammar_text().hashes
-    if name == "penn_treebank":
+    if name.startswith("penn_treebank"):
         return {file: registered_sha256(file) for file in PENN_TREEBANK}
     return {path.name: sha256(path) for path in _files_of(Path(folder).expanduser())}
 
@@ -89,6 +92,14 @@ def read_words(path: Path) -> list[str]:
     if all(word == EOS for word in words):
         raise DataError(f"{path} holds no words")
     return words
+
+
+def spelled(words: Sequence[str]) -> list[str]:
+    """The characters of words, `SPACE` between two of a line."""
+    found: list[str] = []
+    for word, following in zip(words, [*words[1:], EOS], strict=True):
+        found += [EOS] if word == EOS else word if following == EOS else word + SPACE
+    return found
 
 
 def encode(words: Sequence[str], index: Mapping[str, int], source: str) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from growdarts.spaces.two_input.network import derived_layers, two_input_layers
 from growdarts_study.experiments.lstm import LSTM
@@ -15,6 +16,8 @@ from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts_study.config import SEARCHING, LanguageRun
 from growdarts.spaces.darts.genotypes import RecurrentGenotype
 from growdarts_study.experiments import phases
+from growdarts_study.experiments.kneser_ney import KneserNey
+from growdarts_study.experiments.time_series import random_genotype
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.settings import ConfigError
 from growdarts.tasks.language import Dropout, LanguageModel
@@ -25,53 +28,138 @@ from growdarts.tasks.text import Text
 from growdarts.training import DivergenceError, Fit, fit
 
 
+ORDERS = range(2, 10)  # words of the longest n-gram that is counted
+
+
+class GRU(nn.Module):
+    """torch's GRU of one layer as the cell of a language model."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inputs = self.hidden = width
+        self.layer = nn.GRU(width, width)
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """States (T, B, H) from x (T, B, H), and the last (B, H)."""
+        states, last = self.layer(x, None if h is None else h[None])
+        return states, last[0]
+
+    def flops(self) -> int:
+        """Multiply-adds, counted twice, of the matrix products of one time step and sample."""
+        return 2 * (self.layer.weight_ih_l0.numel() + self.layer.weight_hh_l0.numel())
+
+
 def run(config: LanguageRun, *, device: torch.device, checkpoints: Path | None = None,
         progress: bool = False) -> dict[str, Any]:
     """Search a cell unless the method has one, train it from scratch on the whole text, test it once.
 
     Every network that is trained from scratch has the width that `config.parameters` weights allow it, so that
     LSTM, the published cell and a found one compete at equal size; each at the best of `config.learning_rates` for it.
-    Errors are nats a word.
+    Of random cells the best on validation after a trial is trained. Errors are nats a token.
     """
     text = load_text(config.dataset, config.folder)
     words = len(text.vocabulary)
+    text = replace(text, train=stretch(text.train, config.train_tokens, config.seed))
     searched_text = replace(text, train=text.train[:config.search_tokens])
+    if config.method == "kneser_ney":
+        return _counted(config, text, device)
     _columns_fit(config, searched_text, text)
     with torch.random.fork_rng(devices=phases.random_devices(device)):
         searched = phases.search(config, lambda nodes: search_model(config, words, nodes), task_of(
             config, searched_text, config.batch_size, device), checkpoints, progress)
-        genotype = searched.result.genotype if searched else PTB_DARTS_V2 if config.method == "darts_v2" else None
+        known = searched.result.genotype if searched else PTB_DARTS_V2 if config.method == "darts_v2" else None
         task = task_of(config, text, config.train_batch_size, device)
-        width = phases.largest_width(lambda hidden: model(config, words, genotype, hidden), config.parameters)
 
-        def train(phase: str, **changes: float) -> tuple[LanguageModel, Fit]:
+        def train(genotype: Genotype | RecurrentGenotype | None, phase: str, **changes: float) -> tuple[LanguageModel, Fit]:
+            hidden = width(config, words, genotype)
             phases.seed(config, "train")  # equal weights at first
-            network = model(config, words, genotype, width).to(device)
+            network = model(config, words, genotype, hidden).to(device)
             settings = config.model_copy(update={"weight_decay": config.train_weight_decay, **changes})
             return network, fit(network, network.theta_parameters(), task, settings,
                                 phases.checkpoint(config, phase, checkpoints),
-                                label=f"{config.method} H={width} {phase}", progress=progress)
+                                label=f"{config.method} H={network.cell.hidden} {phase}", progress=progress)
 
-        trials = {}  # validation error by learning rate; None: diverged
-        for rate in config.learning_rates or ():
+        trials = []  # cell, learning rate, validation error (None: diverged), operations
+        for genotype, rate in _candidates(config, known):
+            name = f"draw {len(trials)}" if config.method == "random" else f"rate {rate:g}"
             try:
-                trials[rate] = train(f"rate {rate:g}", learning_rate=rate,
-                                     train_epochs=config.rate_epochs)[1].validation_error
+                network, fitted = train(genotype, name, learning_rate=rate, train_epochs=config.rate_epochs)
+                trials.append((genotype, rate, fitted.validation_error, _flops(task, network, fitted)))
             except DivergenceError:
-                trials[rate] = None
-        rate = min(trials, key=lambda rate: math.inf if trials[rate] is None else trials[rate], default=config.learning_rate)
-        network, trained = train("train", learning_rate=rate)
+                trials.append((genotype, rate, None, 0.0))
+        genotype, rate, *_ = min(trials, key=lambda trial: math.inf if trial[2] is None else trial[2],
+                                 default=(known, config.learning_rate))
+        network, trained = train(genotype, "train", learning_rate=rate)
     started = time.perf_counter()
     error = task.evaluate(network, "test")
-    return phases.record(config, text.hashes, searched, {str(width): trained}, time.perf_counter() - started, {
+    return phases.record(config, text.hashes, searched, {str(network.cell.hidden): trained}, time.perf_counter() - started, {
         "test_error": error, "test_perplexity": perplexity(error),
         "validation_error": task.evaluate(network, "validation"), "floor": text.floor, "words": words,
         "tokens": {part: len(getattr(text, part)) for part in ("train", "validation", "test")},
         "optimizer": config.optimizer, "learning_rate": rate,
-        "learning_rates": {f"{rate:g}": error for rate, error in trials.items()},
+        "learning_rates": {} if config.method == "random" else {f"{rate:g}": error for _, rate, error, _ in trials},
+        "draws": [{"genotype": cell.to_dict(), "learning_rate": rate, "validation_error": error}
+                  for cell, rate, error, _ in trials] if config.method == "random" else [],
+        "train_flops": _flops(task, network, trained) + sum(flops for *_, flops in trials),
         "precision": used_precision(config.precision, device),
-        "parameters": sum(p.numel() for p in network.theta_parameters()), "hidden": width,
+        "parameters": sum(p.numel() for p in network.theta_parameters()), "hidden": network.cell.hidden,
+        "cell_parameters": sum(p.numel() for p in network.cell.parameters()),
         "genotype": genotype.to_dict() if genotype else None}, device)
+
+
+def stretch(ids: Tensor, length: int | None, number: int) -> Tensor:
+    """Of `ids` the stretch with that number, counted round; all of them if `length` is None or too long."""
+    start = number % max(1, len(ids) // length) * length if length else 0
+    return ids[start:start + length] if length else ids
+
+
+def _counted(config: LanguageRun, text: Text, device: torch.device) -> dict[str, Any]:
+    """The record of counting n-grams: of the `ORDERS` the one with the least validation error."""
+    words, tried = len(text.vocabulary), {}
+    for order in ORDERS:
+        tried[order] = KneserNey(text.train.tolist(), order, words).error(text.validation.tolist())
+    best = KneserNey(text.train.tolist(), order := min(tried, key=tried.__getitem__), words)
+    error = best.error(text.test.tolist())
+    return phases.record(config, text.hashes, None, {}, 0.0, {
+        "test_error": error, "test_perplexity": perplexity(error), "validation_error": tried[order], "floor": text.floor,
+        "words": words, "tokens": {part: len(getattr(text, part)) for part in ("train", "validation", "test")},
+        "order": order, "orders": {str(order): error for order, error in tried.items()}, "learning_rates": {},
+        "parameters": best.counted(), "hidden": None, "genotype": None}, device)
+
+
+def _candidates(config: LanguageRun, known: Genotype | RecurrentGenotype | None) -> list[tuple[Any, float]]:
+    """The cells that are tried and their learning rates: every rate with the `known` cell (None: an LSTM or GRU), or random cells,
+    each with one rate."""
+    rates = config.learning_rates or []
+    if config.method != "random":
+        return [(known, rate) for rate in rates]
+    phases.seed(config, "draws")
+    return [(random_cell(config), rates[int(torch.randint(len(rates), ()))]) for _ in range(config.draws)]
+
+
+def random_cell(config: LanguageRun) -> Genotype | RecurrentGenotype:
+    """A uniform draw from the space: the number of nodes, then the operation of every node; in DARTS' graph the state that it reads as well."""
+    if config.space == "two_input":
+        return random_genotype(config)
+    operations = [name for name in config.operations if name != "none"]
+    nodes = range(int(torch.randint(1, config.max_nodes + 1, ())))
+    edges = [(operations[int(torch.randint(len(operations), ()))], int(torch.randint(node + 1, ()))) for node in nodes]
+    return RecurrentGenotype(tuple(edges), tuple(range(1, len(edges) + 1)))
+
+
+def _flops(task: LanguageTask, network: LanguageModel, fitted: Fit) -> float:
+    """Floating-point operations of a training; a step takes three passes."""
+    return 3.0 * len(fitted.errors) * task.flops(network)
+
+
+def width(config: LanguageRun, words: int, genotype: Genotype | RecurrentGenotype | None) -> int:
+    """The largest width whose network, or cell, has at most `config.parameters` weights."""
+
+    def counted(hidden: int) -> nn.Module:
+        network = model(config, words, genotype, hidden)
+        return network if config.weights_of == "network" else network.cell
+
+    return phases.largest_width(counted, config.parameters)
 
 
 def _columns_fit(config: LanguageRun, searched: Text, whole: Text) -> None:
@@ -95,9 +183,9 @@ def search_model(config: LanguageRun, words: int, n_nodes: int) -> LanguageModel
 
 
 def model(config: LanguageRun, words: int, genotype: Genotype | RecurrentGenotype | None, width: int) -> LanguageModel:
-    """The network that is trained from scratch, E = H = `width`: a derived or published cell, without one an LSTM."""
+    """The network that is trained from scratch, E = H = `width`: a derived or published cell, without one an LSTM or GRU."""
     if genotype is None:
-        cell = LSTM(width, width)
+        cell = GRU(width) if config.method == "gru" else LSTM(width, width)
     elif isinstance(genotype, RecurrentGenotype):
         cell = RecurrentCell(width, width, genotype)
     else:

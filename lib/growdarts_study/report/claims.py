@@ -10,7 +10,7 @@ from scipy import stats
 
 from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts_study.report.comparison import Interval, holm, interval
-from growdarts_study.report import streams
+from growdarts_study.report import language, streams
 from growdarts_study.report.contrasts import OVER_TASKS, WITHIN_TASK, Contrast, contrast
 from growdarts_study.report.searches import NAMES, costs_until_target, effects, judged
 
@@ -23,7 +23,7 @@ CLAIMS = {  # claim -> in a few words
 SIGNS = {"supported": "✓", "contradicted": "✗", "no difference worth having": "=", "undecided": "?", "not tested": "–"}
 WIDTH, HEIGHT = 150, 26  # of a plot, pixels
 SEEDS, PILOTS = 12, 5  # of the protocol, and its tasks that are no controls
-TASKS = {"C1": 9, "C3": 9, "C4": 6, "C5": 6, "C6": 6, "C7": 9, "C8": 9, "C9": 12, "C10": 6}  # of C9 seeds, its unit
+TASKS = {"C1": 9, "C2": 12, "C3": 9, "C4": 6, "C5": 6, "C6": 6, "C7": 9, "C8": 9, "C9": 12, "C10": 6}  # of C2 and C9 seeds, their unit
 PRIMARY = {"C1": [("grow_1", rival) for rival in ("lstm", "gru", "random")], "C4": [("forced_morphism", "forced_fresh")],
            "C5": [("copy_splitting", "wider")],
            "C7": [("fixed_4", "graph_fixed"), ("grow_1", "graph_grow")]}  # whose p-values are corrected together
@@ -52,7 +52,8 @@ class Verdict:
 
     def data(self) -> str:
         """What it rests on."""
-        return f"{len(streams.JUDGED)} streams, {self.seeds} seeds" if self.claim == "C9" else f"{self.estimate.n} series, {self.seeds} seeds each"
+        on = {"C2": "stretches of Penn Treebank", "C9": f"seeds of {len(streams.JUDGED)} streams"}.get(self.claim)
+        return f"{self.estimate.n} {on}" if on else f"{self.estimate.n} series, {self.seeds} seeds each"
 
     def in_percent(self) -> Interval:
         """The estimate as a change in percent."""
@@ -150,6 +151,12 @@ def on_streams(runs: pd.DataFrame) -> Verdict:
     """C9, by the rules of E7."""
     one = streams.c9(runs)
     return Verdict("C9", one.what, one.verdict, one.estimate, WITHIN_TASK, one.n, one.complete)
+
+
+def on_language(runs: pd.DataFrame) -> Verdict:
+    """C2, by its rules."""
+    one = language.c2(runs)
+    return Verdict("C2", one.what, one.verdict, one.estimate, language.MARGIN, one.estimate.n)
 
 
 def verdict_table(found: Sequence[Verdict]) -> pd.DataFrame:

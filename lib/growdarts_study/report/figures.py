@@ -1,7 +1,7 @@
 """Records -> figures: of one search, then of many runs. Nothing here trains."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,7 +19,7 @@ from growdarts_study.report.comparison import Difference, Interval, relative_dif
 # Okabe & Ito's colours; methods and operations differ in marker or dash as well, for grey prints.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F"]
 LABELS = {"mean": "historical mean", "var1": "VAR(1)", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM",
-          "darts_v2": "DARTS V2 cell", "random": "random cell", "fixed": "fixed backbone",
+          "darts_v2": "DARTS V2 cell", "kneser_ney": "Kneser-Ney", "random": "random cell", "fixed": "fixed backbone",
           "grow": "growing (morphism)", "grow_fresh": "growing (fresh weights)"}
 MARKERS = "osv^DPX*h"
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (6, 2, 2, 2))]
@@ -53,14 +53,14 @@ def interval_bar(ax: Axes, row: float, value: float, low: float | None, high: fl
     ax.plot(value, row, marker=marker, ms=8, color=colour, mec="black")
 
 
-def ranked(rows: Sequence[tuple[str, float, float | None, float | None]], label: str, form: str = ".1f") -> Figure:
+def ranked(rows: Sequence[tuple[str, float, float | None, float | None]], label: str, form: str = ".1f", names: Mapping[str, str] = LABELS) -> Figure:
     """A dot a method with its number beside it, and the interval from low to high where there is one; as wide as a phone."""
     figure, ax = plt.subplots(figsize=(WIDTH, 0.8 + 0.34 * len(rows)))
     for row, (method, value, low, high) in enumerate(rows):
         interval_bar(ax, row, value, low, high, *((COLOURS[1], "D") if method == "grow" else (COLOURS[0], "o")))
         ax.annotate(f"{value:{form}}", (1.02, row), xycoords=("axes fraction", "data"), va="center")
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label, xmargin=0.08)
-    ax.set_yticks(range(len(rows)), [LABELS[method] for method, *_ in rows])
+    ax.set_yticks(range(len(rows)), [names[method] for method, *_ in rows])
     ax.grid(axis="y", color="#DDDDDD")
     return figure
 

@@ -1,0 +1,119 @@
+"""Records of language modelling by characters -> one table of arms; the verdict on C2 [protocol C2].
+
+An effect is 100 times the logarithm of a ratio of perplexities a word: a word's error is that of its characters, the space or
+line end after it among them. Every seed reads another stretch of the training text: it is the unit.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy import stats
+
+from growdarts_study.report.comparison import Interval, holm, interval, outcome
+from growdarts_study.report import figures
+from growdarts_study.report.tables import p_text
+from growdarts_study.report.verdicts import working_nodes
+
+DATASET = "penn_treebank_characters"
+NAMES = {"grow": "growing", "fixed": "fixed, 4 nodes", "random": "random cells", "graph_grow": "DARTS' graph, growing",
+         "graph_fixed": "DARTS' graph, fixed", "graph_random": "DARTS' graph, random", "darts_v2": "DARTS V2 cell", "lstm": "LSTM", "gru": "GRU",
+         "kneser_ney": "Kneser-Ney, counts"}
+RIVALS = ("lstm", "gru", "random")  # of growing, on which C2 rests
+MARGIN, SEEDS = 3.0, 12  # percent of the perplexity a word; of the protocol
+WORDS = 82_430  # of the test text, ends of lines among them
+
+
+def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """A row a run, by seed and arm: bits (a character), word (nats a word), flops (of search, trials and training), weights (of the
+    cell), hidden, genotype, nodes."""
+    rows = []
+    for record in records:
+        config, result = record["config"], record["result"]
+        if config["dataset"] == DATASET:
+            cell = result["genotype"]
+            rows.append({
+                "seed": config["seed"], "arm": "graph_" * (config["space"] == "darts_recurrent") + config["method"],
+                "bits": result["test_error"] / np.log(2), "word": result["test_error"] * result["tokens"]["test"] / WORDS,
+                "flops": record["cost"]["search_flops"] + result.get("train_flops", 0.0), "weights": result.get("cell_parameters"),
+                "hidden": result["hidden"], "genotype": result["genotype"],
+                "nodes": np.nan if cell is None else working_nodes(record) if "layers" in cell else len(cell["recurrent"])})
+    return pd.DataFrame(rows).set_index(["seed", "arm"]).sort_index() if rows else pd.DataFrame()
+
+
+def effects(runs: pd.DataFrame, arm: str, rival: str) -> pd.Series:
+    """100 times the log ratio of perplexities a word, by seed, where both are there."""
+    ours, theirs = (runs["word"].xs(name, level="arm") for name in (arm, rival))
+    return (100 * (ours - theirs)).dropna()
+
+
+def _p_value(found: pd.Series) -> float:
+    return 1.0 if len(found) < 2 or np.allclose(found, 0) else float(stats.ttest_1samp(found, 0).pvalue)
+
+
+def _outcome(one: Interval, p_value: float) -> str:
+    """Of a single seed nothing can be said."""
+    return outcome([one], MARGIN, one.sign() if p_value < 0.05 else 0) if one.n > 1 else "undecided"
+
+
+class Judged(NamedTuple):
+    """The verdict on C2; the estimate is the least favourable of three, over its seeds."""
+
+    verdict: str
+    estimate: Interval
+    what: str
+
+
+def c2(runs: pd.DataFrame) -> Judged:
+    """Supported: growing is better than LSTM, GRU and random cells. Contradicted: it is worse than one of them."""
+    found = {rival: effects(runs, "grow", rival) for rival in RIVALS}
+    over = {rival: interval(values) for rival, values in found.items()}
+    said = {_outcome(over[rival], float(p)) for rival, p in zip(RIVALS, holm(map(_p_value, found.values())), strict=True)}
+    verdict = "undecided"
+    if "worse" in said:
+        verdict = "contradicted"
+    elif said == {"better"}:
+        verdict = "supported"
+    elif not said & {"better", "undecided"}:
+        verdict = "no difference worth having"
+    shown = max(RIVALS, key=lambda rival: over[rival].mean)
+    return Judged(verdict, over[shown], f"perplexity a word of text by characters, growing against {NAMES[shown]}, the least favourable of 3")
+
+
+def contrast_table(runs: pd.DataFrame, arm: str = "grow") -> pd.DataFrame:
+    """A row a rival: effect of the arm with its interval over seeds, p-value (corrected for the three that C2 rests on), outcome."""
+    there = [name for name in NAMES if name != arm and name in runs.index.get_level_values("arm")]
+    found = {rival: effects(runs, arm, rival) for rival in there}
+    found = {rival: values for rival, values in found.items() if len(values)}
+    p_values = {rival: _p_value(values) for rival, values in found.items()}
+    if arm == "grow" and set(RIVALS) <= set(found):
+        p_values |= dict(zip(RIVALS, map(float, holm(p_values[rival] for rival in RIVALS)), strict=True))
+    return pd.DataFrame([{
+        f"{NAMES[arm]} against": NAMES[rival], "perplexity a word": interval(values).percent().text("+.1f"), "p": p_text(p_values[rival]),
+        "outcome": _outcome(interval(values), p_values[rival]), "seeds": len(values)} for rival, values in found.items()]).set_index(f"{NAMES[arm]} against")
+
+
+def arms_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row an arm: bits a character with their interval, perplexity a word, operations over those of growing, units, effective nodes."""
+    rows = {}
+    for arm in [name for name in NAMES if name in runs.index.get_level_values("arm")]:
+        of_arm = runs.xs(arm, level="arm")
+        bits = interval(of_arm["bits"])
+        ratios = (of_arm["flops"] / runs["flops"].xs("grow", level="arm")).dropna() if "grow" in runs.index.get_level_values("arm") else []
+        network = of_arm["hidden"].notna().all()
+        rows[NAMES[arm]] = {
+            "bits a character": f"{bits.mean:.3f} ({bits.ends('.3f')})", "perplexity a word": f"{np.exp(of_arm['word'].mean()):.0f}",
+            "operations": f"{np.exp(np.log(ratios).mean()):.2g}" if network and len(ratios) else "-",
+            "units": f"{of_arm['hidden'].mean():.0f}" if network else "-",
+            "effective nodes": f"{of_arm['nodes'].mean():.1f}" if of_arm["nodes"].notna().all() else "-", "seeds": str(len(of_arm))}
+    return pd.DataFrame(rows).T
+
+
+def picture(runs: pd.DataFrame) -> Figure:
+    """A row an arm: mean bits a character with their interval over seeds."""
+    arms = [name for name in NAMES if name in runs.index.get_level_values("arm")]
+    means = [interval(runs["bits"].xs(arm, level="arm")) for arm in arms]
+    return figures.ranked([(arm, one.mean, *((one.low, one.high) if one.n > 1 else (None, None))) for arm, one in zip(arms, means, strict=True)],
+                          "bits a character of test text", ".2f", NAMES)

@@ -1,0 +1,63 @@
+"""Records of language modelling by characters -> effects, tables and the verdict on C2."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from growdarts_study.report import language
+
+
+def record(method, seed, nats, space="two_input", genotype=None, tokens=5 * language.WORDS, dataset=language.DATASET):
+    return {"config": {"dataset": dataset, "space": space, "method": method, "seed": seed}, "cost": {"search_flops": 4e9},
+            "result": {"test_error": nats, "tokens": {"test": tokens}, "train_flops": 6e9, "cell_parameters": 100, "hidden": 7, "genotype": genotype}}
+
+
+def runs_of(effects):
+    """Runs in which growing has so many percent (of the logarithm) over its rivals, seed by seed."""
+    return language.read([record("grow", seed, 1.3) for seed in range(len(next(iter(effects.values()))))] + [
+        record(rival, seed, 1.3 - effect / 500) for rival, of_seed in effects.items() for seed, effect in enumerate(of_seed)])
+
+
+def test_an_effect_is_the_ratio_of_perplexities_a_word():
+    runs = language.read([record("grow", 0, 1.31), record("lstm", 0, 1.30), record("lstm", 1, 1.0)])
+    found = language.effects(runs, "grow", "lstm")
+    assert found.index.tolist() == [0]  # paired
+    assert found[0] == pytest.approx(100 * np.log(np.exp(1.31) ** 5 / np.exp(1.30) ** 5))  # five characters a word
+
+
+def test_other_texts_stay_out_and_rows_have_names():
+    cell = {"layers": [[["carry"], ["add_tanh"], ["gate", "carry"]]]}
+    runs = language.read([record("grow", 0, np.log(4), genotype=cell), record("fixed", 0, 1.0, "darts_recurrent", {"recurrent": [["tanh", 0]] * 3}),
+                          record("lstm", 0, 1.0, dataset="penn_treebank")])
+    assert runs.index.tolist() == [(0, "graph_fixed"), (0, "grow")]
+    assert runs.loc[(0, "grow"), ["bits", "nodes", "flops"]].tolist() == pytest.approx([2, 2, 1e10])
+    assert runs.loc[(0, "graph_fixed"), "nodes"] == 3
+    assert language.read([]).empty
+
+
+@pytest.mark.parametrize("lstm, gru, random, verdict", [
+    (-5, -6, -4, "supported"), (-5, -6, 5, "contradicted"), (-5, -2, -4, "undecided"), (0.3, -0.4, 0.5, "no difference worth having"),
+    (-5, 0.3, -4, "undecided")])
+def test_verdicts(lstm, gru, random, verdict):
+    noise = np.linspace(-1, 1, 12)
+    found = language.c2(runs_of({"lstm": lstm + noise, "gru": gru + noise, "random": random + noise}))
+    assert found.verdict == verdict
+    assert found.estimate.mean == pytest.approx(max(lstm, gru, random)) and found.estimate.n == 12
+
+
+def test_one_seed_says_nothing_and_chance_is_not_told():
+    assert language.c2(runs_of({"lstm": [-9.0], "gru": [-9.0], "random": [-9.0]})).verdict == "undecided"
+    wide = np.linspace(-40, 30, 12)
+    assert language.c2(runs_of({"lstm": wide, "gru": wide, "random": wide})).verdict == "undecided"
+
+
+def test_tables():
+    runs = runs_of({"lstm": [-4.0, -6.0], "gru": [-4.0, -6.0], "random": [0.0, 0.0], "kneser_ney": [1.0, 1.0]})
+    table = language.contrast_table(runs)
+    assert table.index.tolist() == ["random cells", "LSTM", "GRU", "Kneser-Ney, counts"]
+    assert table.loc["LSTM", "perplexity a word"].startswith("-4.9 %")  # exp(-0.05)
+    assert table["seeds"].tolist() == [2] * 4
+    arms = language.arms_table(runs)
+    assert arms.loc["growing", "operations"] == "1" and arms.loc["growing", "bits a character"].startswith(f"{1.3 / np.log(2):.3f}")
+    assert isinstance(language.picture(runs).axes[0].get_xlabel(), str)
+    assert pd.isna(runs["nodes"]).all() and arms["effective nodes"].tolist() == ["-"] * 5
