@@ -21,7 +21,7 @@ from benchmarks.sizes import Size
 from growdarts.bilevel import VirtualStep, alpha_gradient
 from growdarts.space import SearchSpace
 from growdarts.spaces.two_input.network import derived_layers, two_input_layers
-from growdarts_study.experiments.lstm import LSTM
+from growdarts_study.experiments.rivals import LSTM
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from growdarts_study import published
 from growdarts.bilevel import VirtualStep, alpha_gradient, hessian_vector_product, second_order
 from growdarts.spaces.two_input.network import derived_layers, two_input_layers
-from growdarts_study.experiments.lstm import LSTM
+from growdarts_study.experiments.rivals import LSTM
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts_study.config import TimeSeriesRun

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from growdarts.spaces.two_input.network import derived_layers, two_input_layers
-from growdarts_study.experiments.lstm import LSTM
+from growdarts_study.experiments.rivals import GRU, LSTM
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts_study.config import SEARCHING, LanguageRun
@@ -27,26 +27,7 @@ from growdarts_study.data.text import load_text
 from growdarts.tasks.text import Text
 from growdarts.training import DivergenceError, Fit, fit
 
-
 ORDERS = range(2, 10)  # words of the longest n-gram that is counted
-
-
-class GRU(nn.Module):
-    """torch's GRU of one layer as the cell of a language model."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.inputs = self.hidden = width
-        self.layer = nn.GRU(width, width)
-
-    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """States (T, B, H) from x (T, B, H), and the last (B, H)."""
-        states, last = self.layer(x, None if h is None else h[None])
-        return states, last[0]
-
-    def flops(self) -> int:
-        """Multiply-adds, counted twice, of the matrix products of one time step and sample."""
-        return 2 * (self.layer.weight_ih_l0.numel() + self.layer.weight_hh_l0.numel())
 
 
 def run(config: LanguageRun, *, device: torch.device, checkpoints: Path | None = None,
@@ -147,7 +128,7 @@ def random_cell(config: LanguageRun) -> Genotype | RecurrentGenotype:
     return RecurrentGenotype(tuple(edges), tuple(range(1, len(edges) + 1)))
 
 
-def _flops(task: LanguageTask, network: LanguageModel, fitted: Fit) -> float:
+def _flops(task: MixedPrecisionTask, network: LanguageModel, fitted: Fit) -> float:
     """Floating-point operations of a training; a step takes three passes."""
     return 3.0 * len(fitted.errors) * task.flops(network)
 
@@ -201,7 +182,7 @@ def _dropout(config: LanguageRun) -> Dropout:
 def task_of(config: LanguageRun, text: Any, batch_size: int, device: str | torch.device = "cpu") -> MixedPrecisionTask:
     """The task of a run on `text`, in batches of `batch_size` columns."""
     return MixedPrecisionTask(text, batch_size, config.length, config.act_reg, config.temporal_act_reg,
-                        eval_batch_size=config.eval_batch_size, precision=config.precision, device=device)
+                              eval_batch_size=config.eval_batch_size, precision=config.precision, device=device)
 
 
 def perplexity(negative_log_likelihood: float) -> float:

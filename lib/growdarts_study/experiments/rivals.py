@@ -1,4 +1,4 @@
-"""The rival in language modelling: an LSTM whose state can be dropped.
+"""The rivals in language modelling: an LSTM whose state can be dropped, and a GRU.
 
 Shapes: T time, B batch, I inputs, H hidden.
 """
@@ -36,6 +36,24 @@ class LSTM(nn.Module):
             h = torch.sigmoid(o) * torch.tanh(c)
             states.append(h)
         return torch.stack(states), (h, c)
+
+    def flops(self) -> int:
+        """Multiply-adds, counted twice, of the matrix products of one time step and sample."""
+        return 2 * (self.layer.weight_ih_l0.numel() + self.layer.weight_hh_l0.numel())
+
+
+class GRU(nn.Module):
+    """torch's GRU of one layer as the cell of a language model."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inputs = self.hidden = width
+        self.layer = nn.GRU(width, width)
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """States (T, B, H) from x (T, B, H), and the last (B, H)."""
+        states, last = self.layer(x, None if h is None else h[None])
+        return states, last[0]
 
     def flops(self) -> int:
         """Multiply-adds, counted twice, of the matrix products of one time step and sample."""
