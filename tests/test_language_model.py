@@ -70,8 +70,6 @@ def test_masks_drop_whole_columns_and_keep_the_mean():
         assert mask.unique().tolist() == pytest.approx([0, 1 / (1 - rate)])
         assert (mask == 0).double().mean() == pytest.approx(rate, abs=0.03)
     assert network.draw_masks(80)[1].ne(masks[1]).any()
-    again = [network.draw_masks(80, torch.Generator().manual_seed(3)) for _ in range(2)]
-    assert all(torch.equal(a, b) for a, b in zip(*again, strict=True))
     assert model().draw_masks(3) == Masks()
 
 
@@ -287,8 +285,8 @@ def test_evaluation_does_not_depend_on_windows_or_mode(small, cell):
     assert found[0] == pytest.approx(found[1], rel=1e-5) and network.training
     logits = network.eval()(small.test[:-1, None]).logits[:, 0]
     assert found[0] == pytest.approx(nn.functional.cross_entropy(logits, small.test[1:]).item(), rel=1e-5)
-    task = LanguageTask(small, 5, 20)
-    assert task.evaluate(network, "test", 1) == pytest.approx(found[0], rel=1e-5) and not network.training
+    task = LanguageTask(small, 5, 20, eval_batch_size=1)
+    assert task.evaluate(network, "test") == pytest.approx(found[0], rel=1e-5) and not network.training
     assert perplexity(math.log(50)) == pytest.approx(50) and perplexity(1e4) == math.inf
     assert task.flops(network) == 3000 * network.flops()
 

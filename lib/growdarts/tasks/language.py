@@ -113,17 +113,17 @@ class LanguageModel(nn.Module):
         loss = vocabulary_loss(dropped.flatten(0, 1), self.embedding, self.bias, y.flatten())
         return Output(None, loss, states, dropped, carried)
 
-    def draw_masks(self, batch_size: int, generator: torch.Generator | None = None) -> Masks:
+    def draw_masks(self, batch_size: int) -> Masks:
         """Fresh masks for a window of `batch_size` columns, for all passes that belong together: the original draws new
         ones for each pass of a finite difference, which is then mostly noise."""
         V, E = self.embedding.shape
         shapes = Masks((V, 1), *[(batch_size, E)] * 4)
-        return Masks(*[self._mask(s, getattr(self.dropout, name), generator) for name, s in shapes._asdict().items()])
+        return Masks(*[self._mask(shape, getattr(self.dropout, name)) for name, shape in shapes._asdict().items()])
 
-    def _mask(self, shape: tuple[int, int], rate: float, generator: torch.Generator | None) -> Tensor | None:
+    def _mask(self, shape: tuple[int, int], rate: float) -> Tensor | None:
         if rate == 0:
             return None
-        draws = torch.rand(shape, generator=generator, dtype=torch.float32, device=self.embedding.device)
+        draws = torch.rand(shape, dtype=torch.float32, device=self.embedding.device)
         return (draws >= rate).to(self.embedding) / (1 - rate)
 
     def __getattr__(self, name: str) -> Any:
@@ -239,14 +239,14 @@ class LanguageTask:
         return loss
 
     @torch.no_grad()
-    def evaluate(self, network: LanguageModel, part: str, batch_size: int | None = None) -> float:
+    def evaluate(self, network: LanguageModel, part: str) -> float:
         """Mean negative log likelihood a token of `part`: "train", "validation" or "test", without dropout."""
         def passed(window: tuple[Tensor, Tensor, State | None]) -> tuple[Tensor, State]:
             x, y, h = window
             output = network(x, h, y=y)
             return output.loss, output.carried
 
-        columns, h, losses = batchify(getattr(self.text, part), batch_size or self.eval_batch_size), None, MeanLoss()
+        columns, h, losses = batchify(getattr(self.text, part), self.eval_batch_size), None, MeanLoss()
         training, graphs = network.training, Graphs()
         network.eval()
         with graphs.of(network):

@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy
 
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
-from growdarts.tasks.images import Batch, ImageTask
+from growdarts.tasks.images import ImageTask
+from growdarts.training import Batch
 
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss, as in DARTS
 
