@@ -170,14 +170,13 @@ def carry_moments(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, ta
 
 # ---- which operation a search duplicates
 
-SPLIT_BATCHES = 1  # training batches that the splitting matrices are averaged over
 LANCZOS_STEPS = 60  # most products with the matrices; each costs about two forward passes
 
 
 def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings) -> tuple[list[Split], float]:
     """The operation whose split lowers the training loss in the most units, or all whose split lowers it [JG criteria].
 
-    The loss is taken in the network's present mode: convolutions are curved in train mode only, by the statistics of the
+    The loss is that of one training batch, in the network's present mode: convolutions are curved in train mode only, by the statistics of the
     batch. The running statistics stay. None if every operation has `max_copies` copies, or no eigenvalue is negative.
 
     Returns
@@ -187,13 +186,11 @@ def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings)
     growable = growable_operations(network, max_copies=settings.max_copies)
     if not growable:
         return [], 0.0
-    chosen, n_batches = [], 0
-    for batch in task.train_batches():
-        n_batches += 1
-        if len(chosen) < SPLIT_BATCHES:
-            chosen.append(batch)
-    matrices = [place for place in splitting_matrices(network, task.loss, chosen) if place.operation in growable]
-    passes = (3 + 2 * LANCZOS_STEPS) * len(chosen) / n_batches
+    batches = task.train_batches()
+    first = next(batches)
+    n_batches = 1 + sum(1 for _ in batches)
+    matrices = [place for place in splitting_matrices(network, task.loss, [first]) if place.operation in growable]
+    passes = (3 + 2 * LANCZOS_STEPS) / n_batches
     splits = possible_splits(matrices, max_steps=LANCZOS_STEPS)
     if settings.grow_operations == "splitting_all":
         return all_operations(splits), passes

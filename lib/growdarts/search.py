@@ -24,8 +24,7 @@ from growdarts.criteria import Operation, gained_since, growing_helps, operation
 from growdarts.history import Progress, SearchResult, mixture_weights
 from growdarts.growth import grow_node, grow_operation, growable_operations, growth_step, steepest_descent
 from growdarts.pruning import held_operations, prune, renew_statistics, resample
-from growdarts.training import (DivergenceError, MeanLoss, Task, learning_rate, theta_epoch, theta_optimizer,
-                                theta_step)
+from growdarts.training import DivergenceError, MeanLoss, Task, learning_rate, theta_epoch, theta_optimizer, theta_step
 
 # Forward-sized passes of one pair of alpha and weight step: a backward pass costs two forward ones.
 PASSES = {1: 3 + 3, 2: 3 + 3 + 3 + 2 * 3}
@@ -59,9 +58,8 @@ class Search:
         settings, state = self.settings, self.state
         while True:
             self._train_backbone()  # line 4
-            if settings.prune == "stage":
-                if self._prune(refill=settings.resample):  # 6
-                    self._tune()  # 7
+            if settings.prune == "stage" and self._prune(refill=settings.resample):  # 6
+                self._tune()  # 7
             with self._note_change("stage") as event:
                 state.stage_errors.append(self._stage_error())  # 9
                 gained = growing_helps(state.stage_errors, settings.min_gain)  # 10
@@ -76,9 +74,8 @@ class Search:
                 break
             self._grow()  # 12
         self._restore(state.best)
-        if settings.prune == "end":
-            if self._prune(refill=settings.resample) and settings.resample:  # 19
-                self._tune()  # the operations that were added
+        if settings.prune == "end" and self._prune(refill=settings.resample) and settings.resample:  # 19
+            self._tune()  # the operations that were added
         return SearchResult(self.network.genotype(), self.validation_error(), state.epoch, state.seconds,
                             state.flops, state.stage_errors, state.history, state.events)
 
