@@ -55,7 +55,7 @@ WIDER = "() => document.documentElement.scrollWidth - document.documentElement.c
 
 
 def record(experiment):
-    return records.longest_search(grids.load_records(experiment, "reduced"), "grow")
+    return records.longest_search(grids.load_records(experiment, "reduced", partial=True), "grow")
 
 
 @pytest.fixture(scope="module")

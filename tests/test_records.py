@@ -86,6 +86,20 @@ def test_a_tier_is_complete_and_holds_nothing_else(notebook_config, tmp_path):
         grids.load_records("time_series", "smoke", tmp_path / "grid.yml")
 
 
+def test_a_group_of_methods_has_parameters_of_its_own(tmp_path):
+    grid = {"language": {"smoke": {"parameters": {"hidden": 5, "length": 9}, "groups": {
+        "words": {"seeds": [0], "methods": ["lstm", "grow"]},
+        "letters": {"seeds": [0, 1], "methods": ["lstm"], "parameters": {"hidden": 7, "dataset": "penn_treebank_characters"}}}}}}
+    (tmp_path / "grid.yml").write_text(yaml.safe_dump(grid, sort_keys=False))
+    jobs = [job.config for job in grids.jobs("language", "smoke", tmp_path / "grid.yml")]
+    assert [(job.dataset, job.methods, job.seed, job.hidden, job.length) for job in jobs] == [
+        ("grammar", ["lstm"], 0, 5, 9), ("grammar", ["grow"], 0, 5, 9),
+        ("penn_treebank_characters", ["lstm"], 0, 7, 9), ("penn_treebank_characters", ["lstm"], 1, 7, 9)]
+    for dataset, missing in ((None, 4), ("grammar", 2)):
+        with pytest.raises(records.RecordError, match=f"{missing} of {missing} records are missing"):
+            grids.load_records("language", "smoke", tmp_path / "grid.yml", dataset=dataset)
+
+
 def test_a_changed_configuration_is_another_file(settings):
     one, other = TimeSeriesRun.of(settings), TimeSeriesRun.of(settings | {"noise": 0.2})
     assert records.path(one, "smoke", "time_series") != records.path(other, "smoke", "time_series")

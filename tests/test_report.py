@@ -224,7 +224,7 @@ def test_what_the_captions_say_of_most_searches_holds_for_the_records():
 
 def test_what_the_language_page_says_of_its_cells_holds_for_the_records():
     """Those of the fixed backbone and of the growing search are one node besides those that only carry the state on."""
-    found = {r["config"]["method"]: r["result"] for r in grids.load_records("language", "reduced")}
+    found = {r["config"]["method"]: r["result"] for r in grids.load_records("language", "reduced", dataset="penn_treebank")}
     genotypes = {method: result["genotype"] for method, result in found.items()}
     fixed, grown = ([node for node in genotypes[method]["layers"][0] if node != ["carry"]] for method in ("fixed", "grow"))
     assert fixed == grown == [["gated_update"]] and genotypes["fixed"] != genotypes["grow"]

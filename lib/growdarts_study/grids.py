@@ -171,15 +171,16 @@ def runs_of(config: Grid) -> list[Any]:
     return runs
 
 
-def load_records(experiment: str, tier: str, grids: Path = GRIDS, *, partial: bool = False) -> list[dict[str, Any]]:
-    """The records of a tier, in the order of its jobs: all of them, or if `partial` those that there are, and no others.
+def load_records(experiment: str, tier: str, grids: Path = GRIDS, *, partial: bool = False, dataset: str | None = None) -> list[dict[str, Any]]:
+    """The records of a tier (on `dataset`), in the order of its jobs: all of them, or if `partial` those that there are, and no others.
 
     Raises
     ------
     RecordError
         records are missing, are not what their names say, or there are some that the grid does not ask for.
     """
-    expected = {file: run for job in jobs(experiment, tier, grids) for file, run in job.runs().items()}
+    expected = {file: run for job in jobs(experiment, tier, grids) for file, run in job.runs().items()
+                if dataset in (None, run.dataset)}
     missing = [file for file in expected if not file.exists()]
     if missing and not partial:
         raise records.RecordError(f"{len(missing)} of {len(expected)} records are missing, the first is {missing[0]}; "

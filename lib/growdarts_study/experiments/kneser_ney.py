@@ -7,7 +7,7 @@ import numpy as np
 
 
 class KneserNey:
-    r"""Interpolated modified Kneser-Ney smoothing of n-grams [Chen & Goodman 1999, Eq. 27 to 29].
+    r"""Interpolated modified Kneser-Ney smoothing of n-grams [Chen & Goodman 1999].
 
     $$ p(w \mid h) = \frac{c(h w) - D_{c(h w)}}{c(h \cdot)} + \gamma(h)\, p(w \mid h') $$
 

@@ -23,7 +23,7 @@ COLUMNS = {
     "changed": "parameters in which the run differs from most of its experiment, as in ablations",
     "seed": "of all random draws; in whole_space of the generated series as well",
     "year": "test year; empty: the last part of the data",
-    "test_error": "mean squared error of standardised values, of streams that of all forecasts after the first part; language: nats a word; images: share of images that are wrong",
+    "test_error": "mean squared error of standardised values, of streams that of all forecasts after the first part; language: nats a word, or a character; images: share of images that are wrong",
     "validation_error": "the same on the validation part, by which sizes and stages were chosen",
     "floor": "lowest possible test error, where it is known",
     "weights": "of the tested network",
