@@ -202,7 +202,7 @@ def possible_splits(matrices: Iterable[SplittingMatrices], *, tolerance: float =
 
 
 def select_operation(splits: Iterable[Split]) -> Split | None:
-    """The split of the most units, of equals the one that lowers the loss most; None if none lowers it [JG Alg. 4, criteria]."""
+    """The split with the most negative eigenvalues, of equals that of their lowest sum, None without any [JG Alg. 4, criteria]."""
     best = min(splits, key=lambda split: (-split.units(), split.predicted_change(1.0)), default=None)
     return best if best is not None and best.units() else None
 
