@@ -12,6 +12,7 @@ from growdarts.settings import ConfigError, DataError
 from growdarts_study.data.processes import STREAM, STREAMS
 from growdarts_study.data.series import load_series, load_stream
 from growdarts_study.experiments import streams
+from growdarts.pruning import held_operations
 from growdarts_study.experiments.recursive import PageHinkley, recursive_least_squares
 from growdarts_study.grids import defaults
 from growdarts_study.report import streams as report
@@ -186,6 +187,13 @@ def test_arms_share_all_draws_until_they_differ(monkeypatch):
     assert len(drawn["fixed_4"]) == 12 and set(drawn["fixed_4"]) <= set(drawn["grow"])  # the first step after every block
     assert torch.equal(found["frozen"]["errors"][:5], found["grow"]["errors"][:5])
     assert not torch.equal(found["frozen"]["errors"][5:], found["grow"]["errors"][5:])
+
+
+def test_only_an_unpruned_cell_keeps_all_of_its_operations():
+    stream = short(config(prune_below=0.124, keep_all_above=0.99, search_epochs=10), 240)
+    held = {name: [len(node) for node in held_operations(streams.Learner(stream, NETWORKS[name], CPU).network).values()]
+            for name in ("fixed_1", "whole_1")}
+    assert held["fixed_1"][0] < 8 and held["whole_1"] == [8]
 
 
 def test_steps_cost_what_they_are_allowed_to():

@@ -91,6 +91,8 @@ def jobs(experiment: str, tier: str, grids: Path = GRIDS, device: str | None = N
     own, made = defaults(experiment), []
     for varied in _variations(chosen):
         overrides = {**chosen["parameters"], **varied, "tier": tier, "progress": True, "keep_records": True}
+        if "group" not in own:
+            overrides.pop("group", None)
         if device:
             overrides["device"] = device
         _known(overrides, own, str(grids))
@@ -125,7 +127,7 @@ def _variations(chosen: dict[str, Any]) -> list[dict[str, Any]]:
     if "groups" in chosen and "series" not in chosen:  # each a grid of methods
         return [{**differs.get("parameters", {}), **varied} for differs in chosen["groups"].values() for varied in _variations(differs)]
     if "groups" in chosen:
-        return [{**differs, "group": group, "series": {name: chosen["series"][name]}}
+        return [{"group": group, **differs, "series": {name: chosen["series"][name]}}
                 for group, differs in chosen["groups"].items() for name in differs.get("series", chosen["series"])]
     if "series" in chosen:
         sizes = [{"nodes": nodes} for nodes in chosen["nodes"]] if "nodes" in chosen else [{}]

@@ -19,6 +19,7 @@ class StreamArm:
     refits: Literal["never", "monthly", "on_drift"] = "never"  # searches anew
     morphism: bool = True
     fixed: int | None = None
+    prunes: bool = True
 
 
 NETWORKS = {
@@ -26,6 +27,8 @@ NETWORKS = {
     "grow_fresh": StreamArm(learns=True, grows=True, morphism=False),
     "fixed_1": StreamArm(learns=True, fixed=1),
     "fixed_4": StreamArm(learns=True, fixed=4),
+    "whole_1": StreamArm(learns=True, fixed=1, prunes=False),
+    "whole_4": StreamArm(learns=True, fixed=4, prunes=False),
     "frozen": StreamArm(),
     "refit": StreamArm(refits="monthly"),
     "refit_drift": StreamArm(refits="on_drift"),

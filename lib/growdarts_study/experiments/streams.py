@@ -65,7 +65,7 @@ class Learner:
 
     def start(self) -> None:
         """The search of the first part, which arms with the same backbone share."""
-        starts, kind = self.stream.starts, (self.arm.fixed, self.arm.morphism)
+        starts, kind = self.stream.starts, (self.arm.fixed, self.arm.morphism, self.arm.prunes)
         if kind not in starts:
             self.search(0, self.config.first)
             starts[kind] = deepcopy((self.network, self.optimizers, self.flops))
@@ -76,7 +76,8 @@ class Learner:
         forgotten, if it does not diverge."""
         config, task = self.config, self.stream.task(start, end, self.device)
         if self.arm.fixed:
-            config = StreamRun.of(config.model_dump() | {"initial_nodes": self.arm.fixed, "max_nodes": self.arm.fixed})
+            config = StreamRun.of(config.model_dump() | {"initial_nodes": self.arm.fixed, "max_nodes": self.arm.fixed,
+                                                         "prune": config.prune if self.arm.prunes else "none"})
         torch.manual_seed(phases.seed_of(config.seed, f"search {end}"))
         search = ControlledSearch(self._network(config.initial_nodes), task, config, morphism=self.arm.morphism)
         try:
