@@ -221,3 +221,13 @@ def test_copies_are_judged_by_the_searched_network_against_the_wider_cell():
     assert table.loc["splitting", "one-shot error"].startswith("-6.") and table.loc["splitting", "retrained error"].startswith("+10.0")
     assert list(table.loc["splitting", ["size", "copies", "mixture"]]) == ["1.50", "1.0", "75%"] and table.loc["a wider cell", "copies"] == "0.0"
     assert not set(DUPLICATION) & set(searches.searched(runs))
+
+
+def test_longer_trainings_are_compared_on_the_same_tasks_and_seeds():
+    def runs(effect, seeds):
+        return pd.DataFrame([{"task": task, "seed": seed, "arm": arm, "retrained": np.exp(effect / 100) if arm == "grow_1" else 1.0}
+                             for task in ("setar", "narma10") for seed in seeds for arm in ("grow_1", "random")]).set_index(["task", "seed", "arm"])
+
+    table = searches.longer_table(pd.concat([runs(10, [0, 1]), runs(90, [2])]), runs(-5, [0, 1]))
+    assert table.loc["growing from 1 node against random cells, same cost"].str.split(" ").str[0].tolist() == ["+11", "-5"]  # exp(0.1)
+    assert table.loc["growing from 1 node against LSTM"].tolist() == ["-", "-"]

@@ -53,6 +53,17 @@ def test_the_best_of_random_cells_is_trained(space, operations):
     assert 0.8 * 2000 < result["cell_parameters"] <= 2000 < result["parameters"]
 
 
+def test_cells_of_darts_start_in_the_range_that_is_asked_for():
+    for wide, least, most in ((False, 0.039, 0.04), (True, 0.24, 0.25)):  # 1 / sqrt(16)
+        config = smoke("language", methods=["darts_v2"], wide_start=wide)
+        network = language.model(config, 50, language.PTB_DARTS_V2, 16)
+        assert all(least < weight.abs().max() <= most for weight in network.cell.parameters())
+        searched = language.search_model(smoke("language", methods=["grow"], space="darts_recurrent", operations=["none", "tanh"],
+                                               hidden=16, wide_start=wide), 50, 2)
+        searched.cell.grow_node(morphism=False, epsilon=0.1, noise=0.1)
+        assert all(least < weight.abs().max() <= most for weight in searched.cell.theta_parameters())
+
+
 def test_a_gru_is_torchs():
     torch.manual_seed(0)
     cell, x = language.GRU(5), torch.randn(4, 3, 5)
@@ -84,6 +95,23 @@ def test_the_search_of_a_language_run_reads_the_start_of_the_text_only():
     flops = [experiments.run(smoke("language", methods=["fixed"], search_epochs=1, search_tokens=n))["cost"]["search_flops"]
              for n in (1000, 2000)]
     assert flops[1] == pytest.approx(2 * flops[0])
+
+
+def test_the_best_of_random_image_cells_is_trained():
+    result = experiments.run(smoke("images", methods=["random"], draws=3, trial_epochs=1))["result"]
+    best = min(result["draws"], key=lambda draw: draw["validation_error"])
+    assert len({str(draw["genotype"]) for draw in result["draws"]}) == 3 and result["genotype"] == best["genotype"]
+    cells = [ConvolutionalGenotype.from_dict(draw["genotype"]) for draw in result["draws"]]
+    assert all(a != b for cell in cells for edges in (cell.normal, cell.reduce)
+               for (_, a), (_, b) in zip(edges[::2], edges[1::2], strict=True))  # two states before every node
+    with pytest.raises(ConfigError, match="'random' needs a validation part"):
+        smoke("images", methods=["random"], train_portion=1.0)
+
+
+def test_every_seed_reads_images_of_its_own():
+    runs = [smoke("images", dataset="cifar10_held_out", seed=seed, train_images=15_000, methods=["darts_v2"]) for seed in range(3)]
+    assert [run.start() for run in runs] == [0, 15_000, 0]
+    assert smoke("images", seed=2, methods=["darts_v2"]).start() == 0
 
 
 @pytest.mark.parametrize("method", ["darts_v2", "grow"])

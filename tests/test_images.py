@@ -136,6 +136,20 @@ def test_only_the_files_that_are_needed_are_read(copy):
     assert torch.equal(data.train.x, torch.tensor(x[:3])) and torch.equal(data.test.x, torch.tensor(x[8:]))
 
 
+@pytest.mark.parametrize("start, n, seen", [(0, None, slice(0, 4)), (1, 2, slice(1, 3)), (2, 2, slice(2, 4)), (1, 4, slice(1, 4))])
+def test_held_out_training_images_are_the_test_part(copy, monkeypatch, start, n, seen):
+    (folder, x, y), _ = copy, monkeypatch.setattr(images, "HELD_OUT", 1)
+    (folder / "cifar10_batch_2.png").unlink()  # the test images proper are not read
+    if n == 4:  # more than there are
+        with pytest.raises(DataError, match="n_images=4 is not possible"):
+            load_images("cifar10_held_out", n_images=n, start=start)
+        return
+    data = load_images("cifar10_held_out", n_images=n, train_portion=1.0, start=start)
+    assert torch.equal(data.train.x, torch.tensor(x[seen])) and data.train.y.tolist() == y[seen].tolist()
+    assert torch.equal(data.test.x, torch.tensor(x[4:8])) and data.test.y.tolist() == y[4:8].tolist()
+    assert images.image_hashes.__wrapped__("cifar10_held_out", n, start) == data.hashes
+
+
 @pytest.mark.parametrize("text, message", [
     ("var labels=[1, 2];", "2 labels, expected 12"), ("var labels=[];", "not of the form"),
     ("var labels=[1, alert(1)];", "not of the form"), ("labels = [1]", "not of the form"),

@@ -25,13 +25,29 @@ def config(**changes):
 @pytest.fixture(scope="module")
 def rows():
     return searches.run(config(arms=["grow_1", "grow_2", "fixed_1", "grow_fresh_1", "graph_grow", "graph_fixed", "random", "halving",
-                                     "shared", "lstm", "lstm_2"], learning_rates=[0.02, 0.05]), device=CPU)["rows"]
+                                     "shared", "lstm", "lstm_2", "grow_starts", "lstm_starts"], learning_rates=[0.02, 0.05]), device=CPU)["rows"]
 
 
 def test_random_draws_cost_at_most_what_growing_does(rows):
     cost = {name: rows[name]["search_flops"] + rows[name]["retrained"]["flops"] for name in ("grow_1", "random")}
     assert cost["random"] <= cost["grow_1"] and rows["random"]["draws"] > 1
     assert cost["grow_1"] - cost["random"] < 2 * cost["random"]
+
+
+def test_starts_are_as_many_as_random_draws(rows):
+    draws = rows["random"]["draws"]
+    for name, model in (("grow_starts", "grow_1"), ("lstm_starts", "lstm")):
+        more, once = rows[name]["retrained"], rows[model]["retrained"]  # the first two starts are those of the model
+        assert more["validation"] <= once["validation"] and more["parameters"] == once["parameters"]
+        assert more["flops"] == pytest.approx(draws * once["flops"] / 2)
+    assert draws > 3 and rows["grow_starts"]["cell"] == rows["grow_1"]["cell"]
+    assert rows["lstm_starts"]["retrained"]["validation"] < rows["lstm"]["retrained"]["validation"]  # of so many one is better
+
+
+@pytest.mark.parametrize("arms", [["grow_1", "grow_starts", "random"], ["grow_1", "random", "lstm_starts"], ["grow_1", "grow_starts"]])
+def test_starts_come_after_what_they_repeat(arms):
+    with pytest.raises(ConfigError, match="must come before it"):
+        config(arms=arms)
 
 
 def test_the_same_start_gives_the_same_search(rows):

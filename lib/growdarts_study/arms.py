@@ -51,7 +51,8 @@ SEARCHES = {
 }
 DRAWS = ("random", "halving", "shared")  # random cells; the first two take as many operations as `grow_1` in all
 RIVALS = {"lstm": ("lstm", 1), "gru": ("gru", 1), "lstm_2": ("lstm", 2), "gru_2": ("gru", 2)}  # kind, layers
-ARMS = (*SEARCHES, *DRAWS, *RIVALS)
+STARTS = {"grow_starts": "grow_1", "lstm_starts": "lstm"}  # the same trained as often as `random` trains cells [protocol E8]
+ARMS = (*SEARCHES, *DRAWS, *RIVALS, *STARTS)
 
 
 class SearchesSettings(ControlledSettings):
@@ -76,6 +77,10 @@ class SearchesSettings(ControlledSettings):
         if set(self.arms) & {"random", "halving"} and self.arms[0] != "grow_1":
             raise ValueError(f"parameter 'arms' = {self.arms}: 'random' and 'halving' may cost what 'grow_1' does, which must "
                              "come first")
+        for name in set(self.arms) & set(STARTS):
+            if not {"random", STARTS[name]} <= set(self.arms[:self.arms.index(name)]):
+                raise ValueError(f"parameter 'arms' = {self.arms}: {name!r} is {STARTS[name]!r} trained as often as 'random', and both "
+                                 "must come before it")
         forced = any(name.startswith("forced") for name in self.arms)
         if forced != (self.stage_epochs is not None) or forced and not all(name.startswith("forced") for name in self.arms):
             raise ValueError(f"parameter 'stage_epochs' = {self.stage_epochs}: it goes with the arms 'forced_...', and only with "

@@ -134,6 +134,8 @@ class LanguageSettings(ControlledSettings):
                             "is the largest that these allow")
     weights_of: Literal["network", "cell"] = Field(default="network", description="whose weights these are: all, or "
                                                    "those of the recurrent cell")
+    wide_start: bool = Field(default=False, description="draw the first weights of DARTS' cells from the range of torch's "
+                             "recurrent cells; DARTS' own is meant for hundreds of units")
     draws: int = Field(default=8, ge=1, description="random cells that method 'random' tries, each with one of the "
                        "learning_rates")
     train_tokens: int | None = Field(default=None, ge=100, description="tokens of the training part that a run reads: "
@@ -207,7 +209,8 @@ class LanguageConfig(LanguageSettings, MethodGrid):
 class ImageSettings(ControlledSettings):
     """What an image classification run depends on, apart from the method."""
 
-    dataset: Literal["digits", "cifar10"] = Field(description="which images; see growdarts_study.data.images")
+    dataset: Literal["digits", "cifar10", "cifar10_held_out"] = Field(
+        description="which images; see growdarts_study.data.images")
     virtual_clip: bool = Field(default=False, description="whether the virtual step of the second order is clipped as "
                                "the real one is; DARTS does so for recurrent cells only")
     search_images: int | None = Field(ge=20, description="training images of a search; None: all")
@@ -223,6 +226,8 @@ class ImageSettings(ControlledSettings):
     parameters: int = Field(ge=1000, description="most weights of such a network, auxiliary head aside; its channels "
                             "are as many as these allow")
     train_batch_size: int = Field(ge=2, description="images per gradient step of the training from scratch")
+    draws: int = Field(default=4, ge=1, description="random cells that method 'random' tries")
+    trial_epochs: int = Field(default=2, ge=1, description="epochs that such a trial takes")
     cutout_length: int = Field(ge=0, description="side of the square cut out of its training images, pixels")
     drop_path: float = Field(ge=0, lt=1, description="probability at the end of it that an edge is dropped")
     auxiliary: bool = Field(description="a second classifier in it; for images of 32 to 40 pixels")
@@ -234,6 +239,8 @@ class ImageSettings(ControlledSettings):
         known_operations(self.operations, CONVOLUTIONAL_OPERATIONS)
         if self.operations == ["none"]:
             raise ValueError(f"parameter 'operations' = {self.operations}: an edge needs one besides none")
+        if "random" in getattr(self, "methods", [getattr(self, "method", None)]) and self.train_portion == 1:
+            raise ValueError("parameter 'train_portion' = 1.0: method 'random' needs a validation part, to choose one of its cells")
         if self.auxiliary and self.dataset == "digits":
             raise ValueError("parameter 'auxiliary' = True: allowed is False for digits, which have 8 pixels")
         for phase, least in (("search", 2), ("train", 1)):
@@ -244,13 +251,19 @@ class ImageSettings(ControlledSettings):
         return self
 
 
-ImageMethod = Literal["darts_v2", "fixed", "grow", "grow_fresh"]
+ImageMethod = Literal["darts_v2", "random", "fixed", "grow", "grow_fresh"]
 
 
 class ImageRun(ImageSettings):
     """One run: one method, one seed. Its hash names its record."""
 
     method: ImageMethod = Field(description="what is trained")
+
+    def start(self) -> int:
+        """The first image that is read: of `cifar10_held_out` every seed reads images of its own, round and round."""
+        if self.dataset != "cifar10_held_out" or self.train_images is None:
+            return 0
+        return self.seed % max(1, 40_000 // self.train_images) * self.train_images
 
     def label(self) -> str:
         """Method and seed, for file names."""

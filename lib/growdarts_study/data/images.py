@@ -20,7 +20,7 @@ from growdarts.settings import DataError
 from growdarts.tasks.images import ImageData, Images
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images (n, C, H, W) uint8, labels (n,)
-IMAGE_SETS = ("digits", "cifar10")  # names that `load_images` knows
+IMAGE_SETS = ("digits", "cifar10", "cifar10_held_out")  # names that `load_images` knows
 
 
 # ---- digits ------------------------------------------------------------------------------------
@@ -55,6 +55,7 @@ def read_digits() -> tuple[Arrays, Arrays]:
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FILES, PER_FILE = 51, 1_000  # the last of the files begins the test images
+HELD_OUT = 10  # training files that nothing is trained or validated on, the last ones, where they are the test part
 
 
 def decode_png(path: Path) -> np.ndarray:
@@ -93,17 +94,34 @@ def read_png(n_images: int | None) -> tuple[Arrays, Arrays]:
     return ((np.concatenate(images[:-1]), labels[:needed * PER_FILE]), (images[-1], labels[last * PER_FILE:]))
 
 
+def read_held_out(n_images: int | None, start: int) -> tuple[Arrays, Arrays]:
+    """`n_images` of the first 40,000 training images, from `start` on; and the last 10,000 training images, to test on."""
+    kept = FILES - 1 - HELD_OUT
+    n = kept * PER_FILE - start if n_images is None else min(n_images, kept * PER_FILE - start)
+    labels = parse_labels(fetch("cifar10/cifar10_labels.js").read_text(), FILES * PER_FILE)
+    files = range(start // PER_FILE, -(-(start + n) // PER_FILE))
+
+    def read(files: range) -> np.ndarray:
+        return np.concatenate([decode_png(fetch(f"cifar10/cifar10_batch_{k}.png")) for k in files])
+
+    pool, first = read(files), start - files[0] * PER_FILE
+    return ((pool[first:first + n], labels[start:start + n]),
+            (read(range(kept, FILES - 1)), labels[kept * PER_FILE:(FILES - 1) * PER_FILE]))
+
+
 # ---- split -------------------------------------------------------------------------------------
 
 
-def load_images(name: str, *, train_portion: float = 0.5, n_images: int | None = None) -> ImageData:
+def load_images(name: str, *, train_portion: float = 0.5, n_images: int | None = None, start: int = 0) -> ImageData:
     """A data set by name.
 
     Parameters
     ----------
-    name : "digits" (offline, one channel, 8 x 8) or "cifar10" (32 x 32; the registered copy has 1,000 test images)
+    name : "digits" (offline, one channel, 8 x 8), "cifar10" (32 x 32; the registered copy has 1,000 test images), or
+        "cifar10_held_out" (tested on the last 10,000 training images, which nothing else reads)
     train_portion, n_images : see `images_from_arrays`. In a search the first half trains the weights, the second
         alpha, as in DARTS; 1.0 leaves no validation part, as in DARTS' training of the final network
+    start : of "cifar10_held_out" the first image that is read
 
     Raises
     ------
@@ -115,14 +133,16 @@ def load_images(name: str, *, train_portion: float = 0.5, n_images: int | None =
     if name == "digits":
         return images_from_arrays(*read_digits(), tuple("0123456789"), train_portion=train_portion, n_images=n_images,
                                   name=name, source="scikit-learn", padding=1)
-    return images_from_arrays(*read_png(n_images), CIFAR10, train_portion=train_portion, n_images=n_images, name=name,
-                              source="PNG copy, the first 1,000 test images", padding=4, flip=True)
+    held_out = name == "cifar10_held_out"
+    return images_from_arrays(*(read_held_out(n_images, start) if held_out else read_png(n_images)), CIFAR10,
+                              train_portion=train_portion, n_images=n_images, name=name, padding=4, flip=True,
+                              source=f"PNG copy, the {'last 10,000 training' if held_out else 'first 1,000 test'} images")
 
 
 @cache
-def image_hashes(name: str, n_images: int | None) -> dict[str, str]:
+def image_hashes(name: str, n_images: int | None, start: int = 0) -> dict[str, str]:
     """The sha256 of the images that `load_images` gives, which it has to decode: once in a process."""
-    return load_images(name, n_images=n_images).hashes
+    return load_images(name, n_images=n_images, start=start).hashes
 
 
 def images_from_arrays(train: Arrays, test: Arrays, classes: Sequence[str], *, train_portion: float = 0.5,

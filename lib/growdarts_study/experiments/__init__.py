@@ -26,7 +26,7 @@ RUNNERS: dict[type, Callable[..., dict[str, Any]]] = {
 HASHES: dict[type, Callable[[Any], dict[str, str]]] = {  # sha256 of the data of a run, as its record keeps them
     TimeSeriesRun: lambda config: series_hashes(config.dataset),
     LanguageRun: lambda config: text_hashes(config.dataset, config.folder),
-    ImageRun: lambda config: image_hashes(config.dataset, config.train_images),
+    ImageRun: lambda config: image_hashes(config.dataset, config.train_images, config.start()),
     WholeSpaceRun: lambda config: {name: value for seed in config.seeds for name, value in series_hashes(
         config.dataset, config.days, config.draw(seed)).items()},
     SearchesRun: lambda config: series_hashes(config.dataset, config.days, config.draw(config.seed)),

@@ -16,7 +16,7 @@ from growdarts.settings import DataError
 from growdarts.tasks.images import ImageData, ImageTask
 from growdarts_study.data.images import load_images
 from growdarts_study.published import CIFAR10_DARTS_V2
-from growdarts.training import fit
+from growdarts.training import Fit, fit
 
 CHANNELS_LAST = torch.channels_last  # convolutions on a CPU are faster with it; the numbers mean the same
 
@@ -34,16 +34,31 @@ def run(config: ImageRun, *, device: torch.device, checkpoints: Path | None = No
         searched = phases.search(
             config, lambda nodes: search_network(config, search_data, nodes).to(memory_format=CHANNELS_LAST),
             ImageTask(search_data, config.batch_size, measure="loss", device=device), checkpoints, progress)
-        genotype = searched.result.genotype if searched else CIFAR10_DARTS_V2
         task = AuxiliaryTask(data, config.train_batch_size, cutout_length=config.cutout_length, device=device)
-        channels = phases.largest_width(lambda C: network(config, data, genotype, C, auxiliary=False),
-                                        config.parameters, step=2)
-        phases.seed(config, "train")
-        fixed = network(config, data, genotype, channels, auxiliary=config.auxiliary).to(device, memory_format=CHANNELS_LAST)
-        fits = {str(channels): fit(
-            fixed, list(fixed.parameters()), task, config, phases.checkpoint(config, "train", checkpoints),
-            label=f"{config.method} C={channels}", progress=progress, validate=config.train_portion < 1,
-            on_epoch=lambda epoch: schedule_drop_path(fixed, epoch, config.train_epochs, config.drop_path))}
+
+        def train(genotype: ConvolutionalGenotype, phase: str, epochs: int) -> tuple[FixedImageNetwork, int, Fit]:
+            channels = phases.largest_width(lambda C: network(config, data, genotype, C, auxiliary=False),
+                                            config.parameters, step=2)
+            phases.seed(config, "train")
+            fixed = network(config, data, genotype, channels, auxiliary=config.auxiliary).to(device, memory_format=CHANNELS_LAST)
+            return fixed, channels, fit(
+                fixed, list(fixed.parameters()), task, config.model_copy(update={"train_epochs": epochs}),
+                phases.checkpoint(config, phase, checkpoints), label=f"{config.method} C={channels} {phase}",
+                progress=progress, validate=config.train_portion < 1,
+                on_epoch=lambda epoch: schedule_drop_path(fixed, epoch, epochs, config.drop_path))
+
+        draws = []
+        if config.method == "random":
+            phases.seed(config, "draws")
+            for i, cell in enumerate([random_cells(config) for _ in range(config.draws)]):
+                fitted = train(cell, f"draw {i}", config.trial_epochs)[2]
+                draws.append({"genotype": cell.to_dict(), "validation_error": fitted.validation_error, "seconds": fitted.seconds})
+            best = min(draws, key=lambda draw: draw["validation_error"])
+            genotype = ConvolutionalGenotype.from_dict(best["genotype"])
+        else:
+            genotype = searched.result.genotype if searched else CIFAR10_DARTS_V2
+        fixed, channels, trained = train(genotype, "train", config.train_epochs)
+        fits = {str(channels): trained}
     started = time.perf_counter()
     mistakes = task.mistakes(fixed, "test")
     return phases.record(config, data.hashes, searched, fits, time.perf_counter() - started, {
@@ -52,14 +67,27 @@ def run(config: ImageRun, *, device: torch.device, checkpoints: Path | None = No
         "validation_error": fits[str(channels)].validation_error,
         "images": {part: len(getattr(data, part).y) for part in ("train", "validation", "test")},
         "parameters": sum(p.numel() for name, p in fixed.named_parameters() if not name.startswith("auxiliary")),
-        "hidden": channels, "genotype": genotype.to_dict()}, device)
+        "hidden": channels, "genotype": genotype.to_dict(), **({"draws": draws} if draws else {})}, device)
+
+
+def random_cells(config: ImageRun) -> ConvolutionalGenotype:
+    """A uniform draw: the number of nodes; for every node of both cells two states before it, each with an operation besides `none`."""
+    operations = [name for name in config.operations if name != "none"]
+    nodes = int(torch.randint(1, config.max_nodes + 1, ()))
+
+    def cell() -> tuple[tuple[str, int], ...]:
+        return tuple((operations[int(torch.randint(len(operations), ()))], state) for node in range(nodes)
+                     for state in sorted(torch.randperm(node + 2)[:2].tolist()))
+
+    concat = tuple(range(2, nodes + 2))
+    return ConvolutionalGenotype(cell(), concat, cell(), concat)
 
 
 def _data(config: ImageRun, phase: str) -> ImageData:
     """The images of a phase, "search" or "train"."""
     n, portion = getattr(config, f"{phase}_images"), getattr(config, f"{phase}_portion")
     try:
-        return load_images(config.dataset, train_portion=portion, n_images=n)
+        return load_images(config.dataset, train_portion=portion, n_images=n, start=config.start())
     except DataError as error:
         raise DataError(f"with '{phase}_images' = {n} and '{phase}_portion' = {portion}: {error}") from error
 

@@ -17,7 +17,7 @@ from growdarts_study.config import SEARCHING, LanguageRun
 from growdarts.spaces.darts.genotypes import RecurrentGenotype
 from growdarts_study.experiments import phases
 from growdarts_study.experiments.kneser_ney import KneserNey
-from growdarts_study.experiments.time_series import random_genotype
+from growdarts_study.experiments.time_series import WideSearchCell, random_genotype, wider
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.settings import ConfigError
 from growdarts.tasks.language import Dropout, LanguageModel
@@ -159,7 +159,8 @@ def search_model(config: LanguageRun, words: int, n_nodes: int) -> LanguageModel
     if config.space == "two_input":
         cell = two_input_layers(config.hidden, config.n_layers, n_nodes, config.operations)
     else:
-        cell = RecurrentSearchCell(config.hidden, config.hidden, n_nodes, config.operations)
+        graph = WideSearchCell if config.wide_start else RecurrentSearchCell
+        cell = graph(config.hidden, config.hidden, n_nodes, config.operations)
     return LanguageModel(words, cell, _dropout(config))
 
 
@@ -169,6 +170,7 @@ def model(config: LanguageRun, words: int, genotype: Genotype | RecurrentGenotyp
         cell = GRU(width) if config.method == "gru" else LSTM(width, width)
     elif isinstance(genotype, RecurrentGenotype):
         cell = RecurrentCell(width, width, genotype)
+        cell = wider(cell) if config.wide_start else cell
     else:
         cell = derived_layers(genotype, width)
     return LanguageModel(words, cell, _dropout(config))

@@ -22,7 +22,7 @@ from growdarts.spaces.two_input.network import Forecaster, TwoInputForecaster, d
 from growdarts.tasks.series import ForecastTask
 from growdarts.training import DivergenceError, fit, theta_optimizer, theta_step
 from growdarts_study import records
-from growdarts_study.arms import RIVALS, SEARCHES, SearchesRun
+from growdarts_study.arms import RIVALS, SEARCHES, STARTS, SearchesRun
 from growdarts_study.controls import ControlledSearch, keep_derived
 from growdarts_study.data.series import load_series
 from growdarts_study.experiments import phases
@@ -40,7 +40,7 @@ class Bench:
 
     config: SearchesRun
     task: ForecastTask
-    trained: dict[tuple[str, float, int], dict[str, Any]] = field(default_factory=dict)
+    trained: dict[tuple[str, float, int, int], dict[str, Any]] = field(default_factory=dict)
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -80,22 +80,24 @@ class Bench:
             return {"validation": None, "test": None}
         return self.errors(network)
 
-    def train(self, cell: str, rate: float, epochs: int) -> dict[str, Any]:
-        """Errors of a network trained from scratch, with its operations."""
-        if (cell, rate, epochs) not in self.trained:
+    def train(self, cell: str, rate: float, epochs: int, start: int = 0) -> dict[str, Any]:
+        """Errors of a network trained from scratch, with its operations; another `start` has other weights and batches."""
+        if (cell, rate, epochs, start) not in self.trained:
             config = self.training(rate, epochs)
-            torch.manual_seed(phases.seed_of(config.seed, cell))
+            torch.manual_seed(phases.seed_of(config.seed, f"{cell} start {start}" if start else cell))
             network = self.network(cell).to(self.task.device)
             found = self.fitted(network, config)
             matrices = sum(p.numel() for p in network.cells.parameters() if p.ndim == 2)
             passes = 3 * epochs * len(self.task.series.train.y) * self.config.window
-            self.trained[cell, rate, epochs] = found | {
+            self.trained[cell, rate, epochs, start] = found | {
                 "rate": rate, "parameters": sum(p.numel() for p in network.parameters()), "flops": 2.0 * passes * matrices}
-        return self.trained[cell, rate, epochs]
+        return self.trained[cell, rate, epochs, start]
 
-    def best(self, cell: str) -> dict[str, Any]:
-        """Of the trainings with all learning rates the one with the least validation error; its operations are those of all."""
-        trials = [self.train(cell, rate, self.config.train_epochs) for rate in self.config.learning_rates]
+    def best(self, cell: str, trainings: int | None = None) -> dict[str, Any]:
+        """Of the trainings with all learning rates, or of so many with every rate in turn, the one with the least validation error; its
+        operations are those of all."""
+        rates = self.config.learning_rates
+        trials = [self.train(cell, rates[i % len(rates)], self.config.train_epochs, i // len(rates)) for i in range(trainings or len(rates))]
         return min(trials, key=_validation) | {"flops": sum(trial["flops"] for trial in trials)}
 
     def retrained(self, cell: str, spent: float) -> dict[str, Any]:
@@ -131,10 +133,21 @@ def _arm(bench: Bench, name: str, rows: dict[str, Any], checkpoints: Path | None
         return matched(bench, name, grown, checkpoints)
     if name in SEARCHES:
         return search(bench, name, checkpoints)
+    if name in STARTS:
+        return starts(bench, rows[STARTS[name]], name, rows["random"].get("draws", 0))
     if name == "shared":
         return shared(bench)
     draw = random_cells if name == "random" else halving
     return draw(bench, grown["search_flops"] + grown["retrained"]["flops"])
+
+
+def starts(bench: Bench, model: dict[str, Any], name: str, trainings: int) -> dict[str, Any]:
+    """The cell of the row `model`, or its rival, trained so many times, and at least once with every learning rate."""
+    if "diverged" in model or not trainings:
+        return {"diverged": "an arm before it"}
+    cell = json.dumps(model["cell"]) if "cell" in model else STARTS[name]
+    best = bench.best(cell, max(trainings, len(bench.config.learning_rates)))
+    return {**({"cell": model["cell"]} if "cell" in model else {}), "search_flops": model.get("search_flops", 0.0), "retrained": best}
 
 
 def search(bench: Bench, name: str, checkpoints: Path | None) -> dict[str, Any]:

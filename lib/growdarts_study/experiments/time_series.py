@@ -125,11 +125,24 @@ def recurrent_forecaster(kind: str, features: int, hidden: int, n_layers: int,
     return Forecaster([TorchRecurrent(kind, features, hidden, n_layers)], hidden, outputs or features)
 
 
+class WideSearchCell(RecurrentSearchCell):
+    """The recurrent search cell of DARTS, whose weights start in the range of torch.nn's recurrent cells, those of later nodes too."""
+
+    def __init__(self, *sizes: Any) -> None:
+        super().__init__(*sizes)
+        wider(self)
+
+    def grow_node(self, **how: Any) -> None:
+        """Append a node."""
+        super().grow_node(**how)
+        wider(self.nodes[-1])
+
+
 class GraphForecaster(Forecaster):
     """A forecaster around the recurrent search cell of DARTS, as a search space."""
 
     def __init__(self, features: int, hidden: int, n_nodes: int, outputs: int) -> None:
-        super().__init__([wider(RecurrentSearchCell(features, hidden, n_nodes))], hidden, outputs)
+        super().__init__([WideSearchCell(features, hidden, n_nodes)], hidden, outputs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.cells[0], name) if name in OF_THE_CELL else super().__getattr__(name)
@@ -137,11 +150,6 @@ class GraphForecaster(Forecaster):
     def theta_parameters(self) -> list[nn.Parameter]:
         """Weights of the cell and the head."""
         return [*self.cells[0].theta_parameters(), *self.head.parameters()]
-
-    def grow_node(self, **how: Any) -> None:
-        """Append a node to the cell."""
-        self.cells[0].grow_node(**how)
-        wider(self.cells[0].nodes[-1])
 
     def flops(self, steps: int) -> int:
         """Of one sample of `steps` time steps."""

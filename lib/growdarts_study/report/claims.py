@@ -60,9 +60,9 @@ class Verdict:
         return self.estimate if self.claim == "C8" else self.estimate.percent()
 
 
-def all_verdicts(runs: pd.DataFrame, pilots: pd.DataFrame) -> list[Verdict]:
-    """C1, C3 to C8 and C10, of those whose arms there are. Primary contrasts that are not there yet count with p = 1 in Holm's
-    correction."""
+def primary(runs: pd.DataFrame) -> dict[str, list[tuple[tuple[str, str], Contrast, float]]]:
+    """The primary contrasts of the claims whose arms there are: arm and rival, what they say, their p-value by Holm's correction, in
+    which those that are not there yet count with p = 1."""
     tasks, there = judged(runs), set(runs.index.get_level_values("arm"))
     found, asked = {}, dict(PRIMARY)
     if set(REMEDIES) <= there:
@@ -71,10 +71,16 @@ def all_verdicts(runs: pd.DataFrame, pilots: pd.DataFrame) -> list[Verdict]:
         if {arm for pair in pairs for arm in pair} <= there:
             of, margin = "one_shot" if claim in ONE_SHOT else "retrained", ONE_SHOT.get(claim, OVER_TASKS)
             on = [task for task in tasks if claim != "C10" or task not in CHOSEN_ON]
-            found[claim] = [contrast(effects(runs, *pair, of, on), margin) for pair in pairs]
-    primary = [one for contrasts in found.values() for one in contrasts]
-    corrected = iter(holm([one.p_value for one in primary] + [1.0] * (FAMILY - len(primary))))
-    made = {claim: of_all(claim, asked[claim], contrasts, [float(next(corrected)) for _ in contrasts]) for claim, contrasts in found.items()}
+            found[claim] = [(pair, contrast(effects(runs, *pair, of, on), margin)) for pair in pairs]
+    p_values = [one.p_value for contrasts in found.values() for _, one in contrasts]
+    corrected = iter(holm(p_values + [1.0] * (FAMILY - len(p_values))))
+    return {claim: [(pair, one, float(next(corrected))) for pair, one in contrasts] for claim, contrasts in found.items()}
+
+
+def all_verdicts(runs: pd.DataFrame, pilots: pd.DataFrame) -> list[Verdict]:
+    """C1, C3 to C8 and C10, of those whose arms there are."""
+    tasks, there = judged(runs), set(runs.index.get_level_values("arm"))
+    made = {claim: of_all(claim, *zip(*contrasts, strict=True)) for claim, contrasts in primary(runs).items()}
     if {"grow_1", "fixed_4"} <= there and len(pilots):
         made["C3"] = cheaper(runs, pilots, tasks)
     if {"grow_2", "prune_none"} <= there:

@@ -27,14 +27,14 @@ NAMES = {"grow_1": "growing from 1 node", "grow_2": "growing from 2 nodes", "gro
          "judged_2": "growing from 2, judged by the derived cell", "kept_2": "growing from 2, weights kept",
          "long_1": "growing from 1, at most 400 epochs", "copy_splitting": "splitting", "copy_all": "splitting all at once",
          "copy_morphism": "copies by morphism", "copy_random": "copies of random operations", "copy_none": "no copies",
-         "wider": "a wider cell"}
+         "wider": "a wider cell", "grow_starts": "growing's cell, as many starts", "lstm_starts": "LSTM, as many starts"}
 ELEMENTARY = " (elementary)"
 
 
 def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A row a run, by task, seed and arm; those with the elementary operations have arms of their own names.
 
-    Columns: retrained and one_shot, the test errors, one that is not finite counting as that of the mean; validation, of the retrained;
+    Columns: retrained and one_shot, the test errors, one that is not finite counting as that of the mean; validation and rate, the step, of the retrained;
     share, of the way from the error of the mean to the best possible or the best closed form; search_flops and flops, those of the search
     and of all; cell, its operations; nodes, the effective ones; what else a row of a record has. Where the derived cell is trained on from
     the weights that it has (`kept_2`), the errors of that count as retrained.
@@ -52,7 +52,7 @@ def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
             error, one_shot = (_error(row, of, mean) for of in ("retrained", "one_shot"))
             rows.append({
                 **row, "task": config["dataset"], "seed": config["seed"], "arm": arm + suffix * (arm not in closed), "mean": mean,
-                "retrained": error, "one_shot": one_shot, "blocks": retrained.get("blocks"), "operations": config["operations"],
+                "retrained": error, "one_shot": one_shot, "blocks": retrained.get("blocks"), "rate": retrained.get("rate", np.nan), "operations": config["operations"],
                 "mean_validation": record["closed_forms"]["mean"]["validation"], 
                 "validation": record["closed_forms"]["mean"]["validation"] if retrained.get("validation") is None else retrained["validation"],
                 "share": (mean - error) / (mean - best) if config["dataset"] not in CONTROLS[:2] else np.nan,
@@ -102,16 +102,20 @@ def cost_until(row: Mapping[str, Any], target: float, censored: float) -> float:
     return next(reached, max(censored, row["spent"][-1]))
 
 
+def targets(pilots: pd.DataFrame) -> pd.Series:
+    """The validation error, that of the mean = 1, which the pilot seeds of `fixed_4` set for a search, by task [protocol E2]."""
+    return np.exp(np.log(pilots["errors"].map(min) / pilots["mean_validation"]).groupby("task").mean()) * 1.01
+
+
 def costs_until_target(runs: pd.DataFrame, pilots: pd.DataFrame, arm: str) -> tuple[pd.DataFrame, float, float]:
     """100 times the log ratio of the operations until the target, `arm` to `fixed_4`, seeds by tasks [protocol E2]; and the shares of
     both that never reach it."""
-    targets = np.exp(np.log(pilots["errors"].map(min) / pilots["mean_validation"]).groupby("task").mean()) * 1.01
-    found, missed = dict[str, dict[int, float]](), []
+    goals, found, missed = targets(pilots), dict[str, dict[int, float]](), []
     for (task, seed), group in runs.groupby(level=["task", "seed"]):
         group = group.droplevel(["task", "seed"])
         ours, fixed = (group.loc[name] if name in group.index else {"spent": None} for name in (arm, "fixed_4"))
-        if task in targets and isinstance(ours["spent"], list) and isinstance(fixed["spent"], list):
-            target, censored = targets[task] * fixed["mean_validation"], 2 * fixed["spent"][-1]
+        if task in goals and isinstance(ours["spent"], list) and isinstance(fixed["spent"], list):
+            target, censored = goals[task] * fixed["mean_validation"], 2 * fixed["spent"][-1]
             found.setdefault(task, {})[seed] = 100 * np.log(cost_until(ours, target, censored) / cost_until(fixed, target, censored))
             missed.append([min(row["errors"]) > target for row in (ours, fixed)])
     return pd.DataFrame(found), *np.mean(missed, axis=0)
@@ -131,6 +135,23 @@ def arms_table(runs: pd.DataFrame, rival: str = "lstm") -> pd.DataFrame:
                      "nodes": "-" if of_arm["nodes"].isna().all() else f"{of_arm['nodes'].mean():.1f}",
                      "weights": f"{of_arm['parameters'].mean():.0f}"})
     return pd.DataFrame(rows).set_index("")
+
+
+LONGER = (("grow_1", "lstm"), ("grow_1", "random"), ("random", "lstm"), ("grow_starts", "random"), ("lstm_starts", "random"))
+
+
+def longer_table(runs: pd.DataFrame, longer: pd.DataFrame) -> pd.DataFrame:
+    """A row a contrast of E8: changes of the error in percent over tasks, in `runs` and with longer trainings, of the tasks and seeds of
+    the latter."""
+    shared = runs[[pair in set(longer.index.droplevel("arm")) for pair in runs.index.droplevel("arm")]]
+    rows = {}
+    for arm, rival in LONGER:
+        row = {}
+        for name, made in (("as in E1", shared), ("longer", longer)):
+            there = {arm, rival} <= set(made.index.get_level_values("arm"))
+            row[name] = contrast(effects(made, arm, rival, tasks=judged(longer))).over.percent().text("+.0f") if there else "-"
+        rows[f"{NAMES[arm]} against {NAMES[rival]}"] = row
+    return pd.DataFrame(rows).T
 
 
 def duplication_table(runs: pd.DataFrame, rival: str = "wider") -> pd.DataFrame:

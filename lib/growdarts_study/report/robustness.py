@@ -1,0 +1,116 @@
+"""What the contrasts of the searches would say by other tests, units, targets and prices, for the page on what could be wrong."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from growdarts_study.report import claims
+from growdarts_study.report.comparison import Interval, interval
+from growdarts_study.report.contrasts import contrast
+from growdarts_study.report.searches import costs_until_target, effects, judged, targets
+from growdarts_study.report.tables import p_text
+from growdarts_study.report.whole_space import TaskSpace, best_of, geometric
+
+ARM, RIVAL = "grow_1", "random"  # the contrast that decides C1
+
+
+def without_each(table: pd.DataFrame) -> tuple[float, float]:
+    """Least and largest mean effect over tasks, of a table of effects, if any one task is left out."""
+    means = table.mean()
+    left = [float(means.drop(task).mean()) for task in means.index]
+    return min(left), max(left)
+
+
+def ranks(table: pd.DataFrame) -> tuple[int, float, float]:
+    """Tasks whose mean effect is above zero; p-values of the sign test and of Wilcoxon's, whose unit is a task."""
+    means = table.mean()
+    above = int((means > 0).sum())
+    return above, float(stats.binomtest(above, len(means)).pvalue), float(stats.wilcoxon(means).pvalue)
+
+
+def over_seeds(table: pd.DataFrame) -> Interval:
+    """The mean effect with a seed as the unit, over seeds that have all tasks."""
+    return contrast(table.dropna().T).over
+
+
+def matching_draws(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arm: str = ARM, most: int = 1000) -> int:
+    """The least k for which the best of k random cells of the whole space is, against LSTM and over tasks, at least as good as `arm`."""
+    own = effects(runs, arm, "lstm").mean()
+    known = [space for space in spaces if space.name in own.index]
+    lstm = {space.name: float(geometric(space.rivals).loc["lstm"]) for space in known}
+    wanted = float(own[[*lstm]].mean())
+    return next(k for k in range(1, most) if np.mean([100 * np.log(best_of(space, k) / lstm[space.name]) for space in known]) <= wanted)
+
+
+def restarts(spaces: Sequence[TaskSpace], rival: str = "lstm") -> dict[str, float]:
+    """What the best of as many starts as there are seeds, by validation, brings over a single one, on series that all seeds share:
+    100 times the log ratio of test errors."""
+    found = {}
+    for space in spaces:
+        if space.one_draw():
+            tested = space.rivals.loc[rival]
+            found[space.name] = float(100 * (np.log(tested[space.rivals_validation.loc[rival].idxmin()]) - np.log(tested).mean()))
+    return found
+
+
+def before_growth(runs: pd.DataFrame, pilots: pd.DataFrame, arm: str = ARM) -> tuple[int, int]:
+    """Searches that reach the target of C3 with the nodes that they start with, and all that reach it."""
+    goals, first, reached = targets(pilots), 0, 0
+    for (task, _), row in runs.xs(arm, level="arm").iterrows():
+        if task in goals and isinstance(row["errors"], list):
+            at = next((epoch for epoch, error in enumerate(row["errors"], 1) if error <= goals[task] * row["mean_validation"]), None)
+            reached += at is not None
+            first += at is not None and (not row["grown"] or at <= row["grown"][0])
+    return first, reached
+
+
+def given_back(runs: pd.DataFrame, arm: str = ARM, start: int = 1) -> float:
+    """Share of the searches that grew whose cell has no more nodes than they started with, since no later stage was better."""
+    own = runs.xs(arm, level="arm")
+    grew = own[own["grown"].map(lambda epochs: isinstance(epochs, list) and len(epochs) > 0)]
+    return float((grew["cell"].map(len) <= start).mean())
+
+
+def run_twice(runs: pd.DataFrame, one: str = "grow_2", other: str = "kept_2") -> tuple[int, int, float]:
+    """Of one search that was run at two commits: how often the cell is the same, of how many, and the largest ratio of one-shot errors."""
+    first, second = (runs.xs(arm, level="arm") for arm in (one, other))
+    both = first.index.intersection(second.index)
+    ratios = np.log(first.loc[both, "one_shot"].astype(float) / second.loc[both, "one_shot"].astype(float))
+    same = [a == b for a, b in zip(first.loc[both, "cell"], second.loc[both, "cell"], strict=True)]
+    return sum(same), len(both), float(np.exp(ratios.abs().max()))
+
+
+def larger_step(runs: pd.DataFrame, arm: str) -> float:
+    """Share of the trainings from scratch that end with the largest step of all that are tried."""
+    rates = runs["rate"].dropna()
+    return float((rates.xs(arm, level="arm") == rates.max()).mean())
+
+
+def numbers(runs: pd.DataFrame, pilots: pd.DataFrame, spaces: Sequence[TaskSpace]) -> dict[str, str]:
+    """All of it in words, for the text; of runs on tasks that are no controls."""
+    tasks = judged(runs)
+    runs = runs.loc[tasks]
+    table = effects(runs, ARM, RIVAL)
+    low, high = (f"{100 * np.expm1(value / 100):+.0f} %" for value in without_each(table))
+    above, sign, wilcoxon = ranks(table)
+    pairs, found, corrected = zip(*claims.primary(runs)["C1"], strict=True)
+    decisive = pairs.index((ARM, RIVAL))
+    steps = interval([100 * np.log(runs["retrained"].loc[space.name].xs("lstm", level="arm") / space.rivals.loc["lstm"]).mean()
+                      for space in spaces if space.name in tasks])
+    looser = pilots.assign(errors=pilots["errors"].map(lambda errors: [1.3 * error for error in errors]))
+    same, of, most = run_twice(runs)
+    return {
+        "without": f"{low} to {high}", "series_worse": f"{above} of {table.shape[1]}", "sign": p_text(sign), "wilcoxon": p_text(wilcoxon),
+        "over_seeds": over_seeds(table).percent().text("+.0f"), "whole_seeds": str(len(table.dropna())),
+        "random_p": p_text(found[decisive].p_value), "random_p_holm": p_text(corrected[decisive]),
+        "c1_plain": claims.of_all("C1", pairs, found, [one.p_value for one in found]).verdict,
+        "c1_holm": claims.of_all("C1", pairs, found, corrected).verdict,
+        "matching": str(matching_draws(runs, spaces)),
+        "restarts": ", ".join(f"{100 * np.expm1(value / 100):+.0f} % on {name}" for name, value in restarts(spaces).items()),
+        "before_growth": "{} of {}".format(*before_growth(runs, pilots)),
+        "looser": contrast(costs_until_target(runs, looser, ARM)[0]).over.percent().text("+.0f"),
+        "given_back": f"{given_back(runs):.0%}", "same": f"{same} of {of}", "most": f"{most:.1f}",
+        **{f"step_{arm}": f"{larger_step(runs, arm):.0%}" for arm in ("grow_1", "random", "lstm")},
+        "lstm_steps": steps.percent().text("+.1f")}
