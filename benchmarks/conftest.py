@@ -17,7 +17,7 @@ from benchmarks.launches import few
 from benchmarks.sizes import BASES, FULL, ORIGINAL, QUICK, STEPS, TOY, TOY_VALUES, VALUES, Effort, Size, sweeps
 from benchmarks.timing import load_average
 from growdarts_study import records
-from growdarts.spaces.precision import used_precision
+from growdarts_study.precision import used_precision
 
 KEPT, TOY_RECORDS = records.RESULTS / "benchmarks", records.ROOT / "_build" / "benchmarks"
 

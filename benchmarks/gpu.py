@@ -26,7 +26,7 @@ import torch
 from benchmarks.launches import Repeated
 from benchmarks.sizes import ORIGINAL, TOY, Size
 from benchmarks.steps import lstm_step, reference_step, search_step, subject
-from growdarts.captured import Graphs
+from growdarts.devices.captured import Graphs
 from growdarts.checkpoints import Checkpoint
 from growdarts.devices import find_device
 from growdarts.search import Search

@@ -14,7 +14,7 @@ from benchmarks.launches import counted, few
 from benchmarks.sizes import Size, convolutional, recurrent
 from benchmarks.steps import CLASSES, subject, weight_step
 from growdarts.search import PASSES
-from growdarts.spaces.darts.published import CIFAR10_DARTS_V2, PTB_DARTS_V2
+from growdarts_study.published import CIFAR10_DARTS_V2, PTB_DARTS_V2
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts.tasks.language import LanguageModel

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.sizes import Size
 from benchmarks.steps import reference_step, search_step, subject
-from growdarts.captured import Graphs
+from growdarts.devices.captured import Graphs
 from growdarts.forms import plain_forms
 
 FREE = ("view", "reshape", "alias", "detach", "t.", "transpose", "permute", "expand", "slice", "select", "split", "chunk",
@@ -43,7 +43,7 @@ class Counting(TorchDispatchMode):
 
 
 class Repeated:
-    """Stands in for `growdarts.captured.CudaGraph` where there is no GPU: the function itself, without being counted."""
+    """Stands in for `growdarts.devices.captured.CudaGraph` where there is no GPU: the function itself, without being counted."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self.function = function

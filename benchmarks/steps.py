@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from benchmarks.sizes import Size
 from growdarts.bilevel import VirtualStep, alpha_gradient
 from growdarts.space import SearchSpace
-from growdarts.tasks.carried import LSTM, derived_layers, two_input_layers
+from growdarts.spaces.two_input.network import derived_layers, two_input_layers
+from growdarts_study.experiments.rivals import LSTM
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
@@ -31,7 +32,7 @@ from growdarts.tasks.images import ImageData, Images
 from growdarts.tasks.language import LanguageModel, LanguageTask, Memory, Window
 from growdarts.mixture import operation_name
 from growdarts.growth import operation_owner
-from growdarts.spaces.precision import Precision
+from growdarts_study.precision import MixedPrecisionTask, Precision
 from growdarts.tasks.text import Text
 from growdarts.training import Task, theta_step
 
@@ -104,7 +105,7 @@ def _language(size: Size, device: str) -> Subject:
         return model, Reference(loss, weights_of(model), [])
 
     return Subject(size, network, lambda train: Window(*data[train], Memory(None), train),
-                   lambda precision: LanguageTask(None, B, size.length, precision=precision, device=device),
+                   lambda precision: MixedPrecisionTask(None, B, size.length, precision=precision, device=device),
                    Reference(loss, network.theta_parameters(), alpha), fixed)
 
 

@@ -5,7 +5,7 @@ import pytest
 from benchmarks.floors import PASSES, floor
 from benchmarks.steps import lstm_step, reference_step, search_step, subject
 from benchmarks.timing import in_turn, load_average, peaks
-from growdarts.spaces.precision import used_precision
+from growdarts_study.precision import used_precision
 
 
 @pytest.mark.parametrize("order", [1, 2])

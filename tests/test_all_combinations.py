@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from growdarts.tasks.carried import derived_layers, two_input_layers
+from growdarts.spaces.two_input.network import derived_layers, two_input_layers
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts_study.config import TimeSeriesRun

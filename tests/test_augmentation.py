@@ -1,11 +1,16 @@
 """Crop, flip and cutout against loops over single images and pixels."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from growdarts.tasks.augmentation import CIFAR10_MEAN, CIFAR10_STD, augment, cutout, normalise, random_crop, random_flip
+from growdarts.tasks import augmentation
+from growdarts.tasks.augmentation import cutout, normalise, random_crop, random_flip
 
 B, C, H, W = 40, 3, 7, 6
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+augment = partial(augmentation.augment, mean=MEAN, std=STD)
 
 
 def generator(seed=5):
@@ -62,10 +67,10 @@ def test_cutout_is_a_clipped_square(images, length):
 def test_augment_is_crop_flip_normalise_cutout(images):
     source = generator()
     by_hand = random_flip(random_crop(images, 2, source), source)
-    by_hand = cutout(normalise(by_hand, CIFAR10_MEAN, CIFAR10_STD), 4, source)
+    by_hand = cutout(normalise(by_hand, MEAN, STD), 4, source)
     assert torch.equal(augment(images, generator(), padding=2, cutout_length=4), by_hand)
     plain = augment(images, generator(), padding=0, flip=False)
-    torch.testing.assert_close(plain.mean((0, 2, 3)) * torch.tensor(CIFAR10_STD) + torch.tensor(CIFAR10_MEAN),
+    torch.testing.assert_close(plain.mean((0, 2, 3)) * torch.tensor(STD) + torch.tensor(MEAN),
                                images.mean((0, 2, 3)))
 
 

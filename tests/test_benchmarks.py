@@ -21,7 +21,7 @@ from growdarts_study.report import performance
 from growdarts_study.report.performance import (DERIVED, GROWTH, LAUNCHES, MEMORY, SCALING, STEPS as STEP_COLUMNS, TARGETS, growth, load,
                                                 scaling, step_figure, steps, table, targets)
 from growdarts.bilevel import alpha_gradient
-from growdarts.tasks.carried import two_input_layers
+from growdarts.spaces.two_input.network import two_input_layers
 from growdarts.bilevel import gradient
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
 from growdarts.settings import ConfigError

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from growdarts import drawing
-from growdarts.spaces.darts import published
+from growdarts_study import published
 from growdarts_study import grids, records
 from growdarts_study.report import player
 from test_drawings import searched

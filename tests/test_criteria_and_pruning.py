@@ -11,7 +11,8 @@ from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.mixture import Mixture
 from growdarts.spaces.two_input.network import two_input_forecaster
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
-from growdarts.pruning import keep_derived, prune
+from growdarts.pruning import prune
+from growdarts_study.controls import keep_derived
 from stepping import step
 
 

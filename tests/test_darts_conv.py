@@ -11,13 +11,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from growdarts.spaces.darts import published
+from growdarts_study import published
 from growdarts.spaces.darts_conv import operations as conv_operations
 from growdarts.spaces.darts_conv.operations import CONVOLUTIONAL, FactorizedReduce, build_operation, convolutional, drop_path
 from growdarts.spaces.darts_conv.cell import FixedCell, SearchCell, derive
 from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, ConvolutionalGenotype
 from growdarts.spaces.genotype import GenotypeError
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
+from growdarts_study.experiments.auxiliary import AuxiliaryNetwork
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.mixture import Mixture
 from growdarts.growth import carry_moments, grow_node
@@ -110,7 +111,7 @@ def test_fixed_network_is_the_original():
 
 
 def test_sizes_are_those_the_original_prints():
-    network = FixedImageNetwork(published.CIFAR10_DARTS_V2, 36, 10, 20, auxiliary=True)
+    network = AuxiliaryNetwork(published.CIFAR10_DARTS_V2, 36, 10, 20)
     sizes = {name: p.numel() for name, p in network.named_parameters()}
     assert sum(n for name, n in sizes.items() if not name.startswith("auxiliary")) == 3_349_342
     assert sum(p.numel() for p in SearchImageNetwork(16, 10, 8).theta_parameters()) == 1_930_618
@@ -153,7 +154,7 @@ def test_fixed_cell_matches_hand_loop(reduction):
 
 
 def test_a_published_cell_runs_and_learns():
-    network = FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 3, auxiliary=True)
+    network = AuxiliaryNetwork(published.CIFAR10_DARTS_V2, 4, 10, 3)
     network.drop_path = 0.2
     logits, auxiliary = network.with_auxiliary(torch.randn(2, 3, 32, 32))
     assert logits.shape == auxiliary.shape == (2, 10)
@@ -352,7 +353,7 @@ def test_a_derived_network_of_the_grown_search_can_be_built():
     (lambda: small()(torch.zeros(2, 3, 16, 16).double()), r"images of shape \(2, 3, 16, 16\).*takes \(B, 3, 8, 8\)"),
     (lambda: small(image_channels=1)(torch.zeros(2, 3, 8, 8).double()), r"takes \(B, 1, 8, 8\)"),
     (lambda: FactorizedReduce(4, 5, affine=False), "channels = 5: .*even"),
-    (lambda: FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 10, 3, auxiliary=True, image_size=28),
+    (lambda: AuxiliaryNetwork(published.CIFAR10_DARTS_V2, 4, 10, 3, image_size=28),
      "image_size = 28: an auxiliary head needs 32 to 40")])
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from growdarts.spaces.darts import published
+from growdarts_study import published
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import INIT_RANGE, RecurrentCell
 from growdarts.spaces.darts.genotypes import RecurrentGenotype

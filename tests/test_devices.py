@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from growdarts.bilevel import VirtualStep, alpha_gradient
-from growdarts import captured
-from growdarts.captured import CudaGraph, Graphs
+from growdarts.devices import captured
+from growdarts.devices.captured import CudaGraph, Graphs
 from growdarts.checkpoints import Checkpoint
 from growdarts.devices import find_device, to_device
 from growdarts.growth import grow_node, grow_operation

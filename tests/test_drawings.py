@@ -16,7 +16,7 @@ from growdarts.drawing.text import width
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype, RecurrentGenotype
 from growdarts.spaces.genotype import GenotypeError, genotype_from_dict
 from growdarts.spaces.two_input.genotype import Genotype
-from growdarts.spaces.darts.published import CIFAR10_DARTS_V2, PTB_DARTS_V2
+from growdarts_study.published import CIFAR10_DARTS_V2, PTB_DARTS_V2
 
 ONE_NODE = RecurrentGenotype((("tanh", 0),), (1,))
 GROWN = ConvolutionalGenotype(

@@ -168,7 +168,7 @@ def test_a_language_run_trains_with_its_own_decay_and_is_tested_on_test_text(mon
     monkeypatch.setattr(language, "fit", lambda network, parameters, task, settings, *rest, **more: (
         seen.append(settings), fit(network, parameters, task, settings, *rest, **more))[1])
     parts = []
-    monkeypatch.setattr(language.LanguageTask, "evaluate", lambda self, network, part, *_: (
+    monkeypatch.setattr(language.MixedPrecisionTask, "evaluate", lambda self, network, part, *_: (
         parts.append(part), {"test": 2.5, "validation": 2.25, "train": 2.0}[part])[1])
     config = smoke("language", methods=["lstm"], weight_decay=0.5, train_weight_decay=0.125)
     result = experiments.run(config)["result"]
@@ -219,8 +219,8 @@ def test_too_many_images_are_named_before_anything_is_trained(monkeypatch, phase
 
 
 def test_an_image_run_cuts_out_in_training_only(monkeypatch):
-    seen, task = [], images.ImageTask
-    monkeypatch.setattr(images, "ImageTask", lambda *arguments, **more: (seen.append(more.get("cutout_length", 0)),
-                                                                         task(*arguments, **more))[1])
+    seen, prepared = {}, images.AuxiliaryTask.__post_init__
+    monkeypatch.setattr(images.ImageTask, "__post_init__", lambda task: (
+        seen.setdefault(type(task).__name__, task.cutout_length), prepared(task))[1])
     experiments.run(smoke("images", methods=["grow"], cutout_length=3, search_epochs=1, train_epochs=1))
-    assert seen == [0, 3]
+    assert seen == {"ImageTask": 0, "AuxiliaryTask": 3}

@@ -165,8 +165,7 @@ def test_genotypes_of_any_json(data):
 @many
 @given(st.text(max_size=60) | GENOTYPES.map(json.dumps))
 def test_genotypes_of_any_text(text):
-    for read in (Genotype.from_json, RecurrentGenotype.from_json, ConvolutionalGenotype.from_json, RecurrentGenotype.from_text,
-                 ConvolutionalGenotype.from_text):
+    for read in (Genotype.from_json, RecurrentGenotype.from_json, ConvolutionalGenotype.from_json):
         try:
             read(text)
         except GenotypeError as error:

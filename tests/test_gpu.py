@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.sizes import TOY
 from benchmarks.steps import search_step, subject
-from growdarts.captured import Graphs
+from growdarts.devices.captured import Graphs
 from growdarts.checkpoints import Checkpoint
 from growdarts.search import Search
 from growdarts_study import records

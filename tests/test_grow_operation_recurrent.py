@@ -9,7 +9,7 @@ from torch.autograd.functional import hessian, jacobian
 from torch.optim import Adam
 
 from growdarts.space import OperationOwner
-from growdarts.tasks.carried import two_input_layers
+from growdarts.spaces.two_input.network import two_input_layers
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
 from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, Memory, Window

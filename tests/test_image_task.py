@@ -4,6 +4,7 @@ import copy
 import functools
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from growdarts import training
-from growdarts.spaces.darts import published
+from growdarts_study import published
 from growdarts.tasks.augmentation import augment, normalise
 from growdarts.checkpoints import Checkpoint
 from growdarts_study.config import TimeSeriesRun
@@ -19,7 +20,9 @@ from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
 from growdarts.settings import DataError
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
-from growdarts.tasks.images import EVALUATION_BATCH, ImageTask, schedule_drop_path
+from growdarts.tasks.images import EVALUATION_BATCH, ImageTask
+from growdarts_study.experiments.auxiliary import AuxiliaryNetwork, AuxiliaryTask
+from growdarts_study.experiments.images import schedule_drop_path
 from growdarts_study.data.images import images_from_arrays, load_images
 from growdarts_study.records import without_timing
 from growdarts.search import Search
@@ -31,6 +34,11 @@ OPERATIONS = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")
 @functools.cache
 def digits(n_images=400, train_portion=0.5):
     return load_images("digits", n_images=n_images, train_portion=train_portion)
+
+
+def unchanged(data):
+    """The same images, which no training changes at random."""
+    return replace(data, padding=0, flip=False)
 
 
 def small(n_nodes=1, channels=4):
@@ -64,7 +72,7 @@ class Constant(nn.Module):
 
 
 def test_a_pass_has_every_training_image_once_unchanged_if_asked():
-    task = ImageTask(digits(), batch_size=32, augmented=False)
+    task = ImageTask(unchanged(digits()), batch_size=32)
     x, y = (torch.cat(parts) for parts in zip(*task.train_batches(), strict=True))
     expected = normalise(digits().train.x / 255, digits().mean, digits().std)
 
@@ -103,7 +111,7 @@ def test_the_global_seed_decides_and_a_pass_costs_it_one_draw(task):
 
 
 def test_search_batches_pair_the_parts_and_reorder_the_validation_images():
-    task = ImageTask(digits(100, 0.9), batch_size=5, augmented=False)
+    task = ImageTask(unchanged(digits(100, 0.9)), batch_size=5)
     pairs = list(task.search_batches())
     assert len(pairs) == 18
     validation = normalise(task.data.validation.x / 255, task.data.mean, task.data.std)
@@ -152,8 +160,8 @@ def test_flops_are_those_of_a_pass_over_the_training_images(task):
 
 
 def test_the_auxiliary_loss_counts_in_training_only():
-    network = FixedImageNetwork(published.CIFAR10_DARTS_V2, 4, 4, 3, auxiliary=True)
-    task = ImageTask(colours(size=32), batch_size=6)
+    network = AuxiliaryNetwork(published.CIFAR10_DARTS_V2, 4, 4, 3)
+    task = AuxiliaryTask(colours(size=32), batch_size=6)
     x, y = batch = next(task.train_batches())
     cross_entropy = nn.functional.cross_entropy
     torch.manual_seed(0)
@@ -169,7 +177,7 @@ def test_drop_path_grows_linearly():
     network = FixedImageNetwork(published.CIFAR10_DARTS_V2, 2, 4, 3)
     seen = []
     for epoch in range(4):
-        schedule_drop_path(network, epoch, 4)
+        schedule_drop_path(network, epoch, 4, 0.2)
         seen.append(network.drop_path)
     assert seen == pytest.approx([0, 0.05, 0.1, 0.15])
     schedule_drop_path(network, 1, 2, highest=0.6)

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from growdarts_study.data import images
-from growdarts.tasks.augmentation import CIFAR10_MEAN, CIFAR10_STD
 from growdarts_study.data.files import cache_folder
 from growdarts.settings import DataError
 from growdarts_study.data.images import channel_moments, images_from_arrays, load_images
@@ -16,6 +15,8 @@ from growdarts_study.data.images import channel_moments, images_from_arrays, loa
 REAL = cache_folder()[0] / "cifar10"
 needs_cifar10 = pytest.mark.skipif(not all((REAL / f"cifar10_batch_{k}.png").is_file() for k in range(51)),
                                    reason=f"CIFAR-10 is not in {REAL}: set GROWDARTS_DATA to a folder that holds it")
+CIFAR10_MEAN = (0.49139968, 0.48215827, 0.44653124)  # DARTS', of the training images in 0 .. 1: red, green, blue
+CIFAR10_STD = (0.24703233, 0.24348505, 0.26158768)
 
 
 def arrays(n=20, classes=4, channels=3, size=8, seed=0):

@@ -8,16 +8,17 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from growdarts.spaces.darts import published
+from growdarts_study import published
 from growdarts.bilevel import VirtualStep, alpha_gradient, hessian_vector_product, second_order
-from growdarts.tasks.carried import LSTM, derived_layers, two_input_layers
+from growdarts.spaces.two_input.network import derived_layers, two_input_layers
+from growdarts_study.experiments.rivals import LSTM
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts_study.config import TimeSeriesRun
-from growdarts.tasks.language import (Dropout, LanguageModel, LanguageTask, Masks, Memory, Window,
-                                      detached, perplexity)
+from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, Masks, Memory, Window, detached
+from growdarts_study.experiments.language import perplexity
 from growdarts.forms import plain_forms
-from growdarts.spaces.precision import products_in, used_precision
+from growdarts_study.precision import products_in, used_precision
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT
 from growdarts.search import Search
 from growdarts_study.data.text import load_text
@@ -69,8 +70,6 @@ def test_masks_drop_whole_columns_and_keep_the_mean():
         assert mask.unique().tolist() == pytest.approx([0, 1 / (1 - rate)])
         assert (mask == 0).double().mean() == pytest.approx(rate, abs=0.03)
     assert network.draw_masks(80)[1].ne(masks[1]).any()
-    again = [network.draw_masks(80, torch.Generator().manual_seed(3)) for _ in range(2)]
-    assert all(torch.equal(a, b) for a, b in zip(*again, strict=True))
     assert model().draw_masks(3) == Masks()
 
 
@@ -286,8 +285,8 @@ def test_evaluation_does_not_depend_on_windows_or_mode(small, cell):
     assert found[0] == pytest.approx(found[1], rel=1e-5) and network.training
     logits = network.eval()(small.test[:-1, None]).logits[:, 0]
     assert found[0] == pytest.approx(nn.functional.cross_entropy(logits, small.test[1:]).item(), rel=1e-5)
-    task = LanguageTask(small, 5, 20)
-    assert task.evaluate(network, "test", 1) == pytest.approx(found[0], rel=1e-5) and not network.training
+    task = LanguageTask(small, 5, 20, eval_batch_size=1)
+    assert task.evaluate(network, "test") == pytest.approx(found[0], rel=1e-5) and not network.training
     assert perplexity(math.log(50)) == pytest.approx(50) and perplexity(1e4) == math.inf
     assert task.flops(network) == 3000 * network.flops()
 
@@ -349,7 +348,7 @@ def test_every_cell_is_trained_with_products_in_bfloat16(cell, hidden):
 
 @pytest.mark.parametrize("hidden", [0.0, 0.3])
 def test_where_bfloat16_cannot_be_had_the_parameter_changes_nothing(hidden, monkeypatch):
-    monkeypatch.setattr("growdarts.spaces.precision._has_bfloat16", lambda: False)
+    monkeypatch.setattr("growdarts_study.precision._has_bfloat16", lambda: False)
     torch.manual_seed(0)
     network = LanguageModel(V, LSTM(H, H), Dropout(hidden=hidden))
     x, y = torch.randint(V, (2, 20, B))

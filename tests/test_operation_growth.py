@@ -13,13 +13,14 @@ from growdarts.pruning import renew_statistics
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.checkpoints import Checkpoint
 from growdarts_study.config import TimeSeriesRun
+from growdarts_study.controls import ControlledSearch as Search
+from growdarts_study.controls import random_operation
 from growdarts.criteria import gained_since, stage_is_over
-from growdarts.growth import grow_operation, random_operation
+from growdarts.growth import grow_operation
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.tasks.language import LanguageModel, LanguageTask
 from growdarts.spaces.two_input.network import two_input_forecaster
 from growdarts_study.records import without_timing
-from growdarts.search import Search
 from growdarts_study.data.series import load_series
 from growdarts_study.data.text import load_text
 from growdarts.training import DivergenceError

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from growdarts.tasks.carried import two_input_layers
+from growdarts.spaces.two_input.network import two_input_layers
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.tasks.language import LanguageModel

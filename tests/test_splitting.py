@@ -9,14 +9,13 @@ from torch import nn
 from torch.autograd.functional import hessian
 
 from growdarts.tracing import OperationTrace, record_calls
-from growdarts.criteria import operation_to_split
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.mixture import Mixture
 from growdarts.growth import grow_operation
 from growdarts.spaces.two_input.network import two_input_forecaster
 from growdarts.forms import plain_forms
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
-from growdarts.splitting import (SplittingMatrices, all_operations, lowest_eigenpairs, possible_splits, select_operation,
+from growdarts.splitting import (Split, SplittingMatrices, all_operations, lowest_eigenpairs, possible_splits, select_operation,
                                  splitting_matrices)
 
 T, B, F, H = 3, 5, 2, 2
@@ -271,11 +270,15 @@ def test_units_without_a_negative_eigenvalue_are_not_split():
 
 
 def test_selected_operation_is_the_rule_written_out():
-    assert operation_to_split({(0, "a"): [-1.0, 2.0, -1.0], (1, "b"): [-0.1, -0.1, -0.1]}) == (1, "b")
-    assert operation_to_split({(0, "a"): [-1.0, 9.0], (1, "b"): [-2.0, 9.0], (1, "c"): [-1.5, -9.0]}) == (1, "c")
-    assert operation_to_split({(0, "a"): [-1.0, 9.0], (1, "b"): [-2.0, 99.0]}) == (1, "b")  # of negative ones only
-    assert operation_to_split({(0, "a"): [0.0, 1.0]}) is None
-    assert operation_to_split({}) is None
+    def selected(**eigenvalues):
+        found = select_operation(Split((0, key), values, {}) for key, values in eigenvalues.items())
+        return None if found is None else found.operation[1]
+
+    assert selected(a=[-1.0, 2.0, -1.0], b=[-0.1, -0.1, -0.1]) == "b"
+    assert selected(a=[-1.0, 9.0], b=[-2.0, 9.0], c=[-1.5, -9.0]) == "c"
+    assert selected(a=[-1.0, 9.0], b=[-2.0, 99.0]) == "b"  # of negative ones only
+    assert selected(a=[0.0, 1.0]) is None
+    assert selected() is None
     network, batch = problem(hidden=4)
     splits = possible_splits(splitting_matrices(network, loss, [batch]))
     chosen = select_operation(splits)

@@ -5,11 +5,12 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, linear
 
-from growdarts.spaces import precision
+from growdarts.spaces.precision import product_type
 from growdarts.bilevel import gradient
 from growdarts.forms import plain_forms
 from growdarts_fast.loss import ROWS
 from growdarts.tasks.language import vocabulary_loss
+from growdarts_study import precision
 
 V, H = 37, 5
 
@@ -96,7 +97,7 @@ def test_processors_without_bf16_units_fall_back_to_float32(monkeypatch):
     monkeypatch.setattr(precision, "_has_bfloat16", lambda: True)
     assert precision.used_precision("bfloat16") == "bfloat16" and precision.used_precision("float32") == "float32"
     with precision.products_in("bfloat16"):
-        assert (a @ a).dtype == torch.bfloat16 == precision.product_type(a)
+        assert (a @ a).dtype == torch.bfloat16 == product_type(a)
 
 
 def test_units_that_torch_cannot_use_for_an_lstm_are_none(monkeypatch):

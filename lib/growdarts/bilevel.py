@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from growdarts.captured import active
+from growdarts.devices.captured import active
 from growdarts.space import SearchSpace
 from growdarts.tracing import statistics_kept
 
-Loss = Callable[[SearchSpace, Any], Tensor]
+Loss = Callable[[Any, Any], Tensor]  # of network and batch, ()
 
 
-def gradient(network: nn.Module, loss: Callable[[Any, Any], Tensor], batch: Any,
-             parameters: Sequence[nn.Parameter]) -> tuple[Tensor, list[Tensor]]:
+def gradient(network: nn.Module, loss: Loss, batch: Any, parameters: Sequence[nn.Parameter]) -> tuple[Tensor, list[Tensor]]:
     """Value () of loss(network, batch) and its gradient by `parameters`; zero where it does not depend on one of them.
 
     All others do not require gradients meanwhile: a backward pass written by hand can only tell by that what it need
@@ -33,8 +32,7 @@ def gradient(network: nn.Module, loss: Callable[[Any, Any], Tensor], batch: Any,
                       *map(id, parameters))
 
 
-def _gradient(network: nn.Module, loss: Callable[[Any, Any], Tensor], batch: Any,
-              parameters: Sequence[nn.Parameter]) -> tuple[Tensor, list[Tensor]]:
+def _gradient(network: nn.Module, loss: Loss, batch: Any, parameters: Sequence[nn.Parameter]) -> tuple[Tensor, list[Tensor]]:
     """`gradient`, computed."""
     chosen = set(map(id, parameters))
     frozen = [p for p in network.parameters() if p.requires_grad and id(p) not in chosen]

@@ -72,14 +72,3 @@ def operation_to_duplicate(weights: Mapping[Operation, float], threshold: float)
         return None
     strongest = max(weights, key=weights.__getitem__)
     return strongest if weights[strongest] > threshold else None
-
-
-def operation_to_split(eigenvalues: Mapping[Operation, Sequence[float]]) -> Operation | None:
-    """The operation with the most units whose lowest eigenvalue is negative, of equals the one with the smallest sum.
-
-    `eigenvalues` are the lowest of every unit's splitting matrix; the sum is over the negative ones. None if
-    no unit has one: then splitting lowers the loss nowhere [JG criteria].
-    """
-    negative = {operation: [value for value in values if value < 0] for operation, values in eigenvalues.items()}
-    best = min(negative, key=lambda operation: (-len(negative[operation]), sum(negative[operation])), default=None)
-    return best if best is not None and negative[best] else None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from growdarts.criteria import Operation, operation_to_duplicate
+from growdarts.criteria import Operation
 from growdarts.space import OperationOwner, SearchSpace
 from growdarts.mixture import Mixture, operation_name
 from growdarts.settings import SearchSettings
@@ -115,7 +115,7 @@ def operation_owner(network: SearchSpace, mixture: Mixture) -> OperationOwner:
     raise ValueError(f"{type(network).__name__} has no part that can duplicate the operations {mixture.keys}")
 
 
-def growable_operations(network: SearchSpace, *, max_copies: int | None = None) -> dict[tuple[int, str], float]:
+def growable_operations(network: SearchSpace, *, max_copies: int | None = None) -> dict[Operation, float]:
     """Mixture weights of all operations that own weights and of which the mixture holds fewer than `max_copies`."""
     return {(i, key): weight for i, mixture in enumerate(network.mixtures())
             for owner in [operation_owner(network, mixture)]
@@ -170,26 +170,15 @@ def carry_moments(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, ta
 
 # ---- which operation a search duplicates
 
-SPLIT_BATCHES = 1  # training batches that the splitting matrices are averaged over
 LANCZOS_STEPS = 60  # most products with the matrices; each costs about two forward passes
-
-
-def largest_weight(network: SearchSpace, settings: SearchSettings) -> Operation | None:
-    """The operation of the largest mixture weight, if that is above `duplicate_above` [JG criteria]."""
-    return operation_to_duplicate(growable_operations(network, max_copies=settings.max_copies), settings.duplicate_above)
-
-
-def random_operation(network: SearchSpace, settings: SearchSettings) -> Operation | None:
-    """One that owns weights, every one as likely: the control of the other choices."""
-    growable = list(growable_operations(network, max_copies=settings.max_copies))
-    return growable[int(torch.randint(len(growable), ()))] if growable else None
 
 
 def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings) -> tuple[list[Split], float]:
     """The operation whose split lowers the training loss in the most units, or all whose split lowers it [JG criteria].
 
-    The loss is taken in the network's present mode: convolutions are curved in train mode only, by the statistics of the
-    batch. The running statistics stay. None if every operation has `max_copies` copies, or no eigenvalue is negative.
+    The loss is that of one training batch, in the network's present mode: convolutions are curved in train mode only, by the
+    statistics of the batch. The running statistics stay. None if every operation has `max_copies` copies, or no eigenvalue
+    is negative.
 
     Returns
     -------
@@ -198,13 +187,11 @@ def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings)
     growable = growable_operations(network, max_copies=settings.max_copies)
     if not growable:
         return [], 0.0
-    chosen, n_batches = [], 0
-    for batch in task.train_batches():
-        n_batches += 1
-        if len(chosen) < SPLIT_BATCHES:
-            chosen.append(batch)
-    matrices = [place for place in splitting_matrices(network, task.loss, chosen) if place.operation in growable]
-    passes = (3 + 2 * LANCZOS_STEPS) * len(chosen) / n_batches
+    batches = task.train_batches()
+    first = next(batches)
+    n_batches = 1 + sum(1 for _ in batches)
+    matrices = [place for place in splitting_matrices(network, task.loss, [first]) if place.operation in growable]
+    passes = (3 + 2 * LANCZOS_STEPS) / n_batches
     splits = possible_splits(matrices, max_steps=LANCZOS_STEPS)
     if settings.grow_operations == "splitting_all":
         return all_operations(splits), passes

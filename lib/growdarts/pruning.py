@@ -26,25 +26,13 @@ def prune(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Opt
         if not weak:
             continue
         dropped += [f"{name}: {key}" for key in weak]
-        _keep(network, mixture, [key for key in mixture.keys if key not in weak], alpha_optimizer)
+        keep(network, mixture, [key for key in mixture.keys if key not in weak], alpha_optimizer)
     replace_parameters(network, theta_optimizer, alpha_optimizer)
     return dropped
 
 
-def keep_derived(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer) -> None:
-    """Keep in every mixture the operation that is derived, with its copies and their weights.
-
-    It is the strongest one, unless the space says otherwise by a method `derived_operations`, a name for every mixture.
-    """
-    strongest = [max(weights, key=weights.__getitem__) for weights in
-                 (mixture.operation_weights() for mixture in network.mixtures())]
-    chosen = network.derived_operations() if hasattr(network, "derived_operations") else strongest
-    for mixture, name in zip(list(network.mixtures()), chosen, strict=True):
-        _keep(network, mixture, [key for key in mixture.keys if operation_name(key) == name], alpha_optimizer)
-    replace_parameters(network, theta_optimizer, alpha_optimizer)
-
-
-def _keep(network: SearchSpace, mixture: Mixture, keys: Sequence[str], alpha_optimizer: Optimizer) -> None:
+def keep(network: SearchSpace, mixture: Mixture, keys: Sequence[str], alpha_optimizer: Optimizer) -> None:
+    """Keep the operations `keys` of a mixture, with their moments; `replace_parameters` has to follow."""
     index = [mixture.keys.index(key) for key in keys]
     old, new = network.keep_operations(mixture, index)
     carry_moments(alpha_optimizer, old, new, index)

@@ -15,18 +15,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from growdarts.captured import Graphs
+from growdarts.devices.captured import Graphs
 from growdarts.bilevel import VirtualStep, alpha_gradient
 from growdarts.space import SearchSpace
 from growdarts.checkpoints import Checkpoint, fingerprint
 from growdarts.settings import SearchSettings
-from growdarts.criteria import Operation, gained_since, growing_helps, stage_is_over
+from growdarts.criteria import Operation, gained_since, growing_helps, operation_to_duplicate, stage_is_over
 from growdarts.history import Progress, SearchResult, mixture_weights
-from growdarts.growth import (grow_node, grow_operation, growable_operations, growth_step, largest_weight, random_operation,
-                              steepest_descent)
-from growdarts.pruning import held_operations, keep_derived, prune, renew_statistics, resample
-from growdarts.training import (DivergenceError, MeanLoss, Task, learning_rate, theta_epoch, theta_optimizer,
-                                theta_step)
+from growdarts.growth import grow_node, grow_operation, growable_operations, growth_step, steepest_descent
+from growdarts.pruning import held_operations, prune, renew_statistics, resample
+from growdarts.training import DivergenceError, MeanLoss, Task, learning_rate, theta_epoch, theta_optimizer, theta_step
 
 # Forward-sized passes of one pair of alpha and weight step: a backward pass costs two forward ones.
 PASSES = {1: 3 + 3, 2: 3 + 3 + 3 + 2 * 3}
@@ -60,14 +58,13 @@ class Search:
         settings, state = self.settings, self.state
         while True:
             self._train_backbone()  # line 4
-            if settings.prune == "stage":
-                if self._prune(refill=settings.resample):  # 6
-                    self._tune()  # 7
+            if settings.prune == "stage" and self._prune(refill=settings.resample):  # 6
+                self._tune()  # 7
             with self._note_change("stage") as event:
                 state.stage_errors.append(self._stage_error())  # 9
                 gained = growing_helps(state.stage_errors, settings.min_gain)  # 10
                 event["what"] = ["gain" if gained else "no gain"]
-            helped = gained or settings.stage_epochs is not None
+            helped = self._helped(gained)
             if not (helped or state.best):  # the only stage has no finite error, such as one that a pruning ruined
                 raise DivergenceError(state.epoch, state.stage_errors[-1], self.checkpoint)
             if not helped:
@@ -77,9 +74,8 @@ class Search:
                 break
             self._grow()  # 12
         self._restore(state.best)
-        if settings.prune == "end":
-            if self._prune(refill=settings.resample) and settings.resample:  # 19
-                self._tune()  # the operations that were added
+        if settings.prune == "end" and self._prune(refill=settings.resample) and settings.resample:  # 19
+            self._tune()  # the operations that were added
         return SearchResult(self.network.genotype(), self.validation_error(), state.epoch, state.seconds,
                             state.flops, state.stage_errors, state.history, state.events)
 
@@ -111,37 +107,26 @@ class Search:
         state.epoch_errors, state.split_at, state.stage_best = [], 0, {}
 
     def _stage_error(self) -> float:
-        """What a stage is judged by: the error of the network, or the least one while its derived form is trained on."""
-        settings = self.settings
-        if not settings.judge_epochs:
-            return self.task.evaluate(self.network, settings.select_on)
-        now, errors, started = self._snapshot(), [], time.perf_counter()
-        keep_derived(self.network, self.theta_optimizer, self.alpha_optimizer)
-        for _ in range(settings.judge_epochs):
-            with self.graphs.of(self.network):
-                theta_epoch(self.network, self.task, self.theta_optimizer, settings.grad_clip)
-            errors.append(self.task.evaluate(self.network, settings.select_on))
-            self.state.flops += 3 * self.task.flops(self.network)
-        self._restore(now)
-        self.state.seconds += time.perf_counter() - started
-        return min((error for error in errors if math.isfinite(error)), default=math.inf)
+        """What a stage is judged by."""
+        return self.task.evaluate(self.network, self.settings.select_on)
+
+    def _helped(self, gained: bool) -> bool:
+        """Whether the cell may grow on after a stage that gained, or did not."""
+        return gained
+
+    def _stage_is_over(self) -> bool:
+        """First level of early stopping."""
+        return stage_is_over(self.state.epoch_errors, self.settings.patience, self.settings.min_gain, self.state.split_at)
 
     def _duplicate_or_stop(self) -> bool:
         """Called before every epoch: duplicates an operation if the settings ask for it [JG Alg. 4]; whether the stage goes on.
 
         This happens after the checkpoint of the epoch before, so a resumed search repeats it.
         """
-        settings, state, grow = self.settings, self.state, self.settings.grow_operations
-        if settings.duplicate_epochs:
-            if grow != "off" and len(state.epoch_errors) == settings.duplicate_epochs:
-                self._duplicate_chosen()
-                state.epoch_errors = []  # the stage's best weights are those of an epoch with the copies
-            return True
-        over = (len(state.epoch_errors) >= settings.stage_epochs if settings.stage_epochs else
-                stage_is_over(state.epoch_errors, settings.patience, settings.min_gain, state.split_at))
+        state, grow, over = self.state, self.settings.grow_operations, self._stage_is_over()
         if grow == "morphism" and state.epoch_errors and not over:
             self._duplicate_chosen()
-        elif grow not in ("off", "morphism") and over and gained_since(state.epoch_errors, settings.min_gain, state.split_at):
+        elif grow not in ("off", "morphism") and over and gained_since(state.epoch_errors, self.settings.min_gain, state.split_at):
             self._restore(state.stage_best)  # as before a node is grown
             state.split_at = len(state.epoch_errors)
             return self._duplicate_chosen()
@@ -149,20 +134,23 @@ class Search:
 
     def _duplicate_chosen(self) -> bool:
         """Duplicate what `grow_operations` chooses [JG Alg. 4]; whether there was anything to choose."""
-        settings, state, started = self.settings, self.state, time.perf_counter()
-        if settings.grow_operations in ("morphism", "random"):
-            choose = largest_weight if settings.grow_operations == "morphism" else random_operation
-            one = choose(self.network, settings)
-            chosen: dict[Operation, Mapping[str, Tensor] | None] = {} if one is None else {one: None}
-        else:
-            splits, passes = steepest_descent(self.network, self.task, settings)
-            state.flops += passes * self.task.flops(self.network)
-            chosen = {split.operation: split.direction for split in splits}
-        state.seconds += time.perf_counter() - started
+        started, chosen = time.perf_counter(), self._chosen_operations()
+        self.state.seconds += time.perf_counter() - started
         for operation, direction in chosen.items():
-            if operation in growable_operations(self.network, max_copies=settings.max_copies):  # not full by those before it
+            if operation in growable_operations(self.network, max_copies=self.settings.max_copies):  # not full by those before it
                 self._duplicate(operation, direction)
         return bool(chosen)
+
+    def _chosen_operations(self) -> dict[Operation, Mapping[str, Tensor] | None]:
+        """Operations to duplicate, each with the direction of its split, None for a random one."""
+        settings = self.settings
+        if settings.grow_operations == "morphism":
+            weights = growable_operations(self.network, max_copies=settings.max_copies)
+            one = operation_to_duplicate(weights, settings.duplicate_above)
+            return {} if one is None else {one: None}
+        splits, passes = steepest_descent(self.network, self.task, settings)
+        self.state.flops += passes * self.task.flops(self.network)
+        return {split.operation: split.direction for split in splits}
 
     def _search_epoch(self) -> float:
         """One pass over the training data: an alpha step on validation data before every theta step."""

@@ -56,10 +56,6 @@ class SearchSettings(Settings):
                                "the real one is")
     search_epochs: int = Field(ge=1, description="most passes over the training data in a search")
     patience: int = Field(ge=1, description="epochs without validation gain that end a stage")
-    stage_epochs: int | None = Field(default=None, ge=1, description="epochs of every stage, after which the cell grows, up "
-                                     "to max_nodes, whether that helps or not; None: early stopping decides both")
-    judge_epochs: int = Field(default=0, ge=0, description="theta-only epochs of the network with the derived operation of every "
-                              "mixture alone, by whose error a stage is then judged; 0: by that of the mixtures, as in the paper")
     min_gain: float = Field(ge=0, description="smallest relative decrease of the validation error that counts as a gain")
     epsilon: float = Field(ge=1e-5, lt=1, description="scale of the relative change of the output by a growth; "
                            "below 1e-5 float32 rounds as much")
@@ -70,11 +66,9 @@ class SearchSettings(Settings):
     resample: bool = Field(default=False, description="refill a pruned slot with an operation that the mixture does not "
                            "hold, at mixture weight epsilon")
     tune_epochs: int = Field(ge=0, description="theta-only epochs after a pruning")
-    grow_operations: Literal["off", "morphism", "splitting", "splitting_all", "random"] = Field(
+    grow_operations: Literal["off", "morphism", "splitting", "splitting_all"] = Field(
         default="off", description="duplicate operations: that of the largest weight, that along whose steepest descent most units "
-        "lower the loss, all that lower it, or a random one")
-    duplicate_epochs: int | None = Field(default=None, ge=1, description="epochs between duplications, whether they help or "
-                                         "not, in a single stage of all search_epochs; None: weights and errors decide")
+        "lower the loss, or all that lower it")
     duplicate_above: float = Field(default=0.5, gt=0, lt=1, description="mixture weight above which an operation is "
                                    "duplicated by morphism")
     max_copies: int = Field(default=2, ge=2, le=8, description="most copies of an operation in one mixture")

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from growdarts.bilevel import Loss
 from growdarts.space import OperationOwner, SearchSpace
 from growdarts.tracing import OperationTrace
-from growdarts.criteria import Operation, operation_to_split
+from growdarts.criteria import Operation
 
 
 class SplittingMatrices:
@@ -180,6 +180,10 @@ class Split:
     eigenvalues: list[float]
     direction: dict[str, Tensor]
 
+    def units(self) -> int:
+        """How many have a negative eigenvalue."""
+        return sum(value < 0 for value in self.eigenvalues)
+
     def predicted_change(self, step: float) -> float:
         r"""$\tfrac12 \epsilon^2 \sum_{\lambda_u < 0} \lambda_u$ for `step` $\epsilon$, up to $O(\epsilon^4)$."""
         return step**2 / 2 * sum(value for value in self.eigenvalues if value < 0)
@@ -198,10 +202,9 @@ def possible_splits(matrices: Iterable[SplittingMatrices], *, tolerance: float =
 
 
 def select_operation(splits: Iterable[Split]) -> Split | None:
-    """The split with the most negative eigenvalues, of equals that of the lowest sum; None if none lowers the loss [JG Alg. 4]."""
-    by_operation = {split.operation: split for split in splits}
-    chosen = operation_to_split({operation: split.eigenvalues for operation, split in by_operation.items()})
-    return None if chosen is None else by_operation[chosen]
+    """The split with the most negative eigenvalues, of equals that of their lowest sum, None without any [JG Alg. 4, criteria]."""
+    best = min(splits, key=lambda split: (-split.units(), split.predicted_change(1.0)), default=None)
+    return best if best is not None and best.units() else None
 
 
 def all_operations(splits: Iterable[Split]) -> list[Split]:

@@ -46,7 +46,10 @@ Blocks = Sequence[Sequence[int]]
 
 @fast_form(RecurrentSearchCell.states, "cpu")
 def states(cell: RecurrentSearchCell, x: Tensor, h: Tensor, x_mask: Tensor | None, h_mask: Tensor | None) -> Tensor:
-    """`RecurrentSearchCell.states` in float32 or float64."""
+    """`RecurrentSearchCell.states` in float32 or float64 [DARTS Eq. 2].
+
+    Within `torch.autocast` the products are computed in its type, everything else in that of `x`.
+    """
     if h.dtype not in (torch.float32, torch.float64):
         return NotImplemented
     wx, U = cell.transformed_inputs(x, x_mask), cell.W0[cell.inputs:]
@@ -65,7 +68,9 @@ def states(cell: RecurrentSearchCell, x: Tensor, h: Tensor, x_mask: Tensor | Non
     norms = [cell.bn, *(node.bn or cell.bn for node in cell.nodes)]
     norm = Norm(cell.bn.eps) if cell.training else Norm(cell.bn.eps, *(
         torch.stack([getattr(bn, name) for bn in norms]) for name in ("running_mean", "running_var")))
-    found, means, variances = mixed_scan(wx, h, h_mask, U, output_weights, mixtures, weights, nodes, norm)
+    dtype = product_type(wx)
+    with torch.autocast("cpu", enabled=False):
+        found, means, variances = _MixedScan.apply(nodes, norm, dtype, wx, h, h_mask, U, output_weights, *mixtures, *weights)
     if cell.training:
         for bn in dict.fromkeys(norms):
             its = [state for state, other in enumerate(norms) if other is bn]
@@ -87,24 +92,6 @@ def _count(bn: nn.BatchNorm1d, means: Tensor, variances: Tensor) -> None:
     bn.num_batches_tracked += n
 
 
-def mixed_scan(wx: Tensor, h: Tensor, h_mask: Tensor | None, U: Tensor, output_weights: Tensor,
-               mixtures: Sequence[Tensor], weights: Sequence[Tensor], nodes: Sequence[Blocks],
-               norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
-    """States h_1 .. h_T (T, B, H), and mean and variance of every batch norm's input, (T, N + 1, H) each [DARTS Eq. 2].
-
-    wx, U : transformed inputs (T, B, 2 H) and the weight (H, 2 H) of the state before, in state 0.
-    h, h_mask : the state before, (B, H), and the dropout mask of all states (B, H).
-    output_weights : r (N,).
-    mixtures : w of every node, (L, 4), columns as in `growdarts_fast.recurrent_kernels.COLUMNS`.
-    weights : W (H, 2 H), in the order of `nodes`.
-
-    Within `torch.autocast` the products are computed in its type, everything else in that of `wx`.
-    """
-    dtype = product_type(wx)
-    with torch.autocast("cpu", enabled=False):
-        return _MixedScan.apply(nodes, norm, dtype, wx, h, h_mask, U, output_weights, *mixtures, *weights)
-
-
 class _Work:
     """Arrays of one time step that are used again at every other, and a node's edges as an array."""
 
@@ -122,6 +109,14 @@ class _Work:
 
 
 class _MixedScan(torch.autograd.Function):
+    """States h_1 .. h_T (T, B, H), and mean and variance of every batch norm's input, (T, N + 1, H) each.
+
+    wx, U : transformed inputs (T, B, 2 H) and the weight (H, 2 H) of the state before, in state 0.
+    h, h_mask : the state before, (B, H), and the dropout mask of all states (B, H).
+    r : output weights (N,).
+    tensors : w of every node, (L, 4), columns as in `growdarts_fast.recurrent_kernels.COLUMNS`; then W (H, 2 H), in the
+        order of `nodes`.
+    """
 
     @staticmethod
     def forward(ctx: Any, nodes: Sequence[Blocks], norm: Norm, dtype: torch.dtype, wx: Tensor,

@@ -18,7 +18,7 @@ H + I + 1 of what it reads.
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,35 +34,20 @@ from growdarts_fast.products import LEAST, ROWS, add_product, matmul
 from growdarts_fast.two_input_kernels import CODES, MULTIPLIED, mix, mix_backward
 
 
-class ScanNode(NamedTuple):
-    """A node: names of its operations, W (R, I), b (R,), U (R, H), mixture weights w (K,)."""
-
-    names: Sequence[str]
-    W: Tensor
-    b: Tensor
-    U: Tensor
-    w: Tensor
-
-
 @fast_form(TwoInputCell.states, "cpu")
 def states(cell: TwoInputCell, x: Tensor, h: Tensor) -> Tensor:
-    """`TwoInputCell.states` in float32 or float64, of operations that have a kernel."""
-    names = [[operation.name for operation in node.operations()] for node in cell.nodes]
-    if h.dtype not in (torch.float32, torch.float64) or not {name for node in names for name in node} <= CODES.keys():
-        return NotImplemented
-    return two_input_scan(x, h, [ScanNode(of_node, *node.input_weights(), node.state_weights(), node.mixture.weights())
-                                 for of_node, node in zip(names, cell.nodes, strict=True)])
-
-
-def two_input_scan(x: Tensor, h: Tensor, nodes: Sequence[ScanNode]) -> Tensor:
-    """States h_1 .. h_T (T, B, H) from x (T, B, I) and h (B, H) [JG Eq. 3].
+    """`TwoInputCell.states` in float32 or float64, of operations that have a kernel [JG Eq. 3].
 
     Within `torch.autocast` the products are computed in its type, everything else in that of `h`.
     """
+    names = tuple(tuple(operation.name for operation in node.operations()) for node in cell.nodes)
+    if h.dtype not in (torch.float32, torch.float64) or not {name for node in names for name in node} <= CODES.keys():
+        return NotImplemented
+    tensors = [tensor for node in cell.nodes
+               for tensor in (*node.input_weights(), node.state_weights(), node.mixture.weights())]
     dtype = product_type(x)
     with torch.autocast("cpu", enabled=False):
-        return _TwoInputScan.apply(tuple(tuple(node.names) for node in nodes), dtype, x.to(h.dtype), h,
-                                   *(tensor for node in nodes for tensor in node[1:]))
+        return _TwoInputScan.apply(names, dtype, x.to(h.dtype), h, *tensors)
 
 
 @cache
@@ -84,18 +69,20 @@ class _NodePass:
     """A node's pass over the time steps: its mixture in one step, and the gradients through it, which overwrite what it
     saved.
 
+    names, W, b, U, w : its operations, their weights (R, I), (R,), (R, H) and mixture weights (K,).
     read, after : what the node reads, and what the next one does, of which the pass fills the states (T, C, B).
     weights : (R', C). gradient : of the loss by their products (T, R', B), once `backward_step` has been called for all
         steps. dw : of the loss by w (K,).
     """
 
-    def __init__(self, node: ScanNode, read: Tensor, after: Tensor, dtype: torch.dtype) -> None:
-        (T, C, B), H = read.shape, node.U.shape[1]
-        *self.layout, self.of_us, self.of_wx, rows = _layout(node.names, H)
+    def __init__(self, names: Sequence[str], W: Tensor, b: Tensor, U: Tensor, w: Tensor, read: Tensor, after: Tensor,
+                 dtype: torch.dtype) -> None:
+        (T, C, B), H = read.shape, U.shape[1]
+        *self.layout, self.of_us, self.of_wx, rows = _layout(names, H)
         self.weights = read.new_zeros(rows, C, dtype=dtype)
-        self.weights[:, :H].index_copy_(0, self.of_us, node.U.to(dtype))
-        self.weights[:, H:].index_copy_(0, self.of_wx, torch.cat((node.W, node.b[:, None]), dim=1).to(dtype))
-        w = node.w.detach() if len(node.w) > 1 else torch.ones_like(node.w)  # a single operation has no weight to share
+        self.weights[:, :H].index_copy_(0, self.of_us, U.to(dtype))
+        self.weights[:, H:].index_copy_(0, self.of_wx, torch.cat((W, b[:, None]), dim=1).to(dtype))
+        w = w.detach() if len(w) > 1 else torch.ones_like(w)  # a single operation has no weight to share
         self.shares, self.dw = w.numpy(), torch.zeros_like(w, dtype=torch.float64)
         self.read, self.gradient = read, empty((T, rows, B), read.dtype)
         # views that every step needs, made once
@@ -140,7 +127,7 @@ class _TwoInputScan(torch.autograd.Function):
         chain[0, :H] = h.t()
         chain[:-1].unflatten(0, (T, N))[:, :, H:-1] = x.transpose(1, 2).contiguous()[:, None]
         chain[:, -1] = 1
-        passes = [_NodePass(ScanNode(of_node, *tensors[4 * j:4 * j + 4]), chain[j:-1:N], chain[j + 1::N], dtype)
+        passes = [_NodePass(of_node, *tensors[4 * j:4 * j + 4], chain[j:-1:N], chain[j + 1::N], dtype)
                   for j, of_node in enumerate(names)]
         with torch.inference_mode():  # whose bookkeeping counts, with operations on a few numbers
             for t in range(T):

@@ -5,10 +5,10 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from growdarts.settings import SearchSettings
 from growdarts_study.config import Grid, two_input_operations
+from growdarts_study.controls import ControlledSettings
 from growdarts_study.page_settings import OneSeries, SeriesOf
-from growdarts_study.settings import StudySettings, no_value_twice
+from growdarts_study.settings import no_value_twice
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ STARTS = {"grow_starts": "grow_1", "lstm_starts": "lstm"}  # the same trained as
 ARMS = (*SEARCHES, *DRAWS, *RIVALS, *STARTS)
 
 
-class SearchesSettings(SearchSettings, StudySettings):
+class SearchesSettings(ControlledSettings):
     """What all arms on a draw of a series depend on, apart from the series."""
 
     group: str = Field(pattern=r"^[a-z0-9_]+$", description="names the arms, for file names")

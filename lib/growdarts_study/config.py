@@ -6,9 +6,9 @@ from pydantic import Field, model_validator
 
 from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, RECURRENT_OPERATIONS
 from growdarts.devices import Device
-from growdarts.spaces.precision import Precision
+from growdarts_study.precision import Precision
 from growdarts.spaces.two_input.operations import TWO_INPUT
-from growdarts.settings import SearchSettings
+from growdarts_study.controls import ControlledSettings
 from growdarts_study.settings import StudySettings, known_operations, no_value_twice
 
 Tier = Literal["smoke", "reduced", "workstation", "full"]
@@ -33,7 +33,7 @@ class Grid(StudySettings):
 class MethodGrid(Grid):
     """The notebook of an experiment that runs several methods, each a `run_class` of the same settings."""
 
-    run_class: ClassVar[type[SearchSettings]]
+    run_class: ClassVar[type[ControlledSettings]]
 
     def label(self) -> str:
         """What a job of the batch is called."""
@@ -65,7 +65,7 @@ Generated = Literal["linear_var", "garch", "bilinear", "setar", "narma10", "mack
 SeriesName = Literal["synthetic_var", "eu_stock_markets", "g7_brics", "log_range", "santa_fe_laser", "nyc_weather", Generated]
 
 
-class TimeSeriesSettings(SearchSettings, StudySettings):
+class TimeSeriesSettings(ControlledSettings):
     """What a time-series run depends on, apart from the method and the origin."""
 
     dataset: SeriesName = Field(description="which series; see growdarts_study.data.series")
@@ -116,7 +116,7 @@ class TimeSeriesConfig(TimeSeriesSettings, MethodGrid):
 # ---- language ----------------------------------------------------------------------------------
 
 
-class LanguageSettings(SearchSettings, StudySettings):
+class LanguageSettings(ControlledSettings):
     """What a language-modelling run depends on, apart from the method."""
 
     dataset: Literal["grammar", "penn_treebank", "penn_treebank_characters", "folder"] = Field(
@@ -149,7 +149,7 @@ class LanguageSettings(SearchSettings, StudySettings):
     eval_batch_size: int = Field(default=10, ge=1, description="columns of text in an evaluation; the first token of "
                                  "each, and what does not fill all, is not predicted")
     precision: Precision = Field(default="float32", description="of matrix products in training; see "
-                                 "growdarts.spaces.precision")
+                                 "growdarts_study.precision")
     dropout_word: float = Field(ge=0, lt=1, description="rate of dropped words")
     dropout_embedding: float = Field(ge=0, lt=1, description="rate of dropped units of the embedded text")
     dropout_inputs: float = Field(ge=0, lt=1, description="rate of dropped units of the cell's inputs")
@@ -206,7 +206,7 @@ class LanguageConfig(LanguageSettings, MethodGrid):
 # ---- images ------------------------------------------------------------------------------------
 
 
-class ImageSettings(SearchSettings, StudySettings):
+class ImageSettings(ControlledSettings):
     """What an image classification run depends on, apart from the method."""
 
     dataset: Literal["digits", "cifar10", "cifar10_held_out"] = Field(

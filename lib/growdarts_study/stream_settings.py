@@ -5,8 +5,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from growdarts.settings import SearchSettings
 from growdarts_study.config import Grid, two_input_operations
+from growdarts_study.controls import ControlledSettings
 from growdarts_study.settings import StudySettings, no_value_twice
 
 
@@ -37,7 +37,7 @@ STREAM_ARMS = (*NETWORKS, "linear")  # recursive least squares with forgetting
 StreamName = Literal["no_change", "abrupt", "gradual", "recurring", "log_range"]
 
 
-class StreamSettings(SearchSettings, StudySettings):
+class StreamSettings(ControlledSettings):
     """What all arms on a stream depend on, apart from the stream."""
 
     arms: list[Literal[STREAM_ARMS]] = Field(min_length=1, description="what forecasts")

@@ -38,7 +38,8 @@ def growth(record: dict[str, Any]) -> str:
         before = stages[max(0, number - 1)]["weights"]
         drawn = chart.draw(event["weights"], before, derived_keys(data, event["weights"]) if number == best else ())
         rows.append((title, [drawn], chart.height))
-    rows.append(_legend(f"Framed: derived from stage {best + 1}, the best."))
+    legend = text(4, 12, LEGEND) + text(4, 27, f"Framed: derived from stage {best + 1}, the best.")
+    rows.append(("", [legend], 34))
     if not _is_chain(data["space"]):
         rows.append(("derived cell" if "recurrent" in data else "", derived_cells(data), 0))
     return arranged(rows)
@@ -57,20 +58,6 @@ def derived_keys(data: dict[str, Any], weights: Weights) -> set[tuple[str, str]]
 def _is_chain(space: str) -> bool:
     """Whether the cells of `space` are chains of nodes, whose genotype has `layers`, else they are graphs with edges."""
     return "layers" in SPACES[space].__dataclass_fields__
-
-
-def by_layer(weights: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """`{"layer 1, node 2": w}` -> `{"layer 1": {"node 2": w}}`, in the order of layers and nodes."""
-    layers: dict[str, dict[str, Any]] = {}
-    for name, mixture in weights.items():
-        layer, node = name.split(", ")
-        layers.setdefault(layer, {})[node] = mixture
-    return layers
-
-
-def _legend(more: str = "") -> tuple[str, list[str], float]:
-    lines = [LEGEND, more] if more else [LEGEND]
-    return "", ["".join(text(4, 12 + 15 * number, line) for number, line in enumerate(lines))], 15 * len(lines) + 4
 
 
 def _derived_chain(nodes: Sequence[Sequence[str]], space: str) -> tuple[str, float]:

@@ -11,9 +11,6 @@ from torch import Generator, Tensor
 
 from growdarts.devices import constant
 
-CIFAR10_MEAN = (0.49139968, 0.48215827, 0.44653124)  # of the training images in 0 .. 1, red, green, blue
-CIFAR10_STD = (0.24703233, 0.24348505, 0.26158768)
-
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Every channel minus its mean, by its deviation."""
@@ -55,8 +52,8 @@ def cutout(images: Tensor, length: int, generator: Generator) -> Tensor:
     return images.clone().masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0)
 
 
-def augment(images: Tensor, generator: Generator, *, padding: int = 4, flip: bool = True, cutout_length: int = 0,
-            mean: Sequence[float] = CIFAR10_MEAN, std: Sequence[float] = CIFAR10_STD) -> Tensor:
+def augment(images: Tensor, generator: Generator, *, mean: Sequence[float], std: Sequence[float], padding: int = 4,
+            flip: bool = True, cutout_length: int = 0) -> Tensor:
     """Training images in 0 .. 1 as DARTS feeds them: crop, flip, normalise, cutout.
 
     padding : most pixels of a shift; black comes in.

@@ -14,13 +14,9 @@ from torch.nn.functional import cross_entropy
 from growdarts.tasks.augmentation import augment, normalise
 from growdarts.devices import find_device, to_device
 from growdarts.settings import DataError
-from growdarts.spaces.darts_conv.network import FixedImageNetwork
-
-Batch = tuple[Tensor, Tensor]  # normalised images (B, C, H, W), labels (B,)
+from growdarts.training import Batch
 
 EVALUATION_BATCH = 500  # images at once where no gradient is needed
-AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss, as in DARTS
-DROP_PATH = 0.2  # probability at the end of the training, as in DARTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +51,7 @@ class ImageData:
 
 @dataclass(frozen=True)
 class ImageTask:
-    """Batches, loss and evaluation of the classification of `data`.
+    """Batches, loss and evaluation of the classification of `data`; a batch is normalised images (B, C, H, W), labels (B,).
 
     Every pass over the data has a generator of its own, seeded by one draw from torch's global one: a search
     that goes on from a checkpoint, which stores the state of that one, sees the same batches.
@@ -64,7 +60,6 @@ class ImageTask:
     ----------
     batch_size : B; a last batch of a single image is left out, batch normalisation has nothing to compare it with.
     cutout_length : side of the square that is cut out of training images, pixels; 0 for none.
-    augmented : training images are changed at random, as far as `data` allows.
     measure : what `evaluate` returns: "error", the share of wrong answers, or "loss", the mean cross entropy (nats).
     device : where the network is, see `growdarts.devices`. The images move there once, as uint8; batches are drawn there.
     """
@@ -72,7 +67,6 @@ class ImageTask:
     data: ImageData
     batch_size: int
     cutout_length: int = 0
-    augmented: bool = True
     measure: Literal["error", "loss"] = "error"
     device: str | torch.device = "cpu"
 
@@ -113,22 +107,16 @@ class ImageTask:
         for index in order.split(self.batch_size):
             if len(index) > 1:
                 x, data = self._pixels(images.x[index]), self.data
-                yield augment(x, generator, padding=data.padding, flip=data.flip, cutout_length=self.cutout_length,
-                              mean=data.mean, std=data.std) if self.augmented else self._normalised(x), images.y[index]
+                yield augment(x, generator, mean=data.mean, std=data.std, padding=data.padding, flip=data.flip,
+                              cutout_length=self.cutout_length), images.y[index]
 
     def _pixels(self, x: Tensor) -> Tensor:
         """uint8 images as numbers in 0 .. 1."""
         return x.to(torch.get_default_dtype()) / 255
 
-    def _normalised(self, x: Tensor) -> Tensor:
-        return normalise(x, self.data.mean, self.data.std)
-
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        """Mean cross entropy (nats); in train mode plus that of the auxiliary head, if there is one."""
+        """Mean cross entropy (nats)."""
         x, y = batch
-        if network.training and getattr(network, "auxiliary_head", None) is not None:
-            logits, auxiliary = network.with_auxiliary(x)
-            return cross_entropy(logits, y) + AUXILIARY_WEIGHT * cross_entropy(auxiliary, y)
         return cross_entropy(network(x), y)
 
     @torch.no_grad()
@@ -137,7 +125,8 @@ class ImageTask:
         images, training = self._part(part), network.training
         network.eval()
         try:
-            return torch.cat([network(self._normalised(self._pixels(x))) for x in images.x.split(EVALUATION_BATCH)])
+            return torch.cat([network(normalise(self._pixels(x), self.data.mean, self.data.std))
+                              for x in images.x.split(EVALUATION_BATCH)])
         finally:
             network.train(training)
 
@@ -162,8 +151,3 @@ class ImageTask:
     def flops(self, network: nn.Module) -> int:
         """Floating-point operations of one forward pass over the training images."""
         return len(self.data.train.y) * network.flops()
-
-
-def schedule_drop_path(network: FixedImageNetwork, epoch: int, epochs: int, highest: float = DROP_PATH) -> None:
-    """Set the probability of `epoch` (from 0) of `epochs`: it grows linearly from 0 towards `highest`, as in DARTS."""
-    network.drop_path = highest * epoch / epochs

@@ -4,7 +4,6 @@ Shapes: T window length (tokens), B columns of text, E embedding, H hidden (E = 
 """
 
 import inspect
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
@@ -13,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import register_dataclass
 
-from growdarts.captured import Graphs
+from growdarts.devices.captured import Graphs
 from growdarts.training import MeanLoss
-from growdarts.tasks.carried import State
 from growdarts.spaces.darts_recurrent.highway import masked, uniform
 from growdarts.devices import find_device, to_device
 from growdarts.forms import has_fast_form
-from growdarts.spaces.precision import Precision, products_in
 from growdarts.tasks.text import Text, batchify, windows
+
+State = Tensor | tuple[Tensor, ...]  # each (B, H)
 
 # What `growdarts.space.SearchSpace` asks of a network and only the cell can answer.
 OF_THE_CELL = ("operations", "alpha_parameters", "mixtures", "mixture_names", "n_nodes", "grow_node", "keep_operations",
@@ -78,7 +77,7 @@ class LanguageModel(nn.Module):
     ----------
     words : how many there are, V.
     cell : module with `inputs` = `hidden` = H and forward(x, h) -> states (T, B, H), or the states and what to carry
-        over (`growdarts.tasks.carried`); forward(x, h, x_mask, h_mask) where hidden units are to be dropped.
+        over, if that is more than the last one; forward(x, h, x_mask, h_mask) where hidden units are to be dropped.
     """
 
     def __init__(self, words: int, cell: nn.Module, dropout: Dropout = Dropout()) -> None:
@@ -114,17 +113,17 @@ class LanguageModel(nn.Module):
         loss = vocabulary_loss(dropped.flatten(0, 1), self.embedding, self.bias, y.flatten())
         return Output(None, loss, states, dropped, carried)
 
-    def draw_masks(self, batch_size: int, generator: torch.Generator | None = None) -> Masks:
+    def draw_masks(self, batch_size: int) -> Masks:
         """Fresh masks for a window of `batch_size` columns, for all passes that belong together: the original draws new
         ones for each pass of a finite difference, which is then mostly noise."""
         V, E = self.embedding.shape
         shapes = Masks((V, 1), *[(batch_size, E)] * 4)
-        return Masks(*[self._mask(s, getattr(self.dropout, name), generator) for name, s in shapes._asdict().items()])
+        return Masks(*[self._mask(shape, getattr(self.dropout, name)) for name, shape in shapes._asdict().items()])
 
-    def _mask(self, shape: tuple[int, int], rate: float, generator: torch.Generator | None) -> Tensor | None:
+    def _mask(self, shape: tuple[int, int], rate: float) -> Tensor | None:
         if rate == 0:
             return None
-        draws = torch.rand(shape, generator=generator, dtype=torch.float32, device=self.embedding.device)
+        draws = torch.rand(shape, dtype=torch.float32, device=self.embedding.device)
         return (draws >= rate).to(self.embedding) / (1 - rate)
 
     def __getattr__(self, name: str) -> Any:
@@ -155,7 +154,7 @@ class Memory:
     after: State | None = field(default=None, init=False)
 
 
-register_dataclass(Memory)  # for `growdarts.captured`
+register_dataclass(Memory)  # for `growdarts.devices.captured`
 
 
 class Window(NamedTuple):
@@ -179,7 +178,6 @@ class LanguageTask:
     random_length : draw lengths around `length`, see `growdarts.tasks.text.windows`.
     eval_batch_size : columns of an evaluation; each column starts from the zero state and its first token is not
         predicted, nor are the up to B - 1 tokens left over, so few columns evaluate nearly all tokens.
-    precision : of the matrix products in the loss, see `growdarts.spaces.precision`; evaluations are in float32.
     device : where the network is, see `growdarts.devices`; the text moves there once.
     """
 
@@ -190,7 +188,6 @@ class LanguageTask:
     temporal_act_reg: float = 0.0
     random_length: bool = True
     eval_batch_size: int = 10
-    precision: Precision = "float32"
     device: str | torch.device = "cpu"
 
     def __post_init__(self) -> None:
@@ -233,24 +230,23 @@ class LanguageTask:
         memory = window.memory
         if network.training and memory.masks is None:
             memory.masks = network.draw_masks(window.x.shape[1])
-        with products_in(self.precision, self.device):
-            output = network(window.x, memory.before, memory.masks if network.training else Masks(), window.y)
-            memory.after, loss = detached(output.carried), output.loss
-            if window.regularised and self.act_reg:
-                loss = loss + self.act_reg * output.dropped.square().mean()
-            if window.regularised and self.temporal_act_reg and len(output.states) > 1:
-                loss = loss + self.temporal_act_reg * output.states.diff(dim=0).square().mean()
-            return loss
+        output = network(window.x, memory.before, memory.masks if network.training else Masks(), window.y)
+        memory.after, loss = detached(output.carried), output.loss
+        if window.regularised and self.act_reg:
+            loss = loss + self.act_reg * output.dropped.square().mean()
+        if window.regularised and self.temporal_act_reg and len(output.states) > 1:
+            loss = loss + self.temporal_act_reg * output.states.diff(dim=0).square().mean()
+        return loss
 
     @torch.no_grad()
-    def evaluate(self, network: LanguageModel, part: str, batch_size: int | None = None) -> float:
+    def evaluate(self, network: LanguageModel, part: str) -> float:
         """Mean negative log likelihood a token of `part`: "train", "validation" or "test", without dropout."""
         def passed(window: tuple[Tensor, Tensor, State | None]) -> tuple[Tensor, State]:
             x, y, h = window
             output = network(x, h, y=y)
             return output.loss, output.carried
 
-        columns, h, losses = batchify(getattr(self.text, part), batch_size or self.eval_batch_size), None, MeanLoss()
+        columns, h, losses = batchify(getattr(self.text, part), self.eval_batch_size), None, MeanLoss()
         training, graphs = network.training, Graphs()
         network.eval()
         with graphs.of(network):
@@ -268,8 +264,3 @@ class LanguageTask:
 def detached(state: State) -> State:
     """The same values without their history."""
     return tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
-
-
-def perplexity(negative_log_likelihood: float) -> float:
-    """exp of nats a token; infinite where it overflows."""
-    return math.exp(negative_log_likelihood) if negative_log_likelihood < 700 else math.inf

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from growdarts.spaces.darts_conv.cell import SearchCell
-from growdarts.spaces.darts_conv.operations import (FactorizedReduce, ReLUConvBN, SeparableConv, Zero, batch_first,
-                                                    batch_last)
+from growdarts.spaces.darts_conv.operations import FactorizedReduce, ReLUConvBN, SeparableConv, Zero
 from growdarts_fast.derivatives import refuse_second_derivative
 from growdarts_fast.conv.norm_kernels import row_sums
 from growdarts_fast.conv.passes import Fit, Norm, Nothing, Operation, Pool, Repeat, Separable, Skip, flat
@@ -47,8 +46,9 @@ def forward(cell: SearchCell, s0: Tensor, s1: Tensor, mixtures: Sequence[tuple[S
              for edge, (keys, _) in zip(cell.edges, mixtures, strict=True)]
     if cell.channels >= WIDE or None in chain(fits, *edges):
         return SearchCell.forward.plain(cell, *(s.contiguous(memory_format=torch.channels_last) for s in (s0, s1)), mixtures)
-    out = mixed_cell(batch_last(s0), batch_last(s1), fits, edges, [w for _, w in mixtures], cell.channels, cell.stride(0))
-    return batch_first(out)
+    batch_last = [s.permute(1, 2, 3, 0).contiguous() for s in (s0, s1)]
+    out = mixed_cell(*batch_last, fits, edges, [w for _, w in mixtures], cell.channels, cell.stride(0))
+    return out.permute(3, 0, 1, 2)
 
 
 def as_operation(module: nn.Module) -> Operation | None:

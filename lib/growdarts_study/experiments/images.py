@@ -9,13 +9,13 @@ import torch
 from growdarts_study.config import ImageRun
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
 from growdarts_study.experiments import phases
+from growdarts_study.experiments.auxiliary import AuxiliaryNetwork, AuxiliaryTask
 from growdarts.spaces.darts_conv.network import FixedImageNetwork
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
-from growdarts.devices import random_devices
 from growdarts.settings import DataError
-from growdarts.tasks.images import ImageData, ImageTask, schedule_drop_path
+from growdarts.tasks.images import ImageData, ImageTask
 from growdarts_study.data.images import load_images
-from growdarts.spaces.darts.published import CIFAR10_DARTS_V2
+from growdarts_study.published import CIFAR10_DARTS_V2
 from growdarts.training import Fit, fit
 
 CHANNELS_LAST = torch.channels_last  # convolutions on a CPU are faster with it; the numbers mean the same
@@ -30,11 +30,11 @@ def run(config: ImageRun, *, device: torch.device, checkpoints: Path | None = No
     training and the test count wrong answers.
     """
     search_data, data = _data(config, "search"), _data(config, "train")  # a search in vain costs hours
-    with torch.random.fork_rng(devices=random_devices(device)):
+    with torch.random.fork_rng(devices=phases.random_devices(device)):
         searched = phases.search(
             config, lambda nodes: search_network(config, search_data, nodes).to(memory_format=CHANNELS_LAST),
             ImageTask(search_data, config.batch_size, measure="loss", device=device), checkpoints, progress)
-        task = ImageTask(data, config.train_batch_size, cutout_length=config.cutout_length, device=device)
+        task = AuxiliaryTask(data, config.train_batch_size, cutout_length=config.cutout_length, device=device)
 
         def train(genotype: ConvolutionalGenotype, phase: str, epochs: int) -> tuple[FixedImageNetwork, int, Fit]:
             channels = phases.largest_width(lambda C: network(config, data, genotype, C, auxiliary=False),
@@ -103,5 +103,10 @@ def network(config: ImageRun, data: ImageData, genotype: ConvolutionalGenotype, 
             auxiliary: bool) -> FixedImageNetwork:
     """The network that is trained from scratch."""
     image_channels, image_size = data.train.x.shape[1:3]
-    return FixedImageNetwork(genotype, channels, len(data.classes), config.train_cells, auxiliary=auxiliary,
-                             image_channels=image_channels, image_size=image_size)
+    kind = AuxiliaryNetwork if auxiliary else FixedImageNetwork
+    return kind(genotype, channels, len(data.classes), config.train_cells, image_channels=image_channels, image_size=image_size)
+
+
+def schedule_drop_path(network: FixedImageNetwork, epoch: int, epochs: int, highest: float) -> None:
+    """Set the probability of `epoch` (from 0) of `epochs`: it grows linearly from 0 towards `highest`, as in DARTS."""
+    network.drop_path = highest * epoch / epochs

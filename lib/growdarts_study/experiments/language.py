@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from growdarts.tasks.carried import LSTM, derived_layers, two_input_layers
+from growdarts.spaces.two_input.network import derived_layers, two_input_layers
+from growdarts_study.experiments.rivals import GRU, LSTM
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts_study.config import SEARCHING, LanguageRun
@@ -18,35 +19,15 @@ from growdarts_study.experiments import phases
 from growdarts_study.experiments.kneser_ney import KneserNey
 from growdarts_study.experiments.time_series import WideSearchCell, random_genotype, wider
 from growdarts.spaces.two_input.genotype import Genotype
-from growdarts.devices import random_devices
 from growdarts.settings import ConfigError
-from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, perplexity
-from growdarts.spaces.precision import used_precision
-from growdarts.spaces.darts.published import PTB_DARTS_V2
+from growdarts.tasks.language import Dropout, LanguageModel
+from growdarts_study.precision import MixedPrecisionTask, used_precision
+from growdarts_study.published import PTB_DARTS_V2
 from growdarts_study.data.text import load_text
 from growdarts.tasks.text import Text
 from growdarts.training import DivergenceError, Fit, fit
 
-
 ORDERS = range(2, 10)  # words of the longest n-gram that is counted
-
-
-class GRU(nn.Module):
-    """torch's GRU of one layer as the cell of a language model."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.inputs = self.hidden = width
-        self.layer = nn.GRU(width, width)
-
-    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """States (T, B, H) from x (T, B, H), and the last (B, H)."""
-        states, last = self.layer(x, None if h is None else h[None])
-        return states, last[0]
-
-    def flops(self) -> int:
-        """Multiply-adds, counted twice, of the matrix products of one time step and sample."""
-        return 2 * (self.layer.weight_ih_l0.numel() + self.layer.weight_hh_l0.numel())
 
 
 def run(config: LanguageRun, *, device: torch.device, checkpoints: Path | None = None,
@@ -64,7 +45,7 @@ def run(config: LanguageRun, *, device: torch.device, checkpoints: Path | None =
     if config.method == "kneser_ney":
         return _counted(config, text, device)
     _columns_fit(config, searched_text, text)
-    with torch.random.fork_rng(devices=random_devices(device)):
+    with torch.random.fork_rng(devices=phases.random_devices(device)):
         searched = phases.search(config, lambda nodes: search_model(config, words, nodes), task_of(
             config, searched_text, config.batch_size, device), checkpoints, progress)
         known = searched.result.genotype if searched else PTB_DARTS_V2 if config.method == "darts_v2" else None
@@ -147,7 +128,7 @@ def random_cell(config: LanguageRun) -> Genotype | RecurrentGenotype:
     return RecurrentGenotype(tuple(edges), tuple(range(1, len(edges) + 1)))
 
 
-def _flops(task: LanguageTask, network: LanguageModel, fitted: Fit) -> float:
+def _flops(task: MixedPrecisionTask, network: LanguageModel, fitted: Fit) -> float:
     """Floating-point operations of a training; a step takes three passes."""
     return 3.0 * len(fitted.errors) * task.flops(network)
 
@@ -200,7 +181,12 @@ def _dropout(config: LanguageRun) -> Dropout:
                    config.dropout_outputs)
 
 
-def task_of(config: LanguageRun, text: Any, batch_size: int, device: str | torch.device = "cpu") -> LanguageTask:
+def task_of(config: LanguageRun, text: Any, batch_size: int, device: str | torch.device = "cpu") -> MixedPrecisionTask:
     """The task of a run on `text`, in batches of `batch_size` columns."""
-    return LanguageTask(text, batch_size, config.length, config.act_reg, config.temporal_act_reg,
-                        eval_batch_size=config.eval_batch_size, precision=config.precision, device=device)
+    return MixedPrecisionTask(text, batch_size, config.length, config.act_reg, config.temporal_act_reg,
+                              eval_batch_size=config.eval_batch_size, precision=config.precision, device=device)
+
+
+def perplexity(negative_log_likelihood: float) -> float:
+    """exp of nats a token; infinite where it overflows."""
+    return math.exp(negative_log_likelihood) if negative_log_likelihood < 700 else math.inf

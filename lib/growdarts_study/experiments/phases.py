@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from growdarts_study import records
 from growdarts_study.config import SEARCHING
+from growdarts_study.controls import ControlledSearch, ControlledSettings
 from growdarts.space import SearchSpace
 from growdarts.checkpoints import Checkpoint, replacing
-from growdarts.devices import random_devices
-from growdarts.search import Search, SearchResult
-from growdarts.settings import ConfigError, SearchSettings
+from growdarts.history import SearchResult
+from growdarts.settings import ConfigError
 from growdarts.training import Fit, Task
 
 WIDEST = 8192  # units or channels
@@ -34,7 +34,7 @@ class Searched:
     test_error: float
 
 
-def seed(config: SearchSettings, phase: str) -> None:
+def seed(config: ControlledSettings, phase: str) -> None:
     """Seed torch for one phase, so that a resumed run need not repeat the phases before it."""
     torch.backends.cudnn.deterministic = True  # else a GPU's convolutions differ from run to run in their last digits
     torch.manual_seed(seed_of(config.seed, phase))
@@ -45,7 +45,7 @@ def seed_of(seed: int, phase: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{phase}".encode()).digest()[:4], "big")
 
 
-def checkpoint(config: SearchSettings, phase: str, folder: Path | None) -> Checkpoint:
+def checkpoint(config: ControlledSettings, phase: str, folder: Path | None) -> Checkpoint:
     """Where a phase keeps its state."""
     return Checkpoint(folder / f"{phase}.pt" if folder else None, config.hash())
 
@@ -58,8 +58,8 @@ def search(config: Any, build: Callable[[int], SearchSpace], task: Task, checkpo
         return None
     seed(config, "search")
     network = build(config.max_nodes if config.method == "fixed" else config.initial_nodes).to(task.device)
-    result = Search(network, task, config, morphism=config.method != "grow_fresh", progress=progress,
-                    checkpoint=checkpoint(config, "search", checkpoints)).run()
+    result = ControlledSearch(network, task, config, morphism=config.method != "grow_fresh", progress=progress,
+                              checkpoint=checkpoint(config, "search", checkpoints)).run()
     return Searched(result, task.evaluate(network, "test"))
 
 
@@ -81,6 +81,11 @@ def rows(config: Any, hashes: dict[str, str], make: Callable[[str, dict[str, Any
                     with replacing(kept) as temporary:
                         temporary.write_text(json.dumps({"data": hashes, "rows": made}))
     return made
+
+
+def random_devices(device: torch.device) -> list[torch.device]:
+    """Of `torch.random.fork_rng`: those besides the CPU on which a run on `device` draws."""
+    return [device] if device.type == "cuda" else []
 
 
 def largest_width(build: Callable[[int], nn.Module], parameters: int, step: int = 1) -> int:
@@ -106,7 +111,7 @@ def largest_width(build: Callable[[int], nn.Module], parameters: int, step: int 
     return low * step
 
 
-def record(config: SearchSettings, hashes: dict[str, str], searched: Searched | None, fits: dict[str, Fit],
+def record(config: ControlledSettings, hashes: dict[str, str], searched: Searched | None, fits: dict[str, Fit],
            test_seconds: float, result: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Everything about a run; `fits` by the width of what was trained from scratch."""
     found = searched.result if searched else None

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from growdarts.pruning import held_operations, keep_derived
-from growdarts.search import PASSES, Search
+from growdarts.pruning import held_operations
+from growdarts.search import PASSES
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts.spaces.genotype import genotype_from_dict
 from growdarts.spaces.two_input.network import Forecaster, TwoInputForecaster, derived_forecaster, two_input_forecaster
@@ -23,6 +23,7 @@ from growdarts.tasks.series import ForecastTask
 from growdarts.training import DivergenceError, fit, theta_optimizer, theta_step
 from growdarts_study import records
 from growdarts_study.arms import RIVALS, SEARCHES, STARTS, SearchesRun
+from growdarts_study.controls import ControlledSearch, keep_derived
 from growdarts_study.data.series import load_series
 from growdarts_study.experiments import phases
 from growdarts_study.experiments.baselines import baselines
@@ -162,8 +163,8 @@ def search(bench: Bench, name: str, checkpoints: Path | None) -> dict[str, Any]:
     network = (GraphForecaster(features, config.hidden, config.initial_nodes, outputs) if arm.backbone == "graph" else
                two_input_forecaster(features, config.hidden, 1, config.initial_nodes, config.operations, outputs))
     try:
-        found = Search(network.to(bench.task.device), bench.task, config, morphism=arm.morphism,
-                       checkpoint=phases.checkpoint(bench.config, name, checkpoints)).run()
+        found = ControlledSearch(network.to(bench.task.device), bench.task, config, morphism=arm.morphism,
+                                 checkpoint=phases.checkpoint(bench.config, name, checkpoints)).run()
     except DivergenceError as error:
         return {"diverged": str(error)}
     row = bench.retrained(json.dumps(found.genotype.to_dict()), found.flops)

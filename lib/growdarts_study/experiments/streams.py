@@ -19,10 +19,11 @@ from growdarts.bilevel import VirtualStep, alpha_gradient
 from growdarts.criteria import growing_helps, stage_is_over
 from growdarts.growth import grow_node
 from growdarts.pruning import prune
-from growdarts.search import PASSES, Search
+from growdarts.search import PASSES
 from growdarts.spaces.two_input.network import two_input_forecaster
 from growdarts.training import DivergenceError, theta_step
 from growdarts_study import records
+from growdarts_study.controls import ControlledSearch
 from growdarts_study.data.streams import Stream
 from growdarts_study.experiments import phases
 from growdarts_study.experiments.recursive import PageHinkley, recursive_least_squares
@@ -78,7 +79,7 @@ class Learner:
             config = StreamRun.of(config.model_dump() | {"initial_nodes": self.arm.fixed, "max_nodes": self.arm.fixed,
                                                          "prune": config.prune if self.arm.prunes else "none"})
         torch.manual_seed(phases.seed_of(config.seed, f"search {end}"))
-        search = Search(self._network(config.initial_nodes), task, config, morphism=self.arm.morphism)
+        search = ControlledSearch(self._network(config.initial_nodes), task, config, morphism=self.arm.morphism)
         try:
             search.run()
         except DivergenceError:

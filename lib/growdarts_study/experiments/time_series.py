@@ -12,7 +12,6 @@ from growdarts_study import records
 from growdarts_study.config import TimeSeriesRun
 from growdarts_study.experiments import phases
 from growdarts_study.experiments.baselines import HistoricalMean, VectorAutoregression
-from growdarts.devices import random_devices
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.spaces.two_input.network import Forecaster, derived_forecaster, two_input_forecaster
@@ -38,7 +37,7 @@ def run(config: TimeSeriesRun, *, device: torch.device, checkpoints: Path | None
     series = load_series(config.dataset, config.window, config.origin)
     task = ForecastTask(series, config.batch_size, device)
     features, outputs = len(series.features), len(series.targets)
-    with torch.random.fork_rng(devices=random_devices(device)):
+    with torch.random.fork_rng(devices=phases.random_devices(device)):
         phases.seed(config, "search")
         searched = phases.search(config, lambda nodes: two_input_forecaster(
             features, config.hidden, config.n_layers, nodes, config.operations, outputs), task, checkpoints, progress)

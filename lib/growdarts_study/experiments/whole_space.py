@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from growdarts.checkpoints import Checkpoint, fingerprint
-from growdarts.devices import random_devices
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.spaces.two_input.network import TwoInputForecaster, derived_forecaster
 from growdarts.spaces.two_input.operations import TWO_INPUT
@@ -188,7 +187,7 @@ def run(config: WholeSpaceRun, *, device: torch.device, checkpoints: Path | None
               for seed in config.seeds]
     features, outputs = len(series[0].features), len(series[0].targets)
     found: dict[str, Any] = {}
-    with torch.random.fork_rng(devices=random_devices(device)), _no_denormals():
+    with torch.random.fork_rng(devices=phases.random_devices(device)), _no_denormals():
 
         def build(cell: list[str], seed: int) -> TwoInputForecaster:
             torch.manual_seed(phases.seed_of(seed, "+".join(cell)))

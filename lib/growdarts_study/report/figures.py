@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
-from growdarts.drawing import by_layer
 from growdarts.spaces.genotype import genotype_from_dict
 from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts.tasks.images import ImageData
@@ -86,9 +85,10 @@ def loss_curves(ax: Axes, record: dict[str, Any]) -> None:
 def mixture_weights(record: dict[str, Any]) -> Figure:
     """How the mixtures of a search over two-input cells weigh their operations by epoch: a row a layer, a panel a node."""
     history = record["search"]["history"]
-    layers = by_layer(max((row["weights"] for row in history), key=len))
-    n_nodes = max(len(nodes) for nodes in layers.values())
-    figure, axes = plt.subplots(len(layers), n_nodes, figsize=(WIDTH, 2.2 + 2.2 * len(layers)),
+    layers: dict[str, list[str]] = {}
+    for layer, node in (name.split(", ") for name in max((row["weights"] for row in history), key=len)):
+        layers.setdefault(layer, []).append(node)
+    figure, axes = plt.subplots(len(layers), max(map(len, layers.values())), figsize=(WIDTH, 2.2 + 2.2 * len(layers)),
                                 sharey=True, sharex=True, squeeze=False)
     lines = {}
     for row_of_axes, (layer, nodes) in zip(axes, layers.items(), strict=True):

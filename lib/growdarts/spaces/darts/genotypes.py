@@ -1,13 +1,12 @@
-"""Discrete DARTS architectures: validated data that reads and writes JSON and the original's tuple form.
+"""Discrete DARTS architectures: validated data that reads and writes JSON.
 
-The original code stores a genotype as a namedtuple and prints it to its logs:
+The fields are those of the namedtuples that the original code prints to its logs: with the name of the class in place
+of `Genotype` such a text builds the same architecture.
 
     Genotype(recurrent=[('relu', 0), ('tanh', 1)], concat=range(1, 3))
     Genotype(normal=[('skip_connect', 0), ('sep_conv_3x3', 1)], normal_concat=[2], reduce=..., reduce_concat=...)
 """
 
-import ast
-from collections import namedtuple
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from operator import index
@@ -24,10 +23,7 @@ CONVOLUTIONAL_OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connec
 
 
 class DartsGenotype(JsonForm):
-    """What both kinds of genotype share; the fields are those of the original's namedtuple, and `space`.
-
-    A `GenotypeError` lists everything that is wrong with them.
-    """
+    """What both kinds of genotype share. A `GenotypeError` lists everything that is wrong with the fields."""
 
     def __post_init__(self) -> None:
         require_space(self, type(self).space)
@@ -51,16 +47,6 @@ class DartsGenotype(JsonForm):
     def _names(cls) -> list[str]:
         return [field.name for field in fields(cls) if field.name != "space"]
 
-    @classmethod
-    def _of(cls, values: dict[str, Any], what: str) -> Self:
-        """From exactly the fields of the original's namedtuple."""
-        missing = [name for name in cls._names() if name not in values]
-        left_over = [name for name in values if name not in cls._names()]
-        if missing or left_over:
-            raise GenotypeError(f"{what} is no genotype of space {cls.space!r}: "
-                                f"missing {missing}, left over {left_over}")
-        return cls(**values)
-
     def to_dict(self) -> dict[str, Any]:
         return {"space": self.space} | {
             name: [list(item) if isinstance(item, tuple) else item for item in getattr(self, name)]
@@ -68,38 +54,13 @@ class DartsGenotype(JsonForm):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        return cls._of(cls.contents(data), "the dictionary")
-
-    def to_tuple(self) -> tuple:
-        """The original's namedtuple `Genotype`; its text is what the original prints."""
-        values = []
-        for name in self._names():
-            value = list(getattr(self, name))
-            if name.endswith("concat") and value == list(range(value[0], value[0] + len(value))):
-                value = range(value[0], value[0] + len(value))
-            values.append(value)
-        return namedtuple("Genotype", self._names())(*values)
-
-    @classmethod
-    def from_text(cls, text: str) -> Self:
-        """From the text that the original prints, with or without `name =` before it; nothing is executed."""
-        try:
-            (statement,) = ast.parse(text.strip()).body
-            call = statement.value
-            if call.func.id != "Genotype" or call.args:
-                raise ValueError("expected Genotype(field=..., ...)")
-            return cls._of({keyword.arg: _literal(keyword.value) for keyword in call.keywords}, "the text")
-        except GenotypeError:
-            raise
-        except (SyntaxError, ValueError, AttributeError, TypeError) as error:
-            raise GenotypeError(f"not a printed genotype: {text!r:.200} ({error})") from None
-
-
-def _literal(node: ast.expr) -> Any:
-    """A literal, or `range` of literals."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
-        return range(*[ast.literal_eval(argument) for argument in node.args])
-    return ast.literal_eval(node)
+        values = cls.contents(data)
+        missing = [name for name in cls._names() if name not in values]
+        left_over = [name for name in values if name not in cls._names()]
+        if missing or left_over:
+            raise GenotypeError(f"the dictionary is no genotype of space {cls.space!r}: "
+                                f"missing {missing}, left over {left_over}")
+        return cls(**values)
 
 
 def _edge_problems(where: str, edge: Edge, n_predecessors: int, allowed: Iterable[str]) -> list[str]:

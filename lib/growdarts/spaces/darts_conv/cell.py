@@ -159,22 +159,6 @@ class FixedCell(Cell):
         return torch.cat([states[i] for i in self.concat], dim=1)
 
 
-class AuxiliaryHead(nn.Module):
-    """A small classifier of (B, C, 8, 8) to (B, C, 10, 10); layers and names are the original's for CIFAR."""
-
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.ReLU(), nn.AvgPool2d(5, stride=3, count_include_pad=False),
-            nn.Conv2d(channels, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU(),
-            nn.Conv2d(128, 768, 2, bias=False), nn.BatchNorm2d(768), nn.ReLU())
-        self.classifier = nn.Linear(768, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """-> logits (B, classes)."""
-        return self.classifier(self.features(x).flatten(1))
-
-
 def count_edges(n_nodes: int) -> int:
     """Edges of a cell: node i = 0, 1, ... has i + 2."""
     return n_nodes * (n_nodes + 3) // 2

@@ -5,10 +5,11 @@ Shapes: B batch, C channels, H = W = image_size pixels.
 """
 
 from collections.abc import Callable, Iterator
+
 from torch import Tensor, nn
 
 from growdarts.spaces.darts_conv.operations import convolution_flops
-from growdarts.spaces.darts_conv.cell import AuxiliaryHead, Cell, FixedCell
+from growdarts.spaces.darts_conv.cell import Cell, FixedCell
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
 from growdarts.spaces.genotype import require_space
 
@@ -50,7 +51,7 @@ class ImageNetwork(nn.Module):
         self.cells = nn.ModuleList(cells)
         self.classifier = nn.Linear(widths[1], self.classes)
 
-    def _states(self, x: Tensor) -> Iterator[Tensor]:
+    def cell_outputs(self, x: Tensor) -> Iterator[Tensor]:
         """Output of every cell in turn; `_cell_arguments` are what each needs besides its two inputs."""
         if x.ndim != 4 or x.shape[1:] != self.image_shape:
             raise ValueError(f"images of shape {tuple(x.shape)}: this network takes (B, "
@@ -60,14 +61,15 @@ class ImageNetwork(nn.Module):
             s0, s1 = s1, cell(s0, s1, further)
             yield s1
 
-    def _logits(self, s: Tensor) -> Tensor:
+    def classified(self, s: Tensor) -> Tensor:
+        """Logits (B, classes) from the output of the last cell."""
         return self.classifier(s.mean(dim=(2, 3)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, image_channels, H, W) -> logits (B, classes)."""
-        for s in self._states(x):
+        for s in self.cell_outputs(x):
             pass
-        return self._logits(s)
+        return self.classified(s)
 
     def flops(self) -> int:
         """Of the convolutions and the linear layer for one image, multiply-adds counted twice."""
@@ -82,13 +84,12 @@ class ImageNetwork(nn.Module):
 class FixedImageNetwork(ImageNetwork):
     """The network of a derived or published genotype, to be trained from scratch.
 
-    auxiliary : a second classifier at two thirds of the depth, for training; images of 32 to 40 pixels.
     drop_path : attribute, the probability with which an edge is dropped in train mode, 0 at first; the training raises
         it.
     """
 
     def __init__(self, genotype: ConvolutionalGenotype, channels: int, classes: int, n_cells: int, *,
-                 auxiliary: bool = False, image_channels: int = 3, image_size: int = 32) -> None:
+                 image_channels: int = 3, image_size: int = 32) -> None:
         super().__init__(channels, classes, n_cells, image_channels=image_channels, image_size=image_size)
         require_space(genotype, "darts_conv")
         self.genotype, self.drop_path = genotype, 0.0
@@ -99,16 +100,6 @@ class FixedImageNetwork(ImageNetwork):
             return FixedCell(inputs, channels, edges, concat, reduction=reduction, after_reduction=after_reduction)
 
         self._build(make)
-        self.auxiliary_head = None
-        if auxiliary:
-            if not 32 <= image_size <= 40:
-                raise ValueError(f"image_size = {image_size}: an auxiliary head needs 32 to 40")
-            self.auxiliary_head = AuxiliaryHead(self.cells[2 * n_cells // 3].width, classes)
 
     def _cell_arguments(self) -> list[float]:
         return [self.drop_path] * self.n_cells
-
-    def with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the network and of its auxiliary head, (B, classes) each."""
-        states = list(self._states(x))
-        return self._logits(states[-1]), self.auxiliary_head(states[2 * self.n_cells // 3])

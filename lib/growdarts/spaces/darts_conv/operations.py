@@ -188,16 +188,6 @@ def dil_conv_5x5(channels: int, stride: int, affine: bool) -> nn.Module:
     return SeparableConv(channels, 5, stride, affine, dilation=2)
 
 
-def batch_last(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (C, H, W, B), side by side in memory; no copy of what `batch_first` gave."""
-    return x.permute(1, 2, 3, 0).contiguous()
-
-
-def batch_first(x: Tensor) -> Tensor:
-    """(C, H, W, B) -> (B, C, H, W), a view."""
-    return x.permute(3, 0, 1, 2)
-
-
 def drop_path(x: Tensor, probability: float) -> Tensor:
     """Drop whole samples of an edge's output with `probability`, scale the others up; (B, C, H, W)."""
     keep = 1 - probability

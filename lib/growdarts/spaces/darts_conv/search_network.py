@@ -6,7 +6,6 @@ Shapes: C channels, H and W pixels, K operations of an edge, E edges of a cell.
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -155,12 +154,7 @@ class SearchImageNetwork(ImageNetwork, SearchSpace, OperationOwner):
 
 # ---- growing: layers that read a cell gain inputs when the cell gains a node
 
-class Widened(NamedTuple):
-    """`new` replaces `old` in the network and holds it, bit for bit, at `index`; both train the same entries."""
-
-    old: nn.Parameter
-    new: nn.Parameter
-    index: tuple[slice, ...]
+Widened = tuple[nn.Parameter, nn.Parameter, tuple[slice, ...]]  # old, the new that holds it bit for bit, and where
 
 
 @torch.no_grad()
@@ -182,7 +176,7 @@ def widen(layer: nn.Conv2d | nn.Linear, extra: int, deviation: Tensor | None) ->
         layer.in_features += extra
     else:
         layer.in_channels += extra
-    return Widened(old, layer.weight, tuple(slice(0, n) for n in old.shape))
+    return old, layer.weight, tuple(slice(0, n) for n in old.shape)
 
 
 @torch.no_grad()

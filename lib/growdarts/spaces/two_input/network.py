@@ -1,4 +1,4 @@
-"""Networks around the cells: the forecaster of multivariate series."""
+"""Networks around the cells: the forecaster of multivariate series, and stacked cells for a language model."""
 
 from collections.abc import Iterator, Sequence
 
@@ -79,10 +79,6 @@ class TwoInputForecaster(Forecaster, SearchSpace):
     def genotype(self) -> Genotype:
         return Genotype(tuple(cell.derive() for cell in self.cells))
 
-    def derived_operations(self) -> list[str]:
-        """The operation that `genotype` has of every mixture, not always the strongest one (Deviation D13)."""
-        return [node[0] for layer in self.genotype().layers for node in layer]
-
 
 def two_input_forecaster(features: int, hidden: int, n_layers: int, n_nodes: int,
                          operations: Sequence[str], outputs: int | None = None) -> TwoInputForecaster:
@@ -99,3 +95,35 @@ def derived_forecaster(genotype: Genotype, features: int, hidden: int,
     widths = [features] + [hidden] * (len(genotype.layers) - 1)
     cells = [fixed_cell(width, hidden, nodes) for width, nodes in zip(widths, genotype.layers, strict=True)]
     return TwoInputForecaster(cells, hidden, outputs or features)
+
+
+class TwoInputLayers(TwoInputForecaster):
+    """Stacked two-input cells without a head, the search space of a `TwoInputForecaster`; each carries its state."""
+
+    def __init__(self, cells: Sequence[TwoInputCell]) -> None:
+        super().__init__(cells, cells[-1].hidden, 1)
+        self.head = nn.Identity()
+        self.inputs, self.hidden = cells[0].inputs, cells[-1].hidden
+
+    def forward(self, x: Tensor, h: Sequence[Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """States (T, B, H) of the last cell from x (T, B, I), and the last state of every cell."""
+        last = []
+        for cell, start in zip(self.cells, [None] * len(self.cells) if h is None else h, strict=True):
+            x = cell(x, start)
+            last.append(x[-1])
+        return x, tuple(last)
+
+    def flops(self, steps: int = 1) -> int:
+        """Of one sample of `steps` time steps."""
+        return steps * sum(cell.flops() for cell in self.cells)
+
+
+def two_input_layers(width: int, n_layers: int, n_nodes: int, operations: Sequence[str]) -> TwoInputLayers:
+    """A searchable stack, E = H = `width`: every node mixes all `operations`."""
+    return TwoInputLayers([TwoInputCell(width, width, [operations] * n_nodes) for _ in range(n_layers)])
+
+
+def derived_layers(genotype: Genotype, width: int) -> TwoInputLayers:
+    """The stack of a derived architecture, to be trained from scratch."""
+    require_space(genotype, "two_input")
+    return TwoInputLayers([fixed_cell(width, width, nodes) for nodes in genotype.layers])

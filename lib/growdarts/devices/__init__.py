@@ -52,8 +52,3 @@ def to_device(data: Any, device: torch.device) -> Any:
 def constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Numbers as a tensor on `device`, made once: to copy them in every pass would make a GPU wait."""
     return torch.tensor(values, dtype=dtype, device=device)
-
-
-def random_devices(device: torch.device) -> list[torch.device]:
-    """Of `torch.random.fork_rng`: those besides the CPU on which a run on `device` draws."""
-    return [device] if device.type == "cuda" else []

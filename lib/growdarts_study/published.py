@@ -1,5 +1,5 @@
 """The cells that DARTS' second-order search found on Penn Treebank and CIFAR-10 [Liu, Simonyan & Yang 2019], as the
-original lists them (github.com/quark0/darts, genotypes.py); `from_text` of their class reads others.
+original lists them (github.com/quark0/darts, genotypes.py).
 """
 
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype, RecurrentGenotype
