@@ -124,7 +124,7 @@ def test_missing_and_unreadable_files(tmp_path):
         load_text("folder", tmp_path)
     with pytest.raises(DataError, match="is not a folder; it should hold train.txt"):
         load_text("folder", tmp_path / "nowhere")
-    with pytest.raises(DataError, match="'wikitext' is unknown: allowed are grammar, penn_treebank, folder"):
+    with pytest.raises(DataError, match="'wikitext' is unknown: allowed are grammar, penn_treebank, penn_treebank_characters, folder"):
         load_text("wikitext")
     for name, folder in (("grammar", tmp_path), ("folder", None)):
         with pytest.raises(DataError, match="a folder goes with the text 'folder', and only there"):
