@@ -129,7 +129,7 @@ def test_missing_and_unreadable_files(tmp_path):
     for name, folder in (("grammar", tmp_path), ("folder", None)):
         with pytest.raises(DataError, match="a folder goes with the text 'folder', and only there"):
             load_text(name, folder)
-    assert TEXTS == ("grammar", "penn_treebank", "folder")
+    assert TEXTS == ("grammar", "penn_treebank", "penn_treebank_characters", "folder")
 
 
 # Batches --------------------------------------------------------------------------------------------------------
