@@ -51,6 +51,12 @@ def test_one_seed_says_nothing_and_chance_is_not_told():
     assert language.c2(runs_of({"lstm": wide, "gru": wide, "random": wide})).verdict == "undecided"
 
 
+def test_seeds_count_where_growing_has_all_rivals():
+    assert language.paired(language.read([])) == 0
+    assert language.paired(runs_of({"lstm": [1.0, 2.0], "gru": [1.0], "random": [1.0, 2.0]})) == 1
+    assert language.paired(runs_of({"lstm": [1.0], "gru": [1.0]})) == 0
+
+
 def test_tables():
     runs = runs_of({"lstm": [-4.0, -6.0], "gru": [-4.0, -6.0], "random": [0.0, 0.0], "kneser_ney": [1.0, 1.0]})
     table = language.contrast_table(runs)

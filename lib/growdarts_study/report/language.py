@@ -49,6 +49,11 @@ def effects(runs: pd.DataFrame, arm: str, rival: str) -> pd.Series:
     return (100 * (ours - theirs)).dropna()
 
 
+def paired(runs: pd.DataFrame) -> int:
+    """How many seeds have growing and all `RIVALS`."""
+    return 0 if runs.empty else int((runs["word"].unstack("arm").reindex(columns=["grow", *RIVALS]).notna().all(axis=1)).sum())
+
+
 def _p_value(found: pd.Series) -> float:
     return 1.0 if len(found) < 2 or np.allclose(found, 0) else float(stats.ttest_1samp(found, 0).pvalue)
 
