@@ -64,6 +64,27 @@ def test_cells_of_darts_start_in_the_range_that_is_asked_for():
         assert all(least < weight.abs().max() <= most for weight in searched.cell.theta_parameters())
 
 
+def test_the_next_best_trial_takes_the_place_of_a_training_that_diverges(monkeypatch):
+    real, trained = language.fit, []
+
+    def fit(network, parameters, task, settings, *rest, **more):
+        if settings.train_epochs == 5:
+            trained.append(settings.learning_rate)
+            if len(trained) <= lost:
+                raise DivergenceError(3, float("nan"), Checkpoint(None, ""))
+        return real(network, parameters, task, settings, *rest, **more)
+
+    monkeypatch.setattr(language, "fit", fit)
+    config, lost = smoke("language", methods=["lstm"], learning_rates=[0.003, 0.03, 0.01], rate_epochs=1, train_epochs=5), 1
+    result = experiments.run(config)["result"]
+    ranked = sorted(result["learning_rates"], key=result["learning_rates"].get)
+    assert [f"{rate:g}" for rate in trained] == ranked[:2] and result["diverged"] == trained[:1] and result["learning_rate"] == trained[1]
+    trained, lost = [], 3
+    with pytest.raises(DivergenceError):
+        experiments.run(config)
+    assert [f"{rate:g}" for rate in trained] == ranked
+
+
 def test_a_gru_is_torchs():
     torch.manual_seed(0)
     cell, x = language.GRU(5), torch.randn(4, 3, 5)

@@ -36,7 +36,7 @@ def run(config: LanguageRun, *, device: torch.device, checkpoints: Path | None =
 
     Every network that is trained from scratch has the width that `config.parameters` weights allow it, so that
     LSTM, the published cell and a found one compete at equal size; each at the best of `config.learning_rates` for it.
-    Of random cells the best on validation after a trial is trained. Errors are nats a token.
+    Of random cells the best on validation after a trial is trained. Where a training diverges, the next best trial takes its place. Errors are nats a token.
     """
     text = load_text(config.dataset, config.folder)
     words = len(text.vocabulary)
@@ -68,9 +68,16 @@ def run(config: LanguageRun, *, device: torch.device, checkpoints: Path | None =
                 trials.append((genotype, rate, fitted.validation_error, _flops(task, network, fitted)))
             except DivergenceError:
                 trials.append((genotype, rate, None, 0.0))
-        genotype, rate, *_ = min(trials, key=lambda trial: math.inf if trial[2] is None else trial[2],
-                                 default=(known, config.learning_rate))
-        network, trained = train(genotype, "train", learning_rate=rate)
+        diverged: list[float] = []  # learning rates
+        ranked = sorted(trials, key=lambda trial: math.inf if trial[2] is None else trial[2])
+        for genotype, rate, *_ in ranked or [(known, config.learning_rate)]:
+            try:
+                network, trained = train(genotype, f"train {len(diverged)}" if diverged else "train", learning_rate=rate)
+                break
+            except DivergenceError:
+                diverged.append(rate)
+                if len(diverged) == max(1, len(ranked)):
+                    raise
     started = time.perf_counter()
     error = task.evaluate(network, "test")
     return phases.record(config, text.hashes, searched, {str(network.cell.hidden): trained}, time.perf_counter() - started, {
@@ -81,7 +88,7 @@ def run(config: LanguageRun, *, device: torch.device, checkpoints: Path | None =
         "learning_rates": {} if config.method == "random" else {f"{rate:g}": error for _, rate, error, _ in trials},
         "draws": [{"genotype": cell.to_dict(), "learning_rate": rate, "validation_error": error}
                   for cell, rate, error, _ in trials] if config.method == "random" else [],
-        "train_flops": _flops(task, network, trained) + sum(flops for *_, flops in trials),
+        "diverged": diverged, "train_flops": _flops(task, network, trained) + sum(flops for *_, flops in trials),
         "precision": used_precision(config.precision, device),
         "parameters": sum(p.numel() for p in network.theta_parameters()), "hidden": network.cell.hidden,
         "cell_parameters": sum(p.numel() for p in network.cell.parameters()),
