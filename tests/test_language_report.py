@@ -36,8 +36,8 @@ def test_other_texts_stay_out_and_rows_have_names():
 
 
 @pytest.mark.parametrize("lstm, gru, random, verdict", [
-    (-5, -6, -4, "supported"), (-5, -6, 5, "contradicted"), (-5, -2, -4, "undecided"), (0.3, -0.4, 0.5, "no difference worth having"),
-    (-5, 0.3, -4, "undecided")])
+    (-5, -6, -4, "supported"), (-5, -6, 5, "contradicted"), (-5, -2, -4, "no difference worth having"), (0.3, -0.4, 0.5, "no difference worth having"),
+    (-5, 0.3, -4, "no difference worth having"), (-5, -2.8, -4, "undecided")])
 def test_verdicts(lstm, gru, random, verdict):
     noise = np.linspace(-1, 1, 12)
     found = language.c2(runs_of({"lstm": lstm + noise, "gru": gru + noise, "random": random + noise}))
