@@ -1,4 +1,4 @@
-"""The verdicts on the claims by the rules of the protocol, and their table on the front page."""
+"""The verdicts on the claims by the rules of book/protocol.md, and their table on the front page. Those on daily returns are in `verdicts`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
