@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from growdarts_study.report import language
+from growdarts_study.report import claims, language
 
 
 def record(method, seed, nats, space="two_input", genotype=None, tokens=5 * language.WORDS, dataset=language.DATASET):
@@ -55,6 +55,13 @@ def test_seeds_count_where_growing_has_all_rivals():
     assert language.paired(language.read([])) == 0
     assert language.paired(runs_of({"lstm": [1.0, 2.0], "gru": [1.0], "random": [1.0, 2.0]})) == 1
     assert language.paired(runs_of({"lstm": [1.0], "gru": [1.0]})) == 0
+
+
+def test_it_is_so_far_until_every_rival_has_all_seeds():
+    noise = np.linspace(-1, 1, 12)
+    found = {"lstm": noise - 5, "gru": noise - 5, "random": noise - 4}
+    assert not claims.on_language(runs_of(found)).preliminary()
+    assert claims.on_language(runs_of(found | {"gru": noise[:11] - 5})).preliminary()
 
 
 def test_tables():
