@@ -28,8 +28,8 @@ WORDS = 82_430  # of the test text, ends of lines among them
 
 
 def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """A row a run, by seed and arm: bits (a character), word (nats a word), flops (of search, trials and training), weights (of the
-    cell), hidden, genotype, nodes."""
+    """A row a run, by seed and arm. Columns: bits and word, the test error in bits a character and in nats a word; flops of search, trials
+    and training; weights of the cell; hidden, its units; genotype; nodes, the effective ones."""
     rows = []
     for record in records:
         config, result = record["config"], record["result"]
