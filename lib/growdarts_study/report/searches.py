@@ -35,9 +35,9 @@ def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A row a run, by task, seed and arm; those with the elementary operations have arms of their own names.
 
     Columns: retrained and one_shot, the test errors, one that is not finite counting as that of the mean; validation and rate, validation
-    error and learning rate of the training from scratch; share, of the way from the error of the mean to the best possible or the best closed form; search_flops and flops, those of the search
-    and of all; cell, its operations; nodes, the effective ones; what else a row of a record has. Where the derived cell is trained on from
-    the weights that it has (`kept_2`), the errors of that count as retrained.
+    error and learning rate of the training from scratch; share, of the way from the error of the mean to the best possible or the best
+    closed form; search_flops and flops, those of the search and of all; cell, its operations; nodes, the effective ones; what else a row
+    of a record has. Where the derived cell is trained on from the weights that it has (`kept_2`), the errors of that count as retrained.
     """
     rows = []
     for record in records:
