@@ -45,6 +45,14 @@ def test_discounts_are_those_of_the_counts_of_counts():
     assert model.probability((word - 1,)) == pytest.approx((1 + 4 * Y * 3 / 4) / n + left / word)
 
 
+def test_no_probability_is_negative():
+    """1, 1, 5 and 1 words that come once to four times: the second discount would be 2 - 3 / 3 * 5 = -3, so each is 0.5."""
+    ids = [word for word, times in enumerate((1, 2, 3, 3, 3, 3, 3, 4)) for _ in range(times)]
+    model, left = KneserNey(ids, 1, 9), 8 * 0.5 / len(ids)
+    assert model.probability((8,)) == pytest.approx(left / 9)  # never seen
+    assert model.probability((1,)) == pytest.approx((2 - 0.5) / len(ids) + left / 9)
+
+
 @pytest.mark.skipif(not (cache_folder()[0] / "ptb/ptb.train.txt").is_file(), reason="no Penn Treebank here: set GROWDARTS_DATA")
 def test_a_published_perplexity():
     """141.2 for five words of Penn Treebank [Mikolov 2012, Table 4.1]."""

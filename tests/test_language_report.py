@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from growdarts_study.report import language
+from growdarts_study.report import claims, language
 
 
 def record(method, seed, nats, space="two_input", genotype=None, tokens=5 * language.WORDS, dataset=language.DATASET):
@@ -36,8 +36,8 @@ def test_other_texts_stay_out_and_rows_have_names():
 
 
 @pytest.mark.parametrize("lstm, gru, random, verdict", [
-    (-5, -6, -4, "supported"), (-5, -6, 5, "contradicted"), (-5, -2, -4, "undecided"), (0.3, -0.4, 0.5, "no difference worth having"),
-    (-5, 0.3, -4, "undecided")])
+    (-5, -6, -4, "supported"), (-5, -6, 5, "contradicted"), (-5, -2, -4, "no difference worth having"), (0.3, -0.4, 0.5, "no difference worth having"),
+    (-5, 0.3, -4, "no difference worth having"), (-5, -2.8, -4, "undecided")])
 def test_verdicts(lstm, gru, random, verdict):
     noise = np.linspace(-1, 1, 12)
     found = language.c2(runs_of({"lstm": lstm + noise, "gru": gru + noise, "random": random + noise}))
@@ -55,6 +55,13 @@ def test_seeds_count_where_growing_has_all_rivals():
     assert language.paired(language.read([])) == 0
     assert language.paired(runs_of({"lstm": [1.0, 2.0], "gru": [1.0], "random": [1.0, 2.0]})) == 1
     assert language.paired(runs_of({"lstm": [1.0], "gru": [1.0]})) == 0
+
+
+def test_it_is_so_far_until_every_rival_has_all_seeds():
+    noise = np.linspace(-1, 1, 12)
+    found = {"lstm": noise - 5, "gru": noise - 5, "random": noise - 4}
+    assert not claims.on_language(runs_of(found)).preliminary()
+    assert claims.on_language(runs_of(found | {"gru": noise[:11] - 5})).preliminary()
 
 
 def test_tables():

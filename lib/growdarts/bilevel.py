@@ -13,7 +13,7 @@ from growdarts.devices.captured import active
 from growdarts.space import SearchSpace
 from growdarts.tracing import statistics_kept
 
-Loss = Callable[[Any, Any], Tensor]  # of network and batch, ()
+Loss = Callable[[Any, Any], Tensor]  # (network, batch) -> scalar loss
 
 
 def gradient(network: nn.Module, loss: Loss, batch: Any, parameters: Sequence[nn.Parameter]) -> tuple[Tensor, list[Tensor]]:

@@ -176,9 +176,9 @@ LANCZOS_STEPS = 60  # most products with the matrices; each costs about two forw
 def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings) -> tuple[list[Split], float]:
     """The operation whose split lowers the training loss in the most units, or all whose split lowers it [JG criteria].
 
-    The loss is that of one training batch, in the network's present mode: convolutions are curved in train mode only, by the
-    statistics of the batch. The running statistics stay. None if every operation has `max_copies` copies, or no eigenvalue
-    is negative.
+    The loss is that of one training batch, in the network's present mode: only in train mode is a convolution with its batch norm
+    curved, since it is then divided by the deviation of the batch. Running statistics stay as they are. There are no splits if every
+    operation has `max_copies` copies, or no eigenvalue is negative.
 
     Returns
     -------

@@ -32,7 +32,7 @@ def prune(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Opt
 
 
 def keep(network: SearchSpace, mixture: Mixture, keys: Sequence[str], alpha_optimizer: Optimizer) -> None:
-    """Keep the operations `keys` of a mixture, with their moments; `replace_parameters` has to follow."""
+    """Keep the operations `keys` of a mixture, with their moments. Call `replace_parameters` afterwards."""
     index = [mixture.keys.index(key) for key in keys]
     old, new = network.keep_operations(mixture, index)
     carry_moments(alpha_optimizer, old, new, index)

@@ -107,7 +107,7 @@ class Search:
         state.epoch_errors, state.split_at, state.stage_best = [], 0, {}
 
     def _stage_error(self) -> float:
-        """What a stage is judged by."""
+        """The error that a stage is judged by."""
         return self.task.evaluate(self.network, self.settings.select_on)
 
     def _helped(self, gained: bool) -> bool:
@@ -137,12 +137,12 @@ class Search:
         started, chosen = time.perf_counter(), self._chosen_operations()
         self.state.seconds += time.perf_counter() - started
         for operation, direction in chosen.items():
-            if operation in growable_operations(self.network, max_copies=self.settings.max_copies):  # not full by those before it
+            if operation in growable_operations(self.network, max_copies=self.settings.max_copies):  # else now full
                 self._duplicate(operation, direction)
         return bool(chosen)
 
     def _chosen_operations(self) -> dict[Operation, Mapping[str, Tensor] | None]:
-        """Operations to duplicate, each with the direction of its split, None for a random one."""
+        """The operations to duplicate, each with the direction of its split; None: a random direction."""
         settings = self.settings
         if settings.grow_operations == "morphism":
             weights = growable_operations(self.network, max_copies=settings.max_copies)

@@ -181,7 +181,7 @@ class Split:
     direction: dict[str, Tensor]
 
     def units(self) -> int:
-        """How many have a negative eigenvalue."""
+        """How many units have a negative eigenvalue."""
         return sum(value < 0 for value in self.eigenvalues)
 
     def predicted_change(self, step: float) -> float:
@@ -202,7 +202,7 @@ def possible_splits(matrices: Iterable[SplittingMatrices], *, tolerance: float =
 
 
 def select_operation(splits: Iterable[Split]) -> Split | None:
-    """The split with the most negative eigenvalues, of equals that of their lowest sum, None without any [JG Alg. 4, criteria]."""
+    """The split with the most negative eigenvalues, of equals that with their lowest sum; None if there are none [JG Alg. 4, criteria]."""
     best = min(splits, key=lambda split: (-split.units(), split.predicted_change(1.0)), default=None)
     return best if best is not None and best.units() else None
 

@@ -1,4 +1,8 @@
-"""Configuration of every experiment: what one run depends on, and the parameters of its notebook."""
+"""Configurations of time series, language and images: what one run depends on, and the parameters of its notebook.
+
+The others: `arms` (searches), `stream_settings` (streams), `page_settings` (ablations, the whole space, and pages that are no experiment).
+Values come from the notebook's cell of parameters; a tier of notebooks/grids.yml replaces some of them (`grids`).
+"""
 
 from typing import Any, ClassVar, Literal, Self
 
@@ -260,7 +264,7 @@ class ImageRun(ImageSettings):
     method: ImageMethod = Field(description="what is trained")
 
     def start(self) -> int:
-        """The first image that is read: of `cifar10_held_out` every seed reads images of its own, round and round."""
+        """The first image that is read. Of `cifar10_held_out` every seed has images of its own; after the last ones come the first again."""
         if self.dataset != "cifar10_held_out" or self.train_images is None:
             return 0
         return self.seed % max(1, 40_000 // self.train_images) * self.train_images

@@ -1,4 +1,7 @@
-"""Controls and remedies of the study that change Algorithm 2: forced growth and duplication, stages judged by derived cells."""
+"""Controls and remedies of the study that change Algorithm 2: forced growth and duplication, stages judged by derived cells.
+
+`arms` says which arms of the protocol use them.
+"""
 
 import math
 import time
@@ -37,7 +40,7 @@ class ControlledSettings(SearchSettings, StudySettings):
 
 
 class ControlledSearch(Search):
-    """Algorithm 2 with what `ControlledSettings` have besides (Deviation D25); at their defaults it is the method's."""
+    """Algorithm 2 with the settings that `ControlledSettings` adds (Deviation D25); at their defaults it is the method's search."""
 
     settings: ControlledSettings
 
@@ -50,7 +53,7 @@ class ControlledSearch(Search):
         return gained or self.settings.stage_epochs is not None
 
     def _stage_error(self) -> float:
-        """The error of the network, or the least one while its derived form is trained on."""
+        """The error of the network; with `judge_epochs` the least one of its derived form while that is trained on."""
         settings = self.settings
         if not settings.judge_epochs:
             return super()._stage_error()
@@ -82,7 +85,7 @@ class ControlledSearch(Search):
 
 
 def random_operation(network: SearchSpace, settings: ControlledSettings) -> Operation | None:
-    """One that owns weights, every one as likely: the control of the other choices."""
+    """An operation that owns weights, each with the same probability: the control of the other choices."""
     growable = list(growable_operations(network, max_copies=settings.max_copies))
     return growable[int(torch.randint(len(growable), ()))] if growable else None
 
@@ -90,7 +93,7 @@ def random_operation(network: SearchSpace, settings: ControlledSettings) -> Oper
 def keep_derived(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer) -> None:
     """Keep in every mixture the operation that is derived, with its copies and their weights.
 
-    It is the strongest one, but of two-input cells what their rule of deriving chooses (Deviation D13).
+    That is the strongest one; two-input cells have a rule of their own (Deviation D13).
     """
     chosen = [max(weights, key=weights.__getitem__) for weights in
               (mixture.operation_weights() for mixture in network.mixtures())]

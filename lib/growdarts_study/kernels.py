@@ -1,4 +1,4 @@
-"""Notebook kernels that two programs can start at the same moment.
+"""Jupyter's kernels that two programs can start at the same moment. (Compiled kernels are in `growdarts_fast`.)
 
 Jupyter looks for free TCP ports, writes them down and starts a kernel, which binds them a second later. In between another
 notebook may have found the same ports free: one of the two dies ("Address already in use"). Sockets in a folder of the

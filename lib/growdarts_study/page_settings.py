@@ -1,4 +1,4 @@
-"""Parameters of the notebooks that are not one of the three experiments."""
+"""Parameters of notebooks 01 and 05 to 09; those of the others are in `config`, `arms` and `stream_settings`."""
 
 from typing import Any, ClassVar, Literal, Self, get_args
 

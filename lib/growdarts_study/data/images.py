@@ -55,7 +55,7 @@ def read_digits() -> tuple[Arrays, Arrays]:
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FILES, PER_FILE = 51, 1_000  # the last of the files begins the test images
-HELD_OUT = 10  # training files that nothing is trained or validated on, the last ones, where they are the test part
+HELD_OUT = 10  # the last training files, the test part of `cifar10_held_out`, which neither trains nor validates on them
 
 
 def decode_png(path: Path) -> np.ndarray:
@@ -118,10 +118,10 @@ def load_images(name: str, *, train_portion: float = 0.5, n_images: int | None =
     Parameters
     ----------
     name : "digits" (offline, one channel, 8 x 8), "cifar10" (32 x 32; the registered copy has 1,000 test images), or
-        "cifar10_held_out" (tested on the last 10,000 training images, which nothing else reads)
+        "cifar10_held_out" (tested on the last 10,000 training images, on which it neither trains nor validates)
     train_portion, n_images : see `images_from_arrays`. In a search the first half trains the weights, the second
         alpha, as in DARTS; 1.0 leaves no validation part, as in DARTS' training of the final network
-    start : of "cifar10_held_out" the first image that is read
+    start : of "cifar10_held_out" the number of the first training image that is read
 
     Raises
     ------

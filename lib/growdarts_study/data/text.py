@@ -1,6 +1,6 @@
-"""Text -> word numbers -> windows of a language model's inputs and targets, split in order.
+"""Text files -> word numbers of training, validation and test part; `growdarts.tasks.text` makes windows of them.
 
-Shapes: n tokens, T window length (tokens), B columns of text read side by side, V words of the vocabulary. Every
+Shapes: n tokens, V words of the vocabulary; where a text is read by characters, a "word" is a character. Every
 line of a file ends in one `<eos>`, blank lines too, as in the models of Zaremba et al. (2014), AWD-LSTM (Merity et al.
 2018) and DARTS; the vocabulary is that of the training part, in order of appearance.
 """

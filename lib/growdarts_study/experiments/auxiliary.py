@@ -1,4 +1,4 @@
-"""The auxiliary head of DARTS: a second classifier that is trained along, for training from scratch only.
+"""The auxiliary head of DARTS: a second classifier, in the middle of a network, whose loss counts while that is trained from scratch.
 
 Shapes: B batch, C channels.
 """

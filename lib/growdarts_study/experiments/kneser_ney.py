@@ -1,4 +1,4 @@
-"""Counting sequences of words: the forecast of a language model without a network, as a line to beat."""
+"""A language model without a network, by counts of word sequences (n-grams): a network should be better."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -11,8 +11,10 @@ class KneserNey:
 
     $$ p(w \mid h) = \frac{c(h w) - D_{c(h w)}}{c(h \cdot)} + \gamma(h)\, p(w \mid h') $$
 
-    $h'$ is the history without its first word. c counts, of all but the longest n-grams, the different words that stand before
-    them. A history that was never seen leaves everything to $p(w \mid h')$, and the shortest to $1 / V$.
+    w is a word, h the history, which is the words before it, and $h'$ is h without its first word. For the longest n-grams c is how often
+    they occur, for shorter ones how many different words stand before them. The discounts $D_1$, $D_2$ and $D_3$ (of counts of three and
+    more) are estimated from how many n-grams occur once, twice, three and four times. $\gamma(h)$ is the share that they leave over. For a
+    history that was never seen $p(w \mid h) = p(w \mid h')$; below the shortest history stands $1 / V$.
 
     Parameters
     ----------
@@ -24,17 +26,17 @@ class KneserNey:
     def __init__(self, ids: Sequence[int], order: int, words: int) -> None:
         self.order, self.words, ids = order, words, list(ids)
         counts = Counter(zip(*(ids[i:] for i in range(order)), strict=False))
-        self.levels = []  # from the longest to the shortest: what is left of counts, and the rest by history
+        self.levels = []  # from the longest n-grams to single words: discounted shares by n-gram, gamma by history
         for _ in range(order):
             self.levels.append(_discounted(counts))
             counts = Counter(gram[1:] for gram in counts)
 
     def counted(self) -> int:
-        """How many n-grams it knows."""
+        """How many n-grams it has counted, of all lengths."""
         return sum(len(kept) for kept, _ in self.levels)
 
     def probability(self, gram: tuple[int, ...]) -> float:
-        """Of the last word of `gram` after the others, at most `order` in all."""
+        """Of the last word of `gram`, given the words before it; `gram` has at most `order` words."""
         found, weight = 0.0, 1.0
         for kept, rest in self.levels[self.order - len(gram):]:
             if (left := rest.get(gram[:-1])) is not None:
@@ -50,12 +52,13 @@ class KneserNey:
 
 
 def _discounted(counts: Counter) -> tuple[dict[tuple[int, ...], float], dict[tuple[int, ...], float]]:
-    """The discounted share of every n-gram among those of its history, and what is left over by history."""
+    """By n-gram its discounted share among the n-grams with the same history; by history gamma, what the discounts leave over."""
     times = Counter(min(count, 5) for count in counts.values())
+    discounts = [-1.0] * 3
     if all(times[k] for k in (1, 2, 3, 4)):
         Y = times[1] / (times[1] + 2 * times[2])
         discounts = [k - (k + 1) * Y * times[k + 1] / times[k] for k in (1, 2, 3)]
-    else:  # too few n-grams to estimate them
+    if min(discounts) < 0:  # too few n-grams to estimate them; a negative one could make a probability negative
         discounts = [0.5] * 3
     totals, taken = defaultdict(int), defaultdict(float)
     for gram, count in counts.items():

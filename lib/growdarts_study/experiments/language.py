@@ -27,7 +27,7 @@ from growdarts_study.data.text import load_text
 from growdarts.tasks.text import Text
 from growdarts.training import DivergenceError, Fit, fit
 
-ORDERS = range(2, 10)  # words of the longest n-gram that is counted
+ORDERS = range(2, 10)  # numbers of words of the longest n-gram; the best on validation is tested
 
 
 def run(config: LanguageRun, *, device: torch.device, checkpoints: Path | None = None,
@@ -96,7 +96,8 @@ def run(config: LanguageRun, *, device: torch.device, checkpoints: Path | None =
 
 
 def stretch(ids: Tensor, length: int | None, number: int) -> Tensor:
-    """Of `ids` the stretch with that number, counted round; all of them if `length` is None or too long."""
+    """Of `ids`, cut into stretches of `length`, the one with that number, counted from 0; after the last comes the first again. All of `ids` if
+    `length` is None or too long."""
     start = number % max(1, len(ids) // length) * length if length else 0
     return ids[start:start + length] if length else ids
 
@@ -195,5 +196,5 @@ def task_of(config: LanguageRun, text: Any, batch_size: int, device: str | torch
 
 
 def perplexity(negative_log_likelihood: float) -> float:
-    """exp of nats a token; infinite where it overflows."""
+    """exp(nats a token); infinite where that overflows."""
     return math.exp(negative_log_likelihood) if negative_log_likelihood < 700 else math.inf

@@ -1,4 +1,4 @@
-"""The rivals in language modelling: an LSTM whose state can be dropped, and a GRU.
+"""The rivals in language modelling: an LSTM whose state can be dropped, and a GRU. Those on series are in `time_series`.
 
 Shapes: T time, B batch, I inputs, H hidden.
 """

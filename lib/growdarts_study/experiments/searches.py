@@ -81,7 +81,7 @@ class Bench:
         return self.errors(network)
 
     def train(self, cell: str, rate: float, epochs: int, start: int = 0) -> dict[str, Any]:
-        """Errors of a network trained from scratch, with its operations; another `start` has other weights and batches."""
+        """Errors of a network trained from scratch, with its operations; another `start` has other first weights and batches."""
         if (cell, rate, epochs, start) not in self.trained:
             config = self.training(rate, epochs)
             torch.manual_seed(phases.seed_of(config.seed, f"{cell} start {start}" if start else cell))
@@ -94,8 +94,8 @@ class Bench:
         return self.trained[cell, rate, epochs, start]
 
     def best(self, cell: str, trainings: int | None = None) -> dict[str, Any]:
-        """Of the trainings with all learning rates, or of so many with every rate in turn, the one with the least validation error; its
-        operations are those of all."""
+        """The one with the least validation error of so many `trainings`, which take the learning rates in turn (None: one with each
+        rate). Its operations are those of all of them."""
         rates = self.config.learning_rates
         trials = [self.train(cell, rates[i % len(rates)], self.config.train_epochs, i // len(rates)) for i in range(trainings or len(rates))]
         return min(trials, key=_validation) | {"flops": sum(trial["flops"] for trial in trials)}
@@ -142,7 +142,7 @@ def _arm(bench: Bench, name: str, rows: dict[str, Any], checkpoints: Path | None
 
 
 def starts(bench: Bench, model: dict[str, Any], name: str, trainings: int) -> dict[str, Any]:
-    """The cell of the row `model`, or its rival, trained so many times, and at least once with every learning rate."""
+    """The cell of the row `model`, or the rival that it is the row of, trained so many times, but at least once with every learning rate."""
     if "diverged" in model or not trainings:
         return {"diverged": "an arm before it"}
     cell = json.dumps(model["cell"]) if "cell" in model else STARTS[name]

@@ -1,4 +1,4 @@
-"""The verdicts on the claims by the rules of the protocol, and their table on the front page."""
+"""The verdicts on the claims by the rules of book/protocol.md, and their table on the front page. Those on daily returns are in `verdicts`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -160,9 +160,9 @@ def on_streams(runs: pd.DataFrame) -> Verdict:
 
 
 def on_language(runs: pd.DataFrame) -> Verdict:
-    """C2, by its rules."""
+    """C2, by its rules; `seeds` are those that growing and all its rivals have."""
     one = language.c2(runs)
-    return Verdict("C2", one.what, one.verdict, one.estimate, language.MARGIN, one.estimate.n)
+    return Verdict("C2", one.what, one.verdict, one.estimate, language.MARGIN, language.paired(runs))
 
 
 def verdict_table(found: Sequence[Verdict]) -> pd.DataFrame:

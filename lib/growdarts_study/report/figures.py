@@ -1,4 +1,4 @@
-"""Records -> figures: of one search, then of many runs. Nothing here trains."""
+"""Records -> figures: of one search, then of many runs. Nothing here trains. Pictures of one experiment are in its module of this folder."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

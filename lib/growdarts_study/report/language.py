@@ -1,7 +1,8 @@
 """Records of language modelling by characters -> one table of arms; the verdict on C2 [protocol C2].
 
-An effect is 100 times the logarithm of a ratio of perplexities a word: a word's error is that of its characters, the space or
-line end after it among them. Every seed reads another stretch of the training text: it is the unit.
+An effect is 100 times the logarithm of a ratio of perplexities a word. The error a word is the error of the whole test text, spaces and
+line ends among its characters, over its number of words; a line end counts as a word, as in published perplexities. The unit is a
+seed: every seed reads another stretch of the training text.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,8 +28,8 @@ WORDS = 82_430  # of the test text, ends of lines among them
 
 
 def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """A row a run, by seed and arm: bits (a character), word (nats a word), flops (of search, trials and training), weights (of the
-    cell), hidden, genotype, nodes."""
+    """A row a run, by seed and arm. Columns: bits and word, the test error in bits a character and in nats a word; flops of search, trials
+    and training; weights of the cell; hidden, its units; genotype; nodes, the effective ones."""
     rows = []
     for record in records:
         config, result = record["config"], record["result"]
@@ -59,12 +60,12 @@ def _p_value(found: pd.Series) -> float:
 
 
 def _outcome(one: Interval, p_value: float) -> str:
-    """Of a single seed nothing can be said."""
+    """Of one contrast; with a single seed it is undecided."""
     return outcome([one], MARGIN, one.sign() if p_value < 0.05 else 0) if one.n > 1 else "undecided"
 
 
 class Judged(NamedTuple):
-    """The verdict on C2; the estimate is the least favourable of three, over its seeds."""
+    """The verdict on C2; the estimate is that against the least favourable of the three rivals, over their seeds."""
 
     verdict: str
     estimate: Interval
@@ -72,7 +73,8 @@ class Judged(NamedTuple):
 
 
 def c2(runs: pd.DataFrame) -> Judged:
-    """Supported: growing is better than LSTM, GRU and random cells. Contradicted: it is worse than one of them."""
+    """Supported: growing is better than LSTM, GRU and random cells. Contradicted: it is worse than one of them. No difference worth having:
+    all three contrasts are decided, and at least one says "equal"."""
     found = {rival: effects(runs, "grow", rival) for rival in RIVALS}
     over = {rival: interval(values) for rival, values in found.items()}
     said = {_outcome(over[rival], float(p)) for rival, p in zip(RIVALS, holm(map(_p_value, found.values())), strict=True)}
@@ -81,7 +83,7 @@ def c2(runs: pd.DataFrame) -> Judged:
         verdict = "contradicted"
     elif said == {"better"}:
         verdict = "supported"
-    elif not said & {"better", "undecided"}:
+    elif "undecided" not in said:
         verdict = "no difference worth having"
     shown = max(RIVALS, key=lambda rival: over[rival].mean)
     return Judged(verdict, over[shown], f"perplexity a word of text by characters, growing against {NAMES[shown]}, the least favourable of 3")

@@ -34,10 +34,10 @@ ELEMENTARY = " (elementary)"
 def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A row a run, by task, seed and arm; those with the elementary operations have arms of their own names.
 
-    Columns: retrained and one_shot, the test errors, one that is not finite counting as that of the mean; validation and rate, the step, of the retrained;
-    share, of the way from the error of the mean to the best possible or the best closed form; search_flops and flops, those of the search
-    and of all; cell, its operations; nodes, the effective ones; what else a row of a record has. Where the derived cell is trained on from
-    the weights that it has (`kept_2`), the errors of that count as retrained.
+    Columns: retrained and one_shot, the test errors, one that is not finite counting as that of the mean; validation and rate, validation
+    error and learning rate of the training from scratch; share, of the way from the error of the mean to the best possible or the best
+    closed form; search_flops and flops, those of the search and of all; cell, its operations; nodes, the effective ones; what else a row
+    of a record has. Where the derived cell is trained on from the weights that it has (`kept_2`), the errors of that count as retrained.
     """
     rows = []
     for record in records:
@@ -103,7 +103,7 @@ def cost_until(row: Mapping[str, Any], target: float, censored: float) -> float:
 
 
 def targets(pilots: pd.DataFrame) -> pd.Series:
-    """The validation error, that of the mean = 1, which the pilot seeds of `fixed_4` set for a search, by task [protocol E2]."""
+    """The validation error that counts as reached, by task, in units of that of the mean; set by the pilot seeds of `fixed_4` [protocol E2]."""
     return np.exp(np.log(pilots["errors"].map(min) / pilots["mean_validation"]).groupby("task").mean()) * 1.01
 
 
@@ -141,8 +141,8 @@ LONGER = (("grow_1", "lstm"), ("grow_1", "random"), ("random", "lstm"), ("grow_s
 
 
 def longer_table(runs: pd.DataFrame, longer: pd.DataFrame) -> pd.DataFrame:
-    """A row a contrast of E8: changes of the error in percent over tasks, in `runs` and with longer trainings, of the tasks and seeds of
-    the latter."""
+    """A row a contrast of E8: the change of the error over tasks in percent, in `runs` (E1) and in those with `longer` trainings; of both
+    only the tasks and seeds that `longer` has."""
     shared = runs[[pair in set(longer.index.droplevel("arm")) for pair in runs.index.droplevel("arm")]]
     rows = {}
     for arm, rival in LONGER:

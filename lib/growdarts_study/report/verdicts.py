@@ -1,4 +1,4 @@
-"""Claims -> verdicts, by rules: the same records always give the same verdict and the numbers that it rests on."""
+"""Verdicts on daily returns, by rules (page 06), and the numbers that they rest on. Those of the protocol are in `claims`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -98,7 +98,7 @@ def derived_forecaster(genotype: Genotype, features: int, hidden: int,
 
 
 class TwoInputLayers(TwoInputForecaster):
-    """Stacked two-input cells without a head, the search space of a `TwoInputForecaster`; each carries its state."""
+    """Stacked two-input cells without a head, for a language model: the search space of `TwoInputForecaster`, with the last states returned."""
 
     def __init__(self, cells: Sequence[TwoInputCell]) -> None:
         super().__init__(cells, cells[-1].hidden, 1)
@@ -119,7 +119,7 @@ class TwoInputLayers(TwoInputForecaster):
 
 
 def two_input_layers(width: int, n_layers: int, n_nodes: int, operations: Sequence[str]) -> TwoInputLayers:
-    """A searchable stack, E = H = `width`: every node mixes all `operations`."""
+    """A searchable stack whose inputs and states have `width` units; every node mixes all `operations`."""
     return TwoInputLayers([TwoInputCell(width, width, [operations] * n_nodes) for _ in range(n_layers)])
 
 
