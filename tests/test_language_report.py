@@ -51,6 +51,13 @@ def test_one_seed_says_nothing_and_chance_is_not_told():
     assert language.c2(runs_of({"lstm": wide, "gru": wide, "random": wide})).verdict == "undecided"
 
 
+def test_two_seeds_have_no_interval():
+    runs = runs_of({rival: [4.0, 6.0] for rival in language.RIVALS})
+    assert language.contrast_table(runs)["perplexity a word"].tolist() == ["+5.1 % (-)"] * 3
+    assert language.c2(runs).verdict == "undecided"
+    assert language.contrast_table(runs_of({rival: [4.0, 6.0, 5.0] for rival in language.RIVALS}))["perplexity a word"].str.contains("to").all()
+
+
 def test_seeds_count_where_growing_has_all_rivals():
     assert language.paired(language.read([])) == 0
     assert language.paired(runs_of({"lstm": [1.0, 2.0], "gru": [1.0], "random": [1.0, 2.0]})) == 1

@@ -55,6 +55,11 @@ def paired(runs: pd.DataFrame) -> int:
     return 0 if runs.empty else int((runs["word"].unstack("arm").reindex(columns=["grow", *RIVALS]).notna().all(axis=1)).sum())
 
 
+def _over(values: pd.Series) -> Interval:
+    """Mean and interval over seeds. Fewer than three have no interval: it would say nothing but that there are few."""
+    return interval(values) if len(values) > 2 else Interval(float(np.mean(values)), np.nan, np.nan, 1)
+
+
 def _p_value(found: pd.Series) -> float:
     return 1.0 if len(found) < 2 or np.allclose(found, 0) else float(stats.ttest_1samp(found, 0).pvalue)
 
@@ -76,7 +81,7 @@ def c2(runs: pd.DataFrame) -> Judged:
     """Supported: growing is better than LSTM, GRU and random cells. Contradicted: it is worse than one of them. No difference worth having:
     all three contrasts are decided, and at least one says "equal"."""
     found = {rival: effects(runs, "grow", rival) for rival in RIVALS}
-    over = {rival: interval(values) for rival, values in found.items()}
+    over = {rival: _over(values) for rival, values in found.items()}
     said = {_outcome(over[rival], float(p)) for rival, p in zip(RIVALS, holm(map(_p_value, found.values())), strict=True)}
     verdict = "undecided"
     if "worse" in said:
@@ -98,8 +103,8 @@ def contrast_table(runs: pd.DataFrame, arm: str = "grow") -> pd.DataFrame:
     if arm == "grow" and set(RIVALS) <= set(found):
         p_values |= dict(zip(RIVALS, map(float, holm(p_values[rival] for rival in RIVALS)), strict=True))
     return pd.DataFrame([{
-        f"{NAMES[arm]} against": NAMES[rival], "perplexity a word": interval(values).percent().text("+.1f"), "p": p_text(p_values[rival]),
-        "outcome": _outcome(interval(values), p_values[rival]), "seeds": len(values)} for rival, values in found.items()]).set_index(f"{NAMES[arm]} against")
+        f"{NAMES[arm]} against": NAMES[rival], "perplexity a word": _over(values).percent().text("+.1f"), "p": p_text(p_values[rival]),
+        "outcome": _outcome(_over(values), p_values[rival]), "seeds": len(values)} for rival, values in found.items()]).set_index(f"{NAMES[arm]} against")
 
 
 def arms_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -107,7 +112,7 @@ def arms_table(runs: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for arm in [name for name in NAMES if name in runs.index.get_level_values("arm")]:
         of_arm = runs.xs(arm, level="arm")
-        bits = interval(of_arm["bits"])
+        bits = _over(of_arm["bits"])
         ratios = (of_arm["flops"] / runs["flops"].xs("grow", level="arm")).dropna() if "grow" in runs.index.get_level_values("arm") else []
         network = of_arm["hidden"].notna().all()
         rows[NAMES[arm]] = {
@@ -121,6 +126,6 @@ def arms_table(runs: pd.DataFrame) -> pd.DataFrame:
 def picture(runs: pd.DataFrame) -> Figure:
     """A row an arm: mean bits a character with their interval over seeds."""
     arms = [name for name in NAMES if name in runs.index.get_level_values("arm")]
-    means = [interval(runs["bits"].xs(arm, level="arm")) for arm in arms]
+    means = [_over(runs["bits"].xs(arm, level="arm")) for arm in arms]
     return figures.ranked([(arm, one.mean, *((one.low, one.high) if one.n > 1 else (None, None))) for arm, one in zip(arms, means, strict=True)],
                           "bits a character of test text", ".2f", NAMES)
