@@ -35,6 +35,14 @@ def test_other_texts_stay_out_and_rows_have_names():
     assert language.read([]).empty
 
 
+def test_cells_and_their_bits():
+    one, two = ({"layers": [[[name] for name in names]]} for names in (["gate"], ["add_tanh", "carry"]))
+    table = language.cells_table(language.read([record("grow", 3, np.log(4), genotype=one), record("random", 3, np.log(2), genotype=two),
+                                                record("grow", 5, np.log(2), genotype=two), record("lstm", 3, 1.0)]))
+    assert table.loc[3].to_dict() == {"growing": "gate: 2.00", "random cells": "add_tanh, carry: 1.00"}
+    assert table.loc[5].to_dict() == {"growing": "add_tanh, carry: 1.00", "random cells": "-"}
+
+
 @pytest.mark.parametrize("lstm, gru, random, verdict", [
     (-5, -6, -4, "supported"), (-5, -6, 5, "contradicted"), (-5, -2, -4, "no difference worth having"), (0.3, -0.4, 0.5, "no difference worth having"),
     (-5, 0.3, -4, "no difference worth having"), (-5, -2.8, -4, "undecided")])

@@ -123,6 +123,16 @@ def arms_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
+def cells_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row a seed, a column an arm that searches or draws two-input cells: the operations of its cell and its bits a character."""
+    rows: dict[int, dict[str, str]] = {}
+    for (seed, arm), row in runs.iterrows():
+        if arm in ("grow", "fixed", "random"):
+            operations = ", ".join(node[0] for node in row["genotype"]["layers"][0])
+            rows.setdefault(seed, {})[NAMES[arm]] = f"{operations}: {row['bits']:.2f}"
+    return pd.DataFrame(rows).T.rename_axis("seed").fillna("-")
+
+
 def picture(runs: pd.DataFrame) -> Figure:
     """A row an arm: mean bits a character with their interval over seeds."""
     arms = [name for name in NAMES if name in runs.index.get_level_values("arm")]
