@@ -72,6 +72,7 @@ def _rows(file: Path, place: Path) -> Iterator[dict[str, Any]]:
         for arm, row in record["rows"].items():
             for estimand in [name for name in ("retrained", "one_shot", "kept") if name in row]:
                 yield common | {
+                    "config": [(name, str(config[name])) for name in ("operations", "train_epochs")],  # what arms of one name differ in
                     "method": arm if estimand == "retrained" else f"{arm}, {estimand.replace('_', '-')}", "seed": config["seed"],
                     "validation_error": row[estimand]["validation"], "test_error": row[estimand]["test"], "floor": record["floor"],
                     "weights": row["retrained"]["parameters"], "search_epochs": row.get("epochs"), "search_flops": row.get("search_flops")}
