@@ -219,7 +219,7 @@ def test_copies_are_judged_by_the_searched_network_against_the_wider_cell():
     assert found.in_percent().mean == pytest.approx(-6.0, abs=0.2)
     table = searches.duplication_table(runs)
     assert table.loc["splitting", "one-shot error"].startswith("-6.") and table.loc["splitting", "retrained error"].startswith("+10.0")
-    assert list(table.loc["splitting", ["size", "copies", "mixture"]]) == ["1.50", "1.0", "75%"] and table.loc["a wider cell", "copies"] == "0.0"
+    assert list(table.loc["splitting", ["size", "copies, weight"]]) == ["1.50", "1.0, 75%"] and table.loc["a wider cell", "copies, weight"] == "0.0, 0%"
     assert not set(DUPLICATION) & set(searches.searched(runs))
 
 

@@ -167,8 +167,8 @@ def duplication_table(runs: pd.DataFrame, rival: str = "wider") -> pd.DataFrame:
                   for of in ("one_shot", "retrained")}
         rows.append({"": NAMES[arm], "one-shot error": errors["one_shot"], "size": f"{ratios['network_flops']:.2f}",
                      "retrained error": errors["retrained"], "weights": f"{ratios['parameters']:.2f}",
-                     "cost": f"{ratios['search_flops']:.2f}", "copies": f"{nodes.map(lambda node: str(node).count('#')).mean():.1f}",
-                     "mixture": f"{nodes.map(_copied_weight).mean():.0%}"})
+                     "cost": f"{ratios['search_flops']:.2f}", "copies, weight":
+                     f"{nodes.map(lambda node: str(node).count('#')).mean():.1f}, {nodes.map(_copied_weight).mean():.0%}"})
     return pd.DataFrame(rows).set_index("")
 
 
