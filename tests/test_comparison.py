@@ -42,6 +42,10 @@ def test_what_could_be_found_is_found_with_a_power_of_80_percent():
     assert detectable([few, many, interval([1.0])]) == few.detectable() > many.detectable()
 
 
+def test_without_an_interval_nothing_is_decided():
+    assert outcome([]) == outcome([interval([-50.0])]) == outcome([interval([-50.0])], told=-1) == "undecided"
+
+
 @pytest.mark.parametrize("intervals, told, expected", [
     ([(0.0, 0.5), (0.1, 0.4)], None, "equal within 1 %"), ([(0.0, 1.3), (0.1, 0.4)], None, "undecided"),
     ([(0.0, 1.1), (0.0, 1.1)], None, "equal within 1 %"),  # those of 95 % are wider than the margin

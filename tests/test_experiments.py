@@ -129,6 +129,24 @@ def test_the_best_of_random_image_cells_is_trained():
         smoke("images", methods=["random"], train_portion=1.0)
 
 
+def test_the_best_trial_is_trained_and_the_next_best_where_that_diverges():
+    def train(lost):
+        def one(candidate, phase):
+            asked.append((candidate, phase))
+            if candidate in lost:
+                raise DivergenceError(1, float("nan"), Checkpoint(None, ""))
+            return candidate.upper()
+        return one
+
+    trials, asked = [("a", 0.3), ("b", None), ("c", 0.1), ("d", 0.2)], []
+    assert language.phases.best_trained(trials, train("")) == ("c", "C", []) and asked == [("c", "train")]
+    assert language.phases.best_trained(trials, train("cd")) == ("a", "A", ["c", "d"])
+    assert asked[1:] == [("c", "train"), ("d", "train 1"), ("a", "train 2")]
+    with pytest.raises(DivergenceError):
+        language.phases.best_trained(trials, train("abcd"))
+    assert asked[-1] == ("b", "train 3")
+
+
 def test_every_seed_reads_images_of_its_own():
     runs = [smoke("images", dataset="cifar10_held_out", seed=seed, train_images=15_000, methods=["darts_v2"]) for seed in range(3)]
     assert [run.start() for run in runs] == [0, 15_000, 0]

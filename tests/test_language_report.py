@@ -87,5 +87,7 @@ def test_tables():
     assert table["seeds"].tolist() == [2] * 4
     arms = language.arms_table(runs)
     assert arms.loc["growing", "operations"] == "1" and arms.loc["growing", "bits a character"].startswith(f"{1.3 / np.log(2):.3f}")
-    assert isinstance(language.picture(runs).axes[0].get_xlabel(), str)
+    axes = language.picture(runs).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == arms.index.tolist()
+    assert [text.get_text() for text in axes.texts][0] == f"{1.3 / np.log(2):.2f}"  # of growing, the first row
     assert pd.isna(runs["nodes"]).all() and arms["effective nodes"].tolist() == ["-"] * 5

@@ -10,7 +10,7 @@ from docutils.parsers.rst import Directive, directives
 from myst_nb.ext.glue.directives import PasteAnyDirective
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
-from growdarts_study import ROOT
+from growdarts_study import ROOT, records
 from growdarts_study.records import RESULTS
 from growdarts_study.report import all_runs
 
@@ -46,7 +46,10 @@ def mend(app, name, template, context, doctree):
 
 def write(app, error):
     if error is None and app.builder.format == "html":
-        all_runs.write(all_runs.table(), Path(app.outdir) / "_static")
+        made = Path(app.outdir) / "_static" / "runs-data.js"  # the last of its files
+        sources = [*RESULTS.rglob("*"), Path(all_runs.__file__), Path(records.__file__)]  # folders too: of a deleted record they are newer
+        if not made.exists() or made.stat().st_mtime < max(file.stat().st_mtime for file in sources):
+            all_runs.write(all_runs.table(), made.parent)
         shutil.copytree(RESULTS, Path(app.outdir) / "records", dirs_exist_ok=True)
 
 

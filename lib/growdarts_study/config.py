@@ -34,6 +34,11 @@ class Grid(StudySettings):
         return self.experiment
 
 
+def _methods(settings: Any) -> list[str]:
+    """Of a run the method, of a grid all of them."""
+    return getattr(settings, "methods", None) or [settings.method]
+
+
 class MethodGrid(Grid):
     """The notebook of an experiment that runs several methods, each a `run_class` of the same settings."""
 
@@ -170,7 +175,7 @@ class LanguageSettings(ControlledSettings):
             raise ValueError(f"parameter 'learning_rates' = {self.learning_rates}: every one must be above 0")
         if (self.dataset == "folder") != (self.folder is not None):
             raise ValueError(f"parameter 'folder' = {self.folder!r}: it goes with dataset 'folder', and only there")
-        methods = getattr(self, "methods", [getattr(self, "method", None)])
+        methods = _methods(self)
         if "random" in methods and not self.learning_rates:
             raise ValueError("parameter 'learning_rates' = None: method 'random' needs some, each cell is drawn with one of them")
         if self.space == "two_input":
@@ -243,7 +248,7 @@ class ImageSettings(ControlledSettings):
         known_operations(self.operations, CONVOLUTIONAL_OPERATIONS)
         if self.operations == ["none"]:
             raise ValueError(f"parameter 'operations' = {self.operations}: an edge needs one besides none")
-        if "random" in getattr(self, "methods", [getattr(self, "method", None)]) and self.train_portion == 1:
+        if "random" in _methods(self) and self.train_portion == 1:
             raise ValueError("parameter 'train_portion' = 1.0: method 'random' needs a validation part, to choose one of its cells")
         if self.auxiliary and self.dataset == "digits":
             raise ValueError("parameter 'auxiliary' = True: allowed is False for digits, which have 8 pixels")

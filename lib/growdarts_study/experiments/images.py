@@ -16,7 +16,7 @@ from growdarts.settings import DataError
 from growdarts.tasks.images import ImageData, ImageTask
 from growdarts_study.data.images import load_images
 from growdarts_study.published import CIFAR10_DARTS_V2
-from growdarts.training import Fit, fit
+from growdarts.training import DivergenceError, Fit, fit
 
 CHANNELS_LAST = torch.channels_last  # convolutions on a CPU are faster with it; the numbers mean the same
 
@@ -51,13 +51,15 @@ def run(config: ImageRun, *, device: torch.device, checkpoints: Path | None = No
         if config.method == "random":
             phases.seed(config, "draws")
             for i, cell in enumerate([random_cells(config) for _ in range(config.draws)]):
-                fitted = train(cell, f"draw {i}", config.trial_epochs)[2]
-                draws.append({"genotype": cell.to_dict(), "validation_error": fitted.validation_error, "seconds": fitted.seconds})
-            best = min(draws, key=lambda draw: draw["validation_error"])
-            genotype = ConvolutionalGenotype.from_dict(best["genotype"])
+                try:
+                    fitted = train(cell, f"draw {i}", config.trial_epochs)[2]
+                    draws.append({"genotype": cell.to_dict(), "validation_error": fitted.validation_error, "seconds": fitted.seconds})
+                except DivergenceError:
+                    draws.append({"genotype": cell.to_dict(), "validation_error": None, "seconds": 0.0})
+            trials = [(ConvolutionalGenotype.from_dict(draw["genotype"]), draw["validation_error"]) for draw in draws]
         else:
-            genotype = searched.result.genotype if searched else CIFAR10_DARTS_V2
-        fixed, channels, trained = train(genotype, "train", config.train_epochs)
+            trials = [(searched.result.genotype if searched else CIFAR10_DARTS_V2, None)]
+        genotype, (fixed, channels, trained), _ = phases.best_trained(trials, lambda cell, phase: train(cell, phase, config.train_epochs))
         fits = {str(channels): trained}
     started = time.perf_counter()
     mistakes = task.mistakes(fixed, "test")

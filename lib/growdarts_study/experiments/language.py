@@ -68,16 +68,9 @@ def run(config: LanguageRun, *, device: torch.device, checkpoints: Path | None =
                 trials.append((genotype, rate, fitted.validation_error, _flops(task, network, fitted)))
             except DivergenceError:
                 trials.append((genotype, rate, None, 0.0))
-        diverged: list[float] = []  # learning rates
-        ranked = sorted(trials, key=lambda trial: math.inf if trial[2] is None else trial[2])
-        for genotype, rate, *_ in ranked or [(known, config.learning_rate)]:
-            try:
-                network, trained = train(genotype, f"train {len(diverged)}" if diverged else "train", learning_rate=rate)
-                break
-            except DivergenceError:
-                diverged.append(rate)
-                if len(diverged) == max(1, len(ranked)):
-                    raise
+        (genotype, rate), (network, trained), diverged = phases.best_trained(
+            [((genotype, rate), error) for genotype, rate, error, _ in trials] or [((known, config.learning_rate), None)],
+            lambda candidate, phase: train(candidate[0], phase, learning_rate=candidate[1]))
     started = time.perf_counter()
     error = task.evaluate(network, "test")
     return phases.record(config, text.hashes, searched, {str(network.cell.hidden): trained}, time.perf_counter() - started, {
@@ -88,7 +81,7 @@ def run(config: LanguageRun, *, device: torch.device, checkpoints: Path | None =
         "learning_rates": {} if config.method == "random" else {f"{rate:g}": error for _, rate, error, _ in trials},
         "draws": [{"genotype": cell.to_dict(), "learning_rate": rate, "validation_error": error}
                   for cell, rate, error, _ in trials] if config.method == "random" else [],
-        "diverged": diverged, "train_flops": _flops(task, network, trained) + sum(flops for *_, flops in trials),
+        "diverged": [rate for _, rate in diverged], "train_flops": _flops(task, network, trained) + sum(flops for *_, flops in trials),
         "precision": used_precision(config.precision, device),
         "parameters": sum(p.numel() for p in network.theta_parameters()), "hidden": network.cell.hidden,
         "cell_parameters": sum(p.numel() for p in network.cell.parameters()),
@@ -105,9 +98,11 @@ def stretch(ids: Tensor, length: int | None, number: int) -> Tensor:
 def _counted(config: LanguageRun, text: Text, device: torch.device) -> dict[str, Any]:
     """The record of counting n-grams: of the `ORDERS` the one with the least validation error."""
     words, tried = len(text.vocabulary), {}
-    for order in ORDERS:
-        tried[order] = KneserNey(text.train.tolist(), order, words).error(text.validation.tolist())
-    best = KneserNey(text.train.tolist(), order := min(tried, key=tried.__getitem__), words)
+    for n in ORDERS:
+        model = KneserNey(text.train.tolist(), n, words)
+        tried[n] = model.error(text.validation.tolist())
+        if tried[n] == min(tried.values()):
+            best, order = model, n
     error = best.error(text.test.tolist())
     return phases.record(config, text.hashes, None, {}, 0.0, {
         "test_error": error, "test_perplexity": perplexity(error), "validation_error": tried[order], "floor": text.floor,

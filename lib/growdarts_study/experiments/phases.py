@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -18,8 +19,9 @@ from growdarts.space import SearchSpace
 from growdarts.checkpoints import Checkpoint, replacing
 from growdarts.history import SearchResult
 from growdarts.settings import ConfigError
-from growdarts.training import Fit, Task
+from growdarts.training import DivergenceError, Fit, Task
 
+C, F = TypeVar("C"), TypeVar("F")  # a candidate, and what its training gives
 WIDEST = 8192  # units or channels
 
 
@@ -86,6 +88,28 @@ def rows(config: Any, hashes: dict[str, str], make: Callable[[str, dict[str, Any
 def random_devices(device: torch.device) -> list[torch.device]:
     """Of `torch.random.fork_rng`: those besides the CPU on which a run on `device` draws."""
     return [device] if device.type == "cuda" else []
+
+
+def best_trained(trials: Sequence[tuple[C, float | None]], train: Callable[[C, str], F]) -> tuple[C, F, list[C]]:
+    """What `train` gives for the candidate with the least error of its trial (None: it diverged), by candidate and name of the phase.
+
+    Where a training diverges, the candidate with the next best trial takes its place. Returns the candidate, what it gave, and those
+    that diverged.
+
+    Raises
+    ------
+    DivergenceError
+        all of them did.
+    """
+    diverged: list[C] = []
+    for candidate, _ in sorted(trials, key=lambda trial: math.inf if trial[1] is None else trial[1]):
+        try:
+            return candidate, train(candidate, f"train {len(diverged)}" if diverged else "train"), diverged
+        except DivergenceError:
+            diverged.append(candidate)
+            if len(diverged) == len(trials):
+                raise
+    raise ValueError("no candidate to train")
 
 
 def largest_width(build: Callable[[int], nn.Module], parameters: int, step: int = 1) -> int:

@@ -80,7 +80,9 @@ def outcome(found: Iterable[Interval], margin: float = MARGIN, told: int | None 
     not given, that of all the intervals.
     """
     known = [i for i in found if i.n > 1]
-    if known and all(i.within(margin) for i in known):
+    if not known:
+        return "undecided"
+    if all(i.within(margin) for i in known):
         return f"equal within {margin:g} %"
     signs = {i.sign() for i in known} if told is None else {told}
     if len(signs) != 1 or min(abs(i.mean) for i in known) < margin:

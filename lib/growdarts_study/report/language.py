@@ -5,15 +5,15 @@ line ends among its characters, over its number of words; a line end counts as a
 seed: every seed reads another stretch of the training text.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
 
-from growdarts_study.report.comparison import Interval, holm, interval, outcome
+from growdarts_study.report.comparison import Interval, interval
+from growdarts_study.report.contrasts import by_task
 from growdarts_study.report import figures
 from growdarts_study.report.tables import p_text
 from growdarts_study.report.verdicts import working_nodes
@@ -60,13 +60,9 @@ def _over(values: pd.Series) -> Interval:
     return interval(values) if len(values) > 2 else Interval(float(np.mean(values)), np.nan, np.nan, 1)
 
 
-def _p_value(found: pd.Series) -> float:
-    return 1.0 if len(found) < 2 or np.allclose(found, 0) else float(stats.ttest_1samp(found, 0).pvalue)
-
-
-def _outcome(one: Interval, p_value: float) -> str:
-    """Of one contrast; with a single seed it is undecided."""
-    return outcome([one], MARGIN, one.sign() if p_value < 0.05 else 0) if one.n > 1 else "undecided"
+def _judged(runs: pd.DataFrame, arm: str, rivals: Sequence[str]) -> pd.DataFrame:
+    """`by_task` of the effects of an arm, a row a rival; the p-values are corrected together."""
+    return by_task(pd.DataFrame({rival: effects(runs, arm, rival) for rival in rivals}), MARGIN)
 
 
 class Judged(NamedTuple):
@@ -80,31 +76,28 @@ class Judged(NamedTuple):
 def c2(runs: pd.DataFrame) -> Judged:
     """Supported: growing is better than LSTM, GRU and random cells. Contradicted: it is worse than one of them. No difference worth having:
     all three contrasts are decided, and at least one says "equal"."""
-    found = {rival: effects(runs, "grow", rival) for rival in RIVALS}
-    over = {rival: _over(values) for rival, values in found.items()}
-    said = {_outcome(over[rival], float(p)) for rival, p in zip(RIVALS, holm(map(_p_value, found.values())), strict=True)}
-    verdict = "undecided"
+    table = _judged(runs, "grow", RIVALS)
+    said, verdict = set(table["outcome"]), "undecided"
     if "worse" in said:
         verdict = "contradicted"
     elif said == {"better"}:
         verdict = "supported"
     elif "undecided" not in said:
         verdict = "no difference worth having"
-    shown = max(RIVALS, key=lambda rival: over[rival].mean)
-    return Judged(verdict, over[shown], f"perplexity a word of text by characters, growing against {NAMES[shown]}, the least favourable of 3")
+    shown = max(RIVALS, key=lambda rival: table.loc[rival, "mean"])
+    return Judged(verdict, _over(effects(runs, "grow", shown)),
+                  f"perplexity a word of text by characters, growing against {NAMES[shown]}, the least favourable of 3")
 
 
 def contrast_table(runs: pd.DataFrame, arm: str = "grow") -> pd.DataFrame:
     """A row a rival: effect of the arm with its interval over seeds, p-value (corrected for the three that C2 rests on), outcome."""
-    there = [name for name in NAMES if name != arm and name in runs.index.get_level_values("arm")]
-    found = {rival: effects(runs, arm, rival) for rival in there}
-    found = {rival: values for rival, values in found.items() if len(values)}
-    p_values = {rival: _p_value(values) for rival, values in found.items()}
-    if arm == "grow" and set(RIVALS) <= set(found):
-        p_values |= dict(zip(RIVALS, map(float, holm(p_values[rival] for rival in RIVALS)), strict=True))
+    rivals = [name for name in NAMES if name != arm and name in runs.index.get_level_values("arm") and len(effects(runs, arm, name))]
+    together = RIVALS if arm == "grow" and set(RIVALS) <= set(rivals) else ()
+    found = pd.concat([_judged(runs, arm, [name]) for name in rivals if name not in together] + [_judged(runs, arm, together)] * bool(together))
     return pd.DataFrame([{
-        f"{NAMES[arm]} against": NAMES[rival], "perplexity a word": _over(values).percent().text("+.1f"), "p": p_text(p_values[rival]),
-        "outcome": _outcome(_over(values), p_values[rival]), "seeds": len(values)} for rival, values in found.items()]).set_index(f"{NAMES[arm]} against")
+        f"{NAMES[arm]} against": NAMES[rival], "perplexity a word": _over(effects(runs, arm, rival)).percent().text("+.1f"),
+        "p": p_text(found.loc[rival, "p"]), "outcome": found.loc[rival, "outcome"], "seeds": found.loc[rival, "seeds"]}
+        for rival in rivals]).set_index(f"{NAMES[arm]} against")
 
 
 def arms_table(runs: pd.DataFrame) -> pd.DataFrame:

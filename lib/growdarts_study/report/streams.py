@@ -52,11 +52,6 @@ def over_seeds(runs: pd.DataFrame, arm: str, rival: str, of: str = "error", stre
     return contrast(effects(runs, arm, rival, of, streams).dropna().T, WITHIN_TASK)
 
 
-def _outcome(one: Contrast, p_value: float | None = None) -> str:
-    """Of a single seed nothing can be said."""
-    return one.outcome(p_value) if one.over.n > 1 else "undecided"
-
-
 class Judged(NamedTuple):
     """A verdict by the rules of E7; the estimate is the least favourable against a fixed cell, over `n` seeds."""
 
@@ -74,12 +69,12 @@ def c9(runs: pd.DataFrame) -> Judged:
     half of its operations. Contradicted: worse than one of them. A real series that contradicts leaves it undecided."""
     rivals = [over_seeds(runs, "grow", rival) for rival in RIVALS]
     refit, cost = over_seeds(runs, "grow", "refit"), np.exp(effects(runs, "grow", "refit", "flops").mean().mean() / 100)
-    said = [_outcome(one, float(p)) for one, p in zip(rivals, holm([one.p_value for one in rivals]), strict=True)]
+    said = [one.outcome(float(p)) for one, p in zip(rivals, holm([one.p_value for one in rivals]), strict=True)]
     as_well = refit.over.n > 1 and refit.over.at(0.9).high < WITHIN_TASK
     name, shown = max(zip(RIVALS, rivals, strict=True), key=lambda pair: pair[1].over.mean)
     percent = shown.over.percent()
     verdict = "undecided"
-    if "worse" in [*said, _outcome(refit)]:
+    if "worse" in [*said, refit.outcome()]:
         verdict = "contradicted"
     elif set(said) == {"better"} and as_well and cost <= CHEAP:
         verdict = "undecided" if real_says(runs) == "worse" else "supported"
@@ -101,7 +96,7 @@ def contrast_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([{
         "growing against": NAMES[rival], "error": one.over.percent().text("+.0f"),
         "median": f"{100 * np.expm1(one.effects.mean().median() / 100):+.0f} %", "p": p_text(p_values.get(rival, one.p_value)),
-        "outcome": _outcome(one, p_values.get(rival))}
+        "outcome": one.outcome(p_values.get(rival))}
         for rival, one in found.items()]).set_index("growing against")
 
 
