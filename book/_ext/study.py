@@ -1,5 +1,8 @@
-"""Sphinx extension: all runs as files and as a page, how to cite, version and date of every page, glued pictures with a caption and
-words for those who do not see them."""
+"""Sphinx extension: all runs as files and as a page, how to cite, version and date of every page, drawings of the method, glued pictures
+with a caption and words for those who do not see them.
+
+Importing torch takes a second or two: the library is imported only where a page or file needs it.
+"""
 
 import shutil
 from pathlib import Path
@@ -10,10 +13,9 @@ from docutils.parsers.rst import Directive, directives
 from myst_nb.ext.glue.directives import PasteAnyDirective
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
-from growdarts_study import ROOT, records
-from growdarts_study.records import RESULTS
-from growdarts_study.report import all_runs
+from growdarts_study import ROOT
 
+RECORDS = ROOT / "data" / "results"
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 FILTER = """<div class="gd-runs"><label>Filter: words of any column, such as <code>language</code> or <code>lstm 2019</code>
 <input type="search" autocomplete="off"></label><p aria-live="polite">This list needs JavaScript; the files above have all of it.</p>
@@ -23,6 +25,7 @@ FILTER = """<div class="gd-runs"><label>Filter: words of any column, such as <co
 
 def setup(app):
     app.add_directive("glue", Glue, override=True)
+    app.add_directive("picture", Picture)
     app.add_post_transform(Words)
     app.add_directive("runs", Runs)
     app.add_directive("codebook", Codebook)
@@ -46,11 +49,29 @@ def mend(app, name, template, context, doctree):
 
 def write(app, error):
     if error is None and app.builder.format == "html":
-        made = Path(app.outdir) / "_static" / "runs-data.js"  # the last of its files
-        sources = [*RESULTS.rglob("*"), Path(all_runs.__file__), Path(records.__file__)]  # folders too: of a deleted record they are newer
+        made = Path(app.outdir) / "_static" / "runs-data.js"  # the last of the files
+        study = ROOT / "lib" / "growdarts_study"
+        sources = [*RECORDS.rglob("*"), study / "records.py", study / "report" / "all_runs.py"]  # folders too: of a deleted record they are newer
         if not made.exists() or made.stat().st_mtime < max(file.stat().st_mtime for file in sources):
+            from growdarts_study.report import all_runs
+
+            shutil.rmtree(Path(app.outdir) / "records", ignore_errors=True)
+            shutil.copytree(RECORDS, Path(app.outdir) / "records")
             all_runs.write(all_runs.table(), made.parent)
-        shutil.copytree(RESULTS, Path(app.outdir) / "records", dirs_exist_ok=True)
+
+
+class Picture(Directive):
+    required_arguments, has_content = 1, True
+
+    def run(self):
+        from drawings import PICTURES
+
+        drawn = PICTURES[self.arguments[0]]()
+        caption, messages = self.state.inline_text(" ".join(self.content), self.lineno)
+        label = nodes.caption("", "", *caption)
+        panels = "".join(f'<div class="gd-panel">{f"<b>{title}</b>" if title else ""}{svg}</div>' for title, svg in drawn)
+        return [nodes.figure("", nodes.raw("", f'<div class="gd-picture">{panels}</div>', format="html"), label,
+                             ids=[f"picture-{self.arguments[0]}"]), *messages]
 
 
 class Glue(PasteAnyDirective):
@@ -82,6 +103,8 @@ class Runs(Directive):
 
 class Codebook(Directive):
     def run(self):
+        from growdarts_study.report import all_runs
+
         return [nodes.definition_list("", *(nodes.definition_list_item(
             "", nodes.term("", "", nodes.literal(name, name)), nodes.definition("", nodes.paragraph("", meaning)))
             for name, meaning in all_runs.COLUMNS.items()))]

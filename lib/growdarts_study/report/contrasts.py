@@ -43,23 +43,28 @@ def contrast(effects: pd.DataFrame, margin: float = OVER_TASKS, draws: int = DRA
 
     The wider interval of the two counts.
     """
+    return _contrast(effects, margin, _bootstrap(effects, draws)[1] if effects.shape[1] > 1 else np.zeros((1, 1)))
+
+
+def _contrast(effects: pd.DataFrame, margin: float, drawn: np.ndarray) -> Contrast:
+    """The same; `drawn` (draws, tasks) are the means of drawn tasks."""
     means = effects.mean()
     found = interval(means)
     if len(means) < 2:
         return Contrast(effects, found, 1.0, margin)
-    low, high = np.percentile(_bootstrap(effects, draws), [2.5, 97.5])
+    low, high = np.percentile(drawn.mean(axis=1), [2.5, 97.5])
     half = max(found.high - found.mean, found.mean - low, high - found.mean)
     p_value = 1.0 if np.allclose(means, 0) else float(stats.ttest_1samp(means, 0).pvalue)
     return Contrast(effects, Interval(found.mean, found.mean - half, found.mean + half, found.n), p_value, margin)
 
 
-def _bootstrap(effects: pd.DataFrame, draws: int) -> np.ndarray:
-    """Means of drawn tasks, each the mean of drawn seeds, (draws,)."""
+def _bootstrap(effects: pd.DataFrame, draws: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of drawn tasks and the means of drawn seeds of each, both (draws, tasks)."""
     random, values = np.random.default_rng(0), [column.dropna().to_numpy() for _, column in effects.items()]
     # the mean of a task's drawn seeds, for every draw and every place that the task may take
     seeds = [random.choice(one, (draws, len(values), len(one))).mean(axis=2) for one in values]
     tasks = random.integers(len(values), size=(draws, len(values)))
-    return np.stack(seeds)[tasks, np.arange(draws)[:, None], np.arange(len(values))].mean(axis=1)
+    return tasks, np.stack(seeds)[tasks, np.arange(draws)[:, None], np.arange(len(values))]
 
 
 def by_task(effects: pd.DataFrame, margin: float = WITHIN_TASK) -> pd.DataFrame:
@@ -95,9 +100,10 @@ def simulate(effects: pd.DataFrame, added: float, family: int, margin: float = O
     The labels of the two arms are exchanged task by task, the unit of the test, in all ways, or in `draws` random ones. The p-value counts `family` times, as much
     as Holm's correction can ask for.
     """
-    tasks, said = effects.shape[1], Counter[str]()
+    tasks, said, shift = effects.shape[1], Counter[str](), 100 * np.log1p(added / 100)
+    which, drawn = _bootstrap(effects, 500)
     exchanged = product([-1, 1], repeat=tasks) if 2**tasks <= draws else np.random.default_rng(0).choice([-1, 1], (draws, tasks))
     for signs in exchanged:
-        found = contrast(effects * np.array(signs) + 100 * np.log1p(added / 100), margin, draws=500)
+        found = _contrast(effects * signs + shift, margin, drawn * np.array(signs)[which] + shift)
         said[found.outcome(min(1.0, family * found.p_value))] += 1
     return {name: count / said.total() for name, count in said.items()}

@@ -1,12 +1,9 @@
-"""Sphinx extension: the directive `{picture} growing` draws an idea of the method in the library's own style, with a caption below.
+"""Drawings of the ideas of the method, in the library's own style, for the directive `{picture} growing`.
 
-The drawings stand in the page as they are, so that the style sheet gives them the colours of the theme.
+They stand in the page as they are, so that the style sheet gives them the colours of the theme.
 """
 
 import re
-
-from docutils import nodes
-from docutils.parsers.rst import Directive
 
 from growdarts.drawing.charts import BLUE, Chart, _arrow, _box
 from growdarts.drawing.text import document, text
@@ -15,23 +12,6 @@ PREVIOUS, NOW = "h_{t\u22121}", "h_{t}"
 BEFORE = {"layer 1, node 1": {"add_tanh": 0.2, "add_identity": 0.1, "gate": 0.6, "carry": 0.1}}
 CALM = 'fill="#dcebf5" stroke="#0072B2"'
 END = 'fill="#eeeeee" stroke="#777777"'
-
-
-def setup(app):
-    app.add_directive("picture", Picture)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
-
-
-class Picture(Directive):
-    required_arguments, has_content = 1, True
-
-    def run(self):
-        drawn = PICTURES[self.arguments[0]]()
-        caption, messages = self.state.inline_text(" ".join(self.content), self.lineno)
-        label = nodes.caption("", "", *caption)
-        panels = "".join(f'<div class="gd-panel">{f"<b>{title}</b>" if title else ""}{svg}</div>' for title, svg in drawn)
-        return [nodes.figure("", nodes.raw("", f'<div class="gd-picture">{panels}</div>', format="html"), label,
-                             ids=[f"picture-{self.arguments[0]}"]), *messages]
 
 
 def cell():
