@@ -1,5 +1,7 @@
 """Language and image runs from configuration to record; the width that a budget of weights allows."""
 
+import math
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from growdarts_study.report import ablations
 from growdarts.checkpoints import Checkpoint
 from growdarts_study.config import ImageRun, LanguageRun
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
-from growdarts_study.experiments import images, language
+from growdarts_study.experiments import images, language, phases
 from growdarts_study.experiments.phases import largest_width
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts_study.page_settings import AblationConfig
@@ -83,6 +85,26 @@ def test_the_next_best_trial_takes_the_place_of_a_training_that_diverges(monkeyp
     with pytest.raises(DivergenceError):
         experiments.run(config)
     assert [f"{rate:g}" for rate in trained] == ranked
+
+
+def test_a_search_that_diverges_is_made_again_with_half_the_step(monkeypatch):
+    class Diverging(phases.ControlledSearch):
+        def _search_epoch(self):
+            loss = super()._search_epoch()
+            return math.nan if self.state.epoch == 1 and self.settings.learning_rate in lost else loss
+
+    lost = {}
+    halved = experiments.run(smoke("language", methods=["grow"], learning_rate=0.01))
+    monkeypatch.setattr(phases, "ControlledSearch", Diverging)
+    lost = {0.02}
+    again = experiments.run(smoke("language", methods=["grow"], learning_rate=0.02))
+    assert halved["search"]["diverged"] == [] and again["search"]["diverged"] == [0.02]
+    assert again["search"]["stage_errors"] == halved["search"]["stage_errors"]
+    assert again["cost"]["search_epochs"] == halved["cost"]["search_epochs"] + 1  # the one before it diverged
+    assert halved["cost"]["search_flops"] < again["cost"]["search_flops"] < 2 * halved["cost"]["search_flops"]
+    lost = {0.02, 0.01}
+    with pytest.raises(DivergenceError):
+        experiments.run(smoke("language", methods=["grow"], learning_rate=0.02))
 
 
 def test_a_gru_is_torchs():

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from growdarts_study.config import SEARCHING
 from growdarts_study.controls import ControlledSearch, ControlledSettings
 from growdarts.space import SearchSpace
 from growdarts.checkpoints import Checkpoint, replacing
-from growdarts.history import SearchResult
+from growdarts.history import Progress, SearchResult
 from growdarts.settings import ConfigError
 from growdarts.training import DivergenceError, Fit, Task
 
@@ -29,11 +29,13 @@ WIDEST = 8192  # units or channels
 class Searched:
     """A search and the test error of its network as it stood at the end, all operations mixed.
 
-    That error decides nothing, it shows what deriving and training from scratch cost.
+    That error decides nothing, it shows what deriving and training from scratch cost. `diverged` has the learning rates with which the search
+    diverged before.
     """
 
     result: SearchResult
     test_error: float
+    diverged: list[float]
 
 
 def seed(config: ControlledSettings, phase: str) -> None:
@@ -55,14 +57,35 @@ def checkpoint(config: ControlledSettings, phase: str, folder: Path | None) -> C
 def search(config: Any, build: Callable[[int], SearchSpace], task: Task, checkpoints: Path | None,
            progress: bool) -> Searched | None:
     """The search of a searching method, None for the rest; `build` gives its network by the number of nodes, which is then
-    moved to where the task is."""
+    moved to where the task is.
+
+    A search that diverges is made again from the start with half the learning rate; what it cost counts.
+
+    Raises
+    ------
+    DivergenceError
+        that diverged as well.
+    """
     if config.method not in SEARCHING:
         return None
-    seed(config, "search")
-    network = build(config.max_nodes if config.method == "fixed" else config.initial_nodes).to(task.device)
-    result = ControlledSearch(network, task, config, morphism=config.method != "grow_fresh", progress=progress,
-                              checkpoint=checkpoint(config, "search", checkpoints)).run()
-    return Searched(result, task.evaluate(network, "test"))
+    diverged: list[float] = []
+    lost = Progress()
+    while True:
+        seed(config, "search")
+        network = build(config.max_nodes if config.method == "fixed" else config.initial_nodes).to(task.device)
+        settings = config.model_copy(update={"learning_rate": config.learning_rate / (1 + len(diverged))})
+        started = ControlledSearch(network, task, settings, morphism=config.method != "grow_fresh", progress=progress, checkpoint=checkpoint(
+            config, "search again" if diverged else "search", checkpoints))
+        try:
+            found = started.run()
+        except DivergenceError:
+            if diverged:
+                raise
+            lost = started.state
+            diverged.append(settings.learning_rate)
+        else:
+            found = replace(found, epochs=found.epochs + lost.epoch, seconds=found.seconds + lost.seconds, flops=found.flops + lost.flops)
+            return Searched(found, task.evaluate(network, "test"), diverged)
 
 
 def rows(config: Any, hashes: dict[str, str], make: Callable[[str, dict[str, Any]], dict[str, Any]], device: torch.device,
@@ -154,5 +177,5 @@ def record(config: ControlledSettings, hashes: dict[str, str], searched: Searche
         "training": {width: records.significant(f.errors, 5) for width, f in fits.items()},
         "search": None if found is None else {
             "validation_error": found.validation_error, "test_error": searched.test_error,
-            "stage_errors": found.stage_errors, "events": found.events,
+            "diverged": searched.diverged, "stage_errors": found.stage_errors, "events": found.events,
             "history": records.significant(found.history, 4)}}
