@@ -7,7 +7,7 @@ import pytest
 import torch
 from reference_two_input import search_cell
 
-from benchmarks import gpu, hours, sizes
+from benchmarks import again, gpu, hours, sizes
 from benchmarks.conftest import Measured
 from benchmarks.floors import derived_floor, floor
 from benchmarks.launches import launches
@@ -311,3 +311,39 @@ def test_no_record_of_toy_size_is_kept():
     kept = records.RESULTS / "benchmarks"
     sizes = [case["size"] for file in kept.glob("steps.json") for case in json.loads(file.read_text())["steps"]]
     assert not sizes or {tuple(s.items()) for s in sizes} == {tuple(s.as_dict().items()) for s in STEPS}
+
+
+def test_what_differs_between_two_records_is_counted():
+    def record(**changes):
+        return {"config": {"seed": 1}, "config_hash": "a", "cost": {"search_seconds": 1.0}, "result": {
+            "test_error": 2.0, "validation_error": 1.0, "days": [1.0, 2.0], "genotype": {"layers": [[["gate"]]]}, **changes}}
+
+    same = {"numbers": 4, "differing": 0, "test_percent": 0.0, "cells_differ": False}
+    assert again.compare(record(), record() | {"cost": {"search_seconds": 9.0}, "config": {"seed": 2}}) == same
+    assert again.compare(record(), record(days=[1.0, 2.0000001])) == same  # rounding
+    assert again.compare(record(), record(days=[1.0, 2.1])) == same | {"differing": 1}
+    assert again.compare(record(), record(test_error=2.5)) == same | {"differing": 1, "test_percent": 25.0}
+    assert again.compare(record(), record(genotype={"layers": [[["carry"]]]})) == same | {"cells_differ": True}
+    assert again.compare(record(), record(genotype=None))["cells_differ"]
+    assert again.compare(record(), record(days=[1.0]))["cells_differ"]  # other events, other lengths
+
+
+def test_records_to_make_again_are_drawn_by_the_seed():
+    first, second = (again.drawn("time_series", "reduced", seed, 3) for seed in (0, 1))
+    assert len({file for file, _ in first}) == 3 and first == again.drawn("time_series", "reduced", 0, 3) != second
+    assert all(file.stem.endswith(run.hash()) for file, run in first)
+
+
+def test_every_record_that_was_made_again_is_a_row(monkeypatch, tmp_path, capsys):
+    (file, run), *_ = again.drawn("time_series", "reduced", 0, 1)
+    stored = records.load_run(file, run)
+    made = stored | {"result": stored["result"] | {"test_error": 1.5 * stored["result"]["test_error"]}}
+    monkeypatch.setattr(again, "FILE", tmp_path / "again.json")
+    monkeypatch.setattr(again.experiments, "run", lambda config, device: made if config == run else None)
+    for _ in range(2):  # the second time the row is there
+        monkeypatch.setattr("sys.argv", ["again", "time_series", "--number", "1"])
+        again.main()
+    (row,) = json.loads(again.FILE.read_text())["rows"]
+    assert capsys.readouterr().out.splitlines() == [row["record"]] and row["record"].endswith(file.name)
+    assert (row["test_percent"], row["differing"], row["cells_differ"]) == (50.0, 1, False)
+    assert row["stored"] == row["again"] and row["stored"]["commit"] == stored["provenance"]["commit"]
