@@ -18,7 +18,9 @@ ROUNDING = 1e-5  # a larger relative difference counts as one: records keep five
 
 
 def leaves(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The place and the value of everything in a record that is no dict and no list."""
+    """The place and the value of everything in a record that is no dict and no list; of a list its length too, as text."""
+    if isinstance(value, list):
+        yield (*place, "length"), f"{len(value)}"
     if isinstance(value, dict | list):
         for name, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from leaves(item, (*place, str(name)))
@@ -27,19 +29,19 @@ def leaves(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 
 def compare(stored: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
-    """How two records of one configuration differ, seconds and provenance aside.
+    """How two records of one configuration differ, seconds and provenance aside. What only the newer one has is left out: the code may note more today.
 
     Returns
     -------
     numbers, differing : how many numbers both have, and how many of these differ by more than `ROUNDING`.
     test_percent : the largest difference of a test error, in percent of the stored one.
-    cells_differ : whether any derived cell, event or other text is another one.
+    cells_differ : whether any derived cell, event, other text or length of a list is another one.
     """
     ours, theirs = (dict(leaves({name: item for name, item in records.without_timing(record).items() if name not in ("config", "sha256")}))
                     for record in (stored, made))
     numbers, differing, largest, texts = 0, 0, 0.0, False
-    for place in ours.keys() & theirs.keys():
-        one, other = ours[place], theirs[place]
+    for place, one in ours.items():
+        other = theirs.get(place)
         if isinstance(one, str) or one is None or isinstance(other, str) or other is None:
             texts = texts or one != other
             continue
@@ -48,7 +50,7 @@ def compare(stored: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
         if any(name.startswith("test") or name == "error" for name in place):
             largest = max(largest, difference)
     return {"numbers": numbers, "differing": differing, "test_percent": records.significant(100 * largest, 3),
-            "cells_differ": texts or ours.keys() != theirs.keys()}
+            "cells_differ": texts}
 
 
 def drawn(experiment: str, tier: str, seed: int, number: int) -> list[tuple[Path, Any]]:
