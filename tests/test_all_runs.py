@@ -67,3 +67,15 @@ def test_versions_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == project["version"]
     assert json.loads((ROOT / ".zenodo.json").read_text())["version"] == project["version"]
+
+
+def test_what_was_made_again_is_summed_up_by_kind(tmp_path):
+    def row(kind, numbers, differing, percent, differ, processor):
+        return {"experiment": kind, "record": "x", "numbers": numbers, "differing": differing, "test_percent": percent, "cells_differ": differ,
+                "stored": {"processor": processor}, "again": {"processor": "a"}}
+
+    (tmp_path / "again.json").write_text(json.dumps({"rows": [
+        row("images", 1000, 2, 0.0, False, "a"), row("images", 500, 1, 1.25, True, "b"), row("language", 7, 0, 0.0, False, "a")]}))
+    found = all_runs.made_again(tmp_path / "again.json")
+    assert found.loc["images"].tolist() == ["2", "3 of 1,500", "1.2 %", "1", "1"]
+    assert found.loc["language"].tolist() == ["1", "0 of 7", "0 %", "0", "0"]
