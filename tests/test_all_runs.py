@@ -41,10 +41,10 @@ def test_every_record_is_in_it_with_its_numbers(runs):
     assert not runs.duplicated(["experiment", "data", "method", "changed", "seed", "year"]).any()
 
 
-def test_what_an_ablation_changed_is_said(runs):
-    changed = runs[runs.record.str.startswith("ablations") & (runs.method == "grow")].changed
-    assert {"prune = end", "prune = none", "order = 2", ""} <= set(changed)
-    assert set(runs[runs.experiment == "time_series"].changed) == {""}
+def test_what_differs_from_most_runs_is_said(runs):
+    searches = runs[(runs.experiment == "searches") & (runs.data == "santa_fe_laser")]
+    assert set(searches[searches.record.str.contains("longer")].changed) == {"train_epochs = 120"}
+    assert set(searches[searches.record.str.contains("main")].changed) == {""} == set(runs[runs.experiment == "time_series"].changed)
 
 
 def test_the_files_hold_the_table(runs, tmp_path):

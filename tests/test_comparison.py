@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from growdarts_study.report.comparison import (Difference, Interval, compare_all, detectable, diebold_mariano, errors, feature_skill,
-                                               feature_tests, interval, outcome, pair_of, relative_difference, seed_means)
+                                               feature_tests, interval, outcome, relative_difference)
 
 
 def test_interval_is_that_of_scipy():
@@ -127,11 +127,6 @@ def test_compare_all_and_skill(made_up):
     assert tests["A"][0] < 0 and tests["A"][1] < 0.001 and tests["B"] == (0.0, 1.0)
     skill = feature_skill(records, "good")
     assert skill.loc[2020, "A"] == pytest.approx(100 * (1 - 1.81 / 2)) and skill.loc[2021, "B"] == pytest.approx(0)
-
-
-def test_a_seed_is_averaged_over_its_years():
-    assert seed_means([(3, 1.0), (1, 5.0), (3, 2.0)]) == [1.5, 5.0]
-    assert pair_of({"config": {"seed": 3, "origin": 2019}}) == (3, 2019) and pair_of({"config": {"seed": 3}}) == (3, None)
 
 
 @pytest.mark.parametrize("origins, seeds, p, decided", [

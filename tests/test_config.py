@@ -13,7 +13,8 @@ from growdarts_study.config import (ImageConfig, ImageRun, LanguageConfig, Langu
                               TimeSeriesSettings)
 from growdarts_study.report.figures import LABELS
 from growdarts_study.data.images import IMAGE_SETS
-from growdarts_study.page_settings import AblationConfig, MorphismConfig, ReportConfig
+from growdarts_study.arms import AblationConfig, SearchesConfig
+from growdarts_study.page_settings import MorphismConfig, ReportConfig
 from growdarts_study.data.series import SERIES
 from growdarts.settings import ConfigError
 from growdarts_study.data.text import TEXTS
@@ -187,29 +188,27 @@ def test_a_workstation_needs_one_night():
 
 
 def test_an_ablation_varies_one_thing():
-    jobs = grids.jobs("ablations", "reduced")
-    grid = yaml.safe_load(grids.GRIDS.read_text())
-    switches = grid["ablations"]["reduced"]["switches"]
-    assert len(jobs) == len(switches) * len(grid["ablations"]["reduced"]["seeds"])
-    base = next(run for run in grids.jobs("time_series", "reduced")[-11].config.runs() if run.origin == 2019)
-    assert base.method == "grow"
-    for job in jobs:
-        runs = grids.runs_of(job.config)
-        assert [run.model_dump()[job.config.switch] for run in runs] == job.config.values
-        for run in runs:
-            differs = {name for name, value in run.model_dump().items() if value != base.model_dump()[name]}
-            assert differs - {"seed", "duplicate_above"} == ({job.config.switch} if run is not runs[0] else set())
+    base = notebook_05()
+    config = AblationConfig.of(base | {"switch": "order", "values": [1, 2]})
+    first, second = config.switched().values()
+    assert list(config.switched()) == ["order = 1", "order = 2"]
+    differs = {name for name in first.runs()[0].model_dump() if getattr(first.runs()[0], name) != getattr(second.runs()[0], name)}
+    assert differs == {"order"} and first == SearchesConfig.of({name: value for name, value in base.items() if name not in ("switch", "values")})
 
 
 def test_an_ablation_of_nothing_is_refused():
-    base = dict(base_experiment="time_series", base_tier="smoke", changes={}, values=["x"], seeds=[0], tier="smoke",
-                keep_records=False, progress=False)
-    with pytest.raises(ConfigError, match="unknown parameter 'prunes' = None in an ablation: allowed are .*prune,"):
-        grids.runs_of(AblationConfig.of(base | {"switch": "prunes"}))
+    for name in ("prunes", "arms", "seeds", "tier"):
+        with pytest.raises(ConfigError, match=f"parameter 'switch' = '{name}': allowed are .*prune,"):
+            AblationConfig.of(notebook_05() | {"switch": name})
+    with pytest.raises(ConfigError, match="'switch' = 'initial_nodes': the arm 'grow_2' has a value of its own"):
+        AblationConfig.of(notebook_05() | {"switch": "initial_nodes"})
     with pytest.raises(ConfigError, match="parameter 'prune' = 'x': .*'stage', 'end' or 'none'"):
-        grids.runs_of(AblationConfig.of(base | {"switch": "prune"}))
-    with pytest.raises(ConfigError, match="'switch' = 'prune': it stands in 'changes' too"):
-        AblationConfig.of(base | {"switch": "prune", "changes": {"prune": "end"}})
+        AblationConfig.of(notebook_05() | {"switch": "prune", "values": ["x"]}).switched()
+
+
+def notebook_05():
+    """Parameters of the notebook of ablations as it stands."""
+    return dict(grids._parameters((grids.GRIDS.parent / "05_ablations.ipynb").read_bytes()))
 
 
 @pytest.mark.parametrize("tier", ["reduced", "full"])

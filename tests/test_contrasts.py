@@ -3,6 +3,7 @@
 import re
 from itertools import product
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +11,7 @@ from scipy import stats
 
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT
 from growdarts_study.arms import DUPLICATION
-from growdarts_study.report import claims, contrasts, searches
+from growdarts_study.report import ablations, claims, contrasts, searches
 from growdarts_study.report.comparison import Interval
 from growdarts_study.report.whole_space import TaskSpace
 
@@ -231,3 +232,42 @@ def test_longer_trainings_are_compared_on_the_same_tasks_and_seeds():
     table = searches.longer_table(pd.concat([runs(10, [0, 1]), runs(90, [2])]), runs(-5, [0, 1]))
     assert table.loc["growing from 1 node against random cells, same cost"].str.split(" ").str[0].tolist() == ["+11", "-5"]  # exp(0.1)
     assert table.loc["growing from 1 node against LSTM"].tolist() == ["-", "-"]
+
+
+def test_parts_of_the_search_are_compared_with_what_they_change():
+    def run(task, seed, pruned, whole, fresh, morphism):
+        rows = {arm: trained(9.0, one_shot={"test": error}) for arm, error in (
+            ("grow_2", pruned), ("prune_none", whole), ("forced_fresh", fresh), ("forced_morphism", morphism))}
+        return record(task, seed, rows)
+
+    tasks = ("bilinear", "setar", "narma10", "log_range", "henon_lattice")
+    runs = searches.read([run(task, seed, 0.2, 0.1 + 0.001 * i, 0.30, 0.30) for i, task in enumerate(tasks) for seed in range(3)])
+    changes = ablations.found(runs)
+    assert [part.arm for part, _ in changes] == ["forced_fresh", "prune_none"]
+    shown = ablations.table(changes)
+    assert list(shown["outcome"]) == ["equal within 1 %", "better"] and shown.loc["no pruning", "changes by"].startswith("-49")
+    assert list(shown["series"]) == [5, 5] and list(shown["seeds"]) == [3, 3] and set(shown["error"]) == {"as searched"}
+    assert len(ablations.figure(changes).axes[0].get_yticklabels()) == 2
+    plt.close()
+
+
+def test_parts_are_arms_of_the_protocol_each_changed_once():
+    assert {part.arm for part in ablations.PARTS} | {part.base for part in ablations.PARTS} <= set(searches.NAMES)
+    assert len({part.arm for part in ablations.PARTS}) == len(ablations.PARTS)
+
+
+def test_a_switch_is_compared_with_its_first_value():
+    def runs(test, flops):
+        return searches.read([record("bilinear", seed, {"grow_2": trained(test, one_shot={"test": 0.5 * test}) | {"search_flops": flops}}) for seed in (0, 1)])
+
+    shown = ablations.switch_table({"order = 1": runs(0.4, 1.0), "order = 2": runs(0.2, 3.0)})
+    assert shown.loc["order = 1"].tolist() == ["grow_2", "+0.0", "+0.0", "1.00", "1.0"]
+    assert shown.loc["order = 2"].tolist() == ["grow_2", "-50.0", "-50.0", "3.00", "1.0"]
+
+
+def test_what_deriving_costs_is_told_of_arms_that_ran_on_some_series_only():
+    row = trained(0.4, one_shot={"test": 0.2}, grown=[], epochs=3)
+    runs = searches.read([record("bilinear", 0, {"grow_1": row, "graph_grow": row}), record("setar", 0, {"grow_1": row}), record("garch", 0, {"grow_1": row})])
+    assert searches.gap(runs, "graph_grow").n == 1 and searches.gap(runs, "grow_1").n == 2
+    shown = searches.growth_table(runs)["retrained against one-shot"]
+    assert len(shown) == 2 and shown.str.startswith("+100").all()

@@ -6,14 +6,12 @@ import pytest
 import torch
 
 from growdarts_study import experiments, grids, records
-from growdarts_study.report import ablations
 from growdarts.checkpoints import Checkpoint
 from growdarts_study.config import ImageRun, LanguageRun
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
 from growdarts_study.experiments import images, language, phases
 from growdarts_study.experiments.phases import largest_width
 from growdarts.spaces.two_input.genotype import Genotype
-from growdarts_study.page_settings import AblationConfig
 from growdarts.settings import ConfigError, DataError
 from growdarts.training import DivergenceError, Fit
 
@@ -202,24 +200,6 @@ def test_the_width_is_the_largest_that_the_budget_allows(budget, width):
 def test_a_budget_that_nothing_fits_is_refused():
     with pytest.raises(ConfigError, match="parameter 'parameters' = 7: allowed is at least 16"):
         largest_width(lambda n: torch.nn.Linear(8 * n, 2, bias=False), 7)
-
-
-def test_an_ablation_pairs_runs_by_seed():
-    config = AblationConfig.of(dict(
-        base_experiment="time_series", base_tier="smoke", switch="prune", values=["none", "end"], seeds=[0, 1],
-        changes={"search_epochs": 2, "train_epochs": 2, "sizes": [4], "hidden": 4}, tier="smoke", keep_records=False,
-        progress=False))
-    runs = experiments.run_all(config)
-    base, end = ablations.effects("prune", runs)
-    assert (base.value, end.value, end.base) == ("none", "end", "none")
-    assert base.error.mean == 0 and base.flops == 1
-    errors = [record["result"]["test_error"] for record in runs]
-    expected = [100 * (errors[2] / errors[0] - 1), 100 * (errors[3] / errors[1] - 1)]
-    assert end.by_seed == pytest.approx(expected)
-    assert end.error.mean == pytest.approx(sum(expected) / 2)
-    shown = ablations.table([base, end])
-    assert shown["test error, %"].iloc[0] == "-" and shown["test error, %"].iloc[1] == f"{end.error.mean:+.2f}"
-    assert shown["interval over seeds"].iloc[1] == end.error.ends()
 
 
 # What a run hands on ------------------------------------------------------------------------------------------------

@@ -17,11 +17,12 @@ from growdarts.spaces.darts.genotypes import ConvolutionalGenotype, RecurrentGen
 from growdarts.spaces.genotype import GenotypeError
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.tasks.text import batchify, windows
+from growdarts_study.arms import SearchesConfig
 from growdarts_study.config import ImageRun, LanguageRun, TimeSeriesRun
 from growdarts_study.data.images import images_from_arrays
 from growdarts_study.data.text import load_text
 from growdarts_study.grids import defaults
-from growdarts_study.page_settings import AblationConfig, MorphismConfig
+from growdarts_study.page_settings import MorphismConfig
 from growdarts_study.records import RESULTS
 
 EXAMPLES = int(os.environ.get("FUZZ", "60"))
@@ -41,7 +42,7 @@ def _stored(experiment):
 
 
 VALID = {SearchSettings: SearchSettings.usual().model_dump(), TimeSeriesRun: _stored("time_series"),
-         LanguageRun: _stored("language"), ImageRun: _stored("images"), AblationConfig: defaults("ablations"),
+         LanguageRun: _stored("language"), ImageRun: _stored("images"), SearchesConfig: defaults("searches"),
          MorphismConfig: dict(seed=0, window=3, hidden=4, operations=["add_identity"], epochs_before=1, epochs_after=1,
                               epsilons=[0.1, 0.2], noises=[0.1], draws=1)}
 LIKELY = st.sampled_from([0, 1, 2, 3, 0.1, 0.5, 1.0, "adam", "sgd", "stage", "test", ["add_identity"], [4], [0], "grow", True, None])

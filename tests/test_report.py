@@ -8,7 +8,7 @@ import pytest
 
 from growdarts import drawing
 from growdarts_study import experiments, grids, records
-from growdarts_study.report import ablations, figures, tables, verdicts
+from growdarts_study.report import figures, tables, verdicts
 from growdarts_study.report.comparison import Difference, Interval, compare_all, feature_skill
 from growdarts_study.config import TimeSeriesRun
 
@@ -168,15 +168,6 @@ def test_a_failed_run_leaves_no_mean(made):
     row = tables.summary(broken).loc["random cell"]
     assert list(row[["runs (failed)", "test error", "against the mean, %"]]) == ["4 (1)", "-", "-"] and row["median run, %"] != "-"
     assert tables.summary(made)["runs (failed)"].str.endswith("(0)").all()
-
-
-def test_an_ablation_says_which_values_came_to_the_same():
-    seeds, changes = (0.1, 0.3), {"grow_node": 0, "grow_operation": 0, "prune": 0}
-    effects = [ablations.Effect(switch, value, base, Interval(0.2, 0.1, 0.3, 2), seeds, 1.0, 1.0, changes)
-               for switch, value, base in (("prune", "end", "stage"), ("prune", "none", "stage"), ("order", 2, 1))]
-    assert list(ablations.table(effects)["told from chance"]) == ["same errors as none", "same errors as end", "worse"]
-    assert ablations.table(effects).shape[1] <= 6
-    assert [effect.place() for effect in effects[1:]] == ["ablations prune = none", "ablations order = 2"]
 
 
 def test_a_method_stands_beside_its_number_and_leads_to_its_record():

@@ -1,4 +1,4 @@
-"""What is compared on a series: the arms of the protocol, and the parameters of notebook `10_searches`."""
+"""What is compared on a series: the arms of the protocol, and the parameters of notebooks `10_searches` and `05_ablations`."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
@@ -125,3 +125,25 @@ class SearchesConfig(SearchesSettings, Grid):
     def label(self) -> str:
         """What a job of the batch is called."""
         return f"{'-'.join(self.series)}-{self.group}"
+
+
+class AblationConfig(SearchesConfig):
+    """Parameters of notebook `05_ablations`: searches in which one parameter is switched."""
+
+    switch: str = Field(description="parameter that is varied")
+    values: list[Any] = Field(min_length=1, description="its values; the first is what the others are compared with")
+
+    def switched(self) -> dict[str, SearchesConfig]:
+        """The searches with every value, by switch and value."""
+        same = {name: getattr(self, name) for name in SearchesConfig.model_fields}
+        return {f"{self.switch} = {value}": SearchesConfig.of({**same, self.switch: value}) for value in self.values}
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> Self:
+        allowed = SearchesSettings.model_fields.keys() - {"group", "arms", "seed"}
+        if self.switch not in allowed:
+            raise ValueError(f"parameter 'switch' = {self.switch!r}: allowed are {', '.join(sorted(allowed))}")
+        for name in self.arms:
+            if name in SEARCHES and self.switch in SEARCHES[name].changes:
+                raise ValueError(f"parameter 'switch' = {self.switch!r}: the arm {name!r} has a value of its own")
+        return self

@@ -1,6 +1,6 @@
 """Configurations of time series, language and images: what one run depends on, and the parameters of its notebook.
 
-The others: `arms` (searches), `stream_settings` (streams), `page_settings` (ablations, the whole space, and pages that are no experiment).
+The others: `arms` (searches and ablations), `stream_settings` (streams), `page_settings` (the whole space, and pages that are no experiment).
 Values come from the notebook's cell of parameters; a tier of notebooks/grids.yml replaces some of them (`grids`).
 """
 
@@ -28,10 +28,6 @@ class Grid(StudySettings):
     progress: bool = Field(description="show progress bars also where stderr is no terminal")
     keep_records: bool = Field(description="write records under data/results, reuse those there")
     device: Device = Field(default="auto", description="where runs compute; auto: the GPU where there is one")
-
-    def records_folder(self) -> str:
-        """Of the records, in data/results."""
-        return self.experiment
 
 
 def _methods(settings: Any) -> list[str]:

@@ -12,13 +12,13 @@ import yaml
 from growdarts_study import records
 from growdarts_study.arms import SearchesConfig
 from growdarts_study.config import Grid, ImageConfig, LanguageConfig, TimeSeriesConfig
-from growdarts_study.page_settings import AblationConfig, WholeSpaceConfig
+from growdarts_study.page_settings import WholeSpaceConfig
 from growdarts_study.stream_settings import StreamsConfig
 from growdarts.settings import ConfigError
 
 GRIDS = records.ROOT / "notebooks" / "grids.yml"
 NOTEBOOKS: dict[type[Grid], str] = {TimeSeriesConfig: "02_time_series.ipynb", LanguageConfig: "03_penn_treebank.ipynb",
-                                    ImageConfig: "04_cifar10.ipynb", AblationConfig: "05_ablations.ipynb",
+                                    ImageConfig: "04_cifar10.ipynb",
                                     WholeSpaceConfig: "09_whole_space.ipynb", SearchesConfig: "10_searches.ipynb",
                                     StreamsConfig: "11_streams.ipynb"}
 EXPERIMENTS: dict[str, type[Grid]] = {config.experiment: config for config in NOTEBOOKS}
@@ -26,7 +26,7 @@ EXPERIMENTS: dict[str, type[Grid]] = {config.experiment: config for config in NO
 
 @dataclass(frozen=True)
 class Job:
-    """One execution of a notebook: one seed of one method, or of one switch of the ablations."""
+    """One execution of a notebook: one seed of one method, or a series with all its seeds."""
 
     config: Grid
     overrides: dict[str, Any]
@@ -51,7 +51,7 @@ class Job:
 
     def runs(self) -> dict[Path, Any]:
         """The configuration of every record that it makes."""
-        return {records.path(run, self.config.tier, self.config.records_folder()): run for run in runs_of(self.config)}
+        return {records.path(run, self.config.tier, self.config.experiment): run for run in self.config.runs()}
 
     def parameters_yaml(self) -> str:
         """What papermill injects, as one line of YAML. (As JSON, 1e-05 would be read as a string.)"""
@@ -80,7 +80,7 @@ def all_jobs(tier: str, experiment: str | None = None, grids: Path = GRIDS, devi
 
 
 def jobs(experiment: str, tier: str, grids: Path = GRIDS, device: str | None = None) -> list[Job]:
-    """All jobs of `tier`, in the order of methods (or switches) and seeds.
+    """All jobs of `tier`, in the order of methods and seeds, or of groups and series.
 
     Raises
     ------
@@ -132,9 +132,6 @@ def _variations(chosen: dict[str, Any]) -> list[dict[str, Any]]:
     if "series" in chosen:
         sizes = [{"nodes": nodes} for nodes in chosen["nodes"]] if "nodes" in chosen else [{}]
         return [{"series": {name: own}, **size} for name, own in chosen["series"].items() for size in sizes]
-    if "switches" in chosen:
-        return [{"switch": switch, "values": values, "seeds": [seed]}
-                for switch, values in chosen["switches"].items() for seed in chosen["seeds"]]
     return [{"methods": [method], "seed": seed} for method in chosen["methods"]
             for seed in (chosen["seeds"][:1] if method in chosen.get("deterministic", ()) else chosen["seeds"])]
 
@@ -144,33 +141,6 @@ def _known(overrides: dict[str, Any], allowed: dict[str, Any], where: str) -> No
     if unknown:
         raise ConfigError(f"unknown parameter {unknown[0]!r} = {overrides[unknown[0]]!r} in {where}: "
                           f"allowed are {', '.join(sorted(allowed))}")
-
-
-def runs_of(config: Grid) -> list[Any]:
-    """The configurations of the runs of a notebook's parameters, in order.
-
-    Those of an ablation are the growing runs of its base experiment with one parameter replaced, for every value
-    of that parameter and every seed.
-
-    Raises
-    ------
-    ConfigError
-        the base experiment has no such parameter or does not allow the value.
-    """
-    if not isinstance(config, AblationConfig):
-        return config.runs()
-    base_config = EXPERIMENTS[config.base_experiment]
-    base = defaults(config.base_experiment) | {"methods": ["grow"]}
-    if config.base_tier != "smoke":
-        base |= tier_of(config.base_experiment, config.base_tier, GRIDS)["parameters"]
-    changed = {"methods" if config.switch == "method" else config.switch: None, **config.changes}
-    _known(changed, base, "an ablation")
-    runs = []
-    for value in config.values:
-        switched = {"methods": [value]} if config.switch == "method" else {config.switch: value}
-        for seed in config.seeds:
-            runs += base_config.of(base | config.changes | {"seed": seed} | switched).runs()
-    return runs
 
 
 def load_records(experiment: str, tier: str, grids: Path = GRIDS, *, partial: bool = False, dataset: str | None = None) -> list[dict[str, Any]]:

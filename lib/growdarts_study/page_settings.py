@@ -1,43 +1,12 @@
-"""Parameters of notebooks 01 and 05 to 09; those of the others are in `config`, `arms` and `stream_settings`."""
+"""Parameters of notebooks 01 and 06 to 09; those of the others are in `config`, `arms` and `stream_settings`."""
 
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from growdarts.spaces.two_input.operations import TWO_INPUT
-from growdarts_study.config import Generated, Grid, SeriesName, Tier, two_input_operations
+from growdarts_study.config import Generated, Grid, SeriesName, two_input_operations
 from growdarts_study.settings import StudySettings, known_operations, no_value_twice
-
-
-class AblationConfig(Grid):
-    """Parameters of notebook `05_ablations`: one thing of an experiment is switched, for every seed.
-
-    `growdarts_study.grids.runs_of` makes the runs.
-    """
-
-    experiment = "ablations"
-
-    base_experiment: Literal["time_series", "language", "images"] = Field(description="whose runs are varied")
-    base_tier: Tier = Field(description="whose parameters are the base; 'smoke': the notebook's own")
-    changes: dict[str, Any] = Field(description="parameters that replace those of the base in all runs")
-    switch: str = Field(description="parameter that is varied; 'method' varies what is fitted, else it is 'grow'")
-    values: list[Any] = Field(min_length=1, description="its values; the first is what the others are compared with")
-    seeds: list[int] = Field(min_length=1, description="seeds of every value")
-
-    def records_folder(self) -> str:
-        """Of the records: one for all switches, which share the runs of the base."""
-        return f"{self.experiment}/{self.base_experiment}"
-
-    def label(self) -> str:
-        """What a job of the batch is called."""
-        return f"{self.switch}-seed{self.seeds[0]}"
-
-    @model_validator(mode="after")
-    def _one_thing(self) -> Self:
-        if self.switch in self.changes:
-            raise ValueError(f"parameter 'switch' = {self.switch!r}: it stands in 'changes' too; one thing is varied, "
-                             "the rest is the same for all")
-        return self
 
 
 class WholeSpaceSettings(StudySettings):

@@ -15,7 +15,6 @@ from growdarts_study.data.images import image_hashes
 from growdarts_study.data.series import series_hashes, stream_hashes
 from growdarts_study.data.text import text_hashes
 from growdarts_study.experiments import images, language, searches, streams, time_series, whole_space
-from growdarts_study.grids import runs_of
 from growdarts_study.page_settings import WholeSpaceRun
 from growdarts_study.stream_settings import StreamRun
 
@@ -56,7 +55,7 @@ def run_all(config: Grid) -> list[dict[str, Any]]:
         after all others are done, if some failed.
     """
     find_device(config.device)  # one error, not one a run
-    runs, made, failed = runs_of(config), [], {}
+    runs, made, failed = config.runs(), [], {}
     with tqdm(runs, desc="runs", disable=None if not config.progress else False) as bar:
         for run_config in bar:
             bar.set_postfix(run=run_config.label())
@@ -77,7 +76,7 @@ class RunsFailed(RuntimeError):
 
 def _recorded(config: Run, grid: Grid) -> dict[str, Any]:
     """The stored record of a run, made first if it is missing; resumes from checkpoints if it was killed."""
-    file = records.path(config, grid.tier, grid.records_folder())
+    file = records.path(config, grid.tier, grid.experiment)
     if file.exists():
         return records.load_run(file, config, HASHES[type(config)](config))
     checkpoints = records.CHECKPOINTS / config.hash()

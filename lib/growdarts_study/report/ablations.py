@@ -1,99 +1,89 @@
-"""Ablations: what one switch changes, paired by seed and test year, with intervals over the seeds."""
+"""Ablations: what one part of the search changes, by the records of the searches [protocol E1, E3 to E6], or by runs of the template."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from growdarts_study import grids, records
-from growdarts_study.report.comparison import Interval, geometric_mean, interval, pair_of, seed_means
-from growdarts_study.report.figures import SIGNS, WIDTH, difference_bar
+from growdarts_study.report.contrasts import OVER_TASKS, Contrast, contrast
+from growdarts_study.report.figures import WIDTH, difference_bar
+from growdarts_study.report.searches import NAMES, effects, judged
+
+FORMS = {"one_shot": "as searched", "retrained": "retrained"}
 
 
-@dataclass(frozen=True)
-class Effect:
-    """One value of a switch against the switch's first value, which is the base.
+class Part(NamedTuple):
+    """What is changed, the arm that has the change, the one that it is compared with, which test error, and the smallest difference of interest in
+    percent."""
 
-    error: relative difference of the test error, percent, over the seeds (each averaged over its test years);
-    flops: ratio of the operations of the search, geometric mean; nodes: of the derived cells, mean; changes: how many
-    growths and prunings a search made on average, by kind.
-    """
-
-    switch: str
-    value: Any
-    base: Any
-    error: Interval
-    by_seed: tuple[float, ...]
-    flops: float
-    nodes: float
-    changes: dict[str, float]
-
-    def place(self) -> str:
-        """Words by which its runs are found in the list of all; the base is no change, and among all."""
-        if self.value == self.base:
-            return "ablations"
-        return f"ablations {self.value}" if self.switch == "method" else f"ablations {self.switch} = {self.value}"
+    change: str
+    arm: str
+    base: str
+    of: str = "retrained"
+    margin: float = OVER_TASKS
 
 
-def load(tier: str) -> dict[str, list[dict[str, Any]]]:
-    """The records of a tier by switch; raises `records.RecordError` if some are missing."""
-    loaded = {record["config_hash"]: record for record in grids.load_records("ablations", tier)}
-    found: dict[str, list[dict[str, Any]]] = {}
-    for job in grids.jobs("ablations", tier):
-        found.setdefault(job.config.switch, []).extend(loaded[run.hash()] for run in job.runs().values())
-    return found
+PARTS = (
+    Part("fresh weights in new nodes", "forced_fresh", "forced_morphism", "one_shot", 1.0),
+    Part("new nodes without noise", "forced_identity", "forced_morphism", "one_shot", 1.0),
+    Part("all nodes from the start", "forced_scratch", "forced_morphism", "one_shot", 1.0),
+    Part("no pruning", "prune_none", "grow_2", "one_shot", 2.0),
+    Part("pruning at the end", "prune_end", "grow_2", "one_shot", 2.0),
+    Part("copies by splitting", "copy_splitting", "copy_none", "one_shot", 2.0),
+    Part("random copies", "copy_random", "copy_splitting", "one_shot", 2.0),
+    Part("copies all at once", "copy_all", "copy_splitting", "one_shot", 2.0),
+    Part("a wider cell, no copies", "wider", "copy_splitting", "one_shot", 2.0),
+    Part("two nodes at first", "grow_2", "grow_1"),
+    Part("three nodes at first", "grow_3", "grow_1"),
+    Part("judged by derived cell", "judged_1", "grow_1"),
+    Part("judged, from two nodes", "judged_2", "grow_2"),
+    Part("stages up to 400 epochs", "long_1", "grow_1"),
+    Part("derived weights kept", "kept_2", "grow_2"),
+)
 
 
-def effects(switch: str, runs: Sequence[dict[str, Any]]) -> list[Effect]:
-    """The effect of every value of `switch` in the order of `runs`; the first is the base itself."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for record in runs:
-        groups.setdefault(repr(record["config"][switch]), []).append(record)
-    base = next(iter(groups.values()))
-    return [_effect(switch, group, base) for group in groups.values()]
+def found(runs: pd.DataFrame) -> list[tuple[Part, Contrast]]:
+    """The parts whose arms there are, and what their change does over the series that are no controls."""
+    there, tasks = set(runs.index.get_level_values("arm")), judged(runs)
+    return [(part, contrast(effects(runs, part.arm, part.base, part.of, tasks), part.margin))
+            for part in PARTS if {part.arm, part.base} <= there]
 
 
-def _effect(switch: str, group: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> Effect:
-    before = {pair_of(record): record for record in base}
-    pairs = [(before[pair_of(record)], record) for record in group]
-    seeds = tuple(seed_means((new["config"]["seed"], 100 * (new["result"]["test_error"] / old["result"]["test_error"] - 1))
-                             for old, new in pairs))
-    ratios = [new["cost"]["search_flops"] / old["cost"]["search_flops"] for old, new in pairs]
-    kinds = [event["kind"] for record in group for event in record["search"]["events"] if event["what"]]
-    return Effect(switch, group[0]["config"][switch], base[0]["config"][switch], interval(seeds), seeds,
-                  geometric_mean(ratios).mean, float(records.table(group).nodes.mean()),
-                  {kind: kinds.count(kind) / len(group) for kind in ("grow_node", "grow_operation", "prune", "resample")})
+def table(changes: list[tuple[Part, Contrast]]) -> pd.DataFrame:
+    """A row a part: the change of its error, and what that comes to without a correction for the number of parts."""
+    return pd.DataFrame([{
+        "change": part.change, "against": NAMES[part.base], "error": FORMS[part.of], "changes by": one.over.percent().text("+.1f"), "outcome": one.outcome(),
+        "series": one.over.n, "seeds": int(one.effects.count().min())} for part, one in changes]).set_index("change")
 
 
-def table(found: Sequence[Effect]) -> pd.DataFrame:
-    """All effects for reading; a dash where a value is the base, and a note where two values led to the same errors."""
-    rows = []
-    for effect in found:
-        is_base = effect.value == effect.base
-        same = [other.value for other in found if other is not effect and (other.switch, other.by_seed) == (
-            effect.switch, effect.by_seed)]
-        told = f"same errors as {same[0]}" if same else SIGNS[effect.error.sign()][2]
-        rows.append({
-            "switch: value": f"{effect.switch}: {effect.value}", "test error, %": "-" if is_base else f"{effect.error.mean:+.2f}",
-            "interval over seeds": "-" if is_base else effect.error.ends(), "told from chance": "-" if is_base else told,
-            "search FLOP": "1" if is_base else f"{effect.flops:.2f} x",
-            "nodes (added)": f"{effect.nodes:.1f} ({effect.changes['grow_node']:.1f})",
-            "copied, pruned": f"{effect.changes['grow_operation']:.1f}, {effect.changes['prune']:.1f}"})
-    return pd.DataFrame(rows).set_index("switch: value")
-
-
-def figure(found: Sequence[Effect]) -> Figure:
-    """Every effect with all seeds (dots) and the interval over them (bar)."""
-    shown = [effect for effect in found if effect.value != effect.base]
-    drawn, ax = plt.subplots(figsize=(WIDTH, 1 + 0.32 * len(shown)))
-    for row, effect in enumerate(shown):
-        ax.plot(effect.by_seed, [row] * len(effect.by_seed), ls="", marker="o", ms=4, mfc="none", color="black")
-        difference_bar(ax, row, effect.error, effect.error.sign())
+def figure(changes: list[tuple[Part, Contrast]]) -> Figure:
+    """A row a part: the change of its error on every series (dots), their mean and its interval (bar)."""
+    drawn, ax = plt.subplots(figsize=(WIDTH, 1 + 0.32 * len(changes)))
+    for row, (_, one) in enumerate(changes):
+        means = one.effects.mean()
+        ax.plot(means, [row] * len(means), ls="", marker="o", ms=4, mfc="none", color="black")
+        difference_bar(ax, row, one.over, one.over.sign())
     ax.axvline(0, color="#777777", lw=1)
-    ax.set_yticks(range(len(shown)), [f"{e.switch}: {e.value}" for e in shown])
-    ax.set_ylim(len(shown) - 0.5, -0.5)
-    ax.set_xlabel("difference of the test error to the base, %", x=0.3)
+    ax.set_yticks(range(len(changes)), [part.change for part, _ in changes])
+    ticks = [-50, 0, 100]
+    ax.set_xticks(100 * np.log1p(np.array(ticks) / 100), [f"{tick:+d}" if tick else "0" for tick in ticks])
+    ax.set(ylim=(len(changes) - 0.5, -0.5), xlim=(-115, 125))
+    ax.set_xlabel("change of the test error, %", x=0.3)
     return drawn
+
+
+def switch_table(results: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Runs of the template by the value of its switch, the first of which is the base: a row a value and arm, with the change of the test
+    errors in percent, the operations of the search over those of the base, and the effective nodes; means over series and seeds."""
+    base, rows = next(iter(results.values())), []
+    for value, runs in results.items():
+        for arm in [arm for arm in dict.fromkeys(runs.index.get_level_values("arm")) if runs.xs(arm, level="arm")["cell"].notna().all()]:
+            ours, theirs = runs.xs(arm, level="arm"), base.xs(arm, level="arm")
+            change = {of: np.log(ours[of].astype(float) / theirs[of].astype(float)).mean() for of in ("one_shot", "retrained", "search_flops")}
+            rows.append({"switch": value, "arm": arm, "as searched, %": f"{100 * np.expm1(change['one_shot']):+.1f}",
+                         "retrained, %": f"{100 * np.expm1(change['retrained']):+.1f}",
+                         "operations": f"{np.exp(change['search_flops']):.2f}", "effective nodes": f"{ours['nodes'].mean():.1f}"})
+    return pd.DataFrame(rows).set_index("switch")

@@ -14,13 +14,13 @@ from growdarts_study.records import RESULTS
 
 # The codebook. What a run does not have is left empty.
 COLUMNS = {
-    "experiment": "time_series, language, images: a run of that notebook; ablations: one with a switch changed; "
+    "experiment": "time_series, language, images: a run of that notebook; "
                   "whole_space: one cell of all; searches and streams: an arm of the protocol",
     "tier": "scale of the experiment, see Notation",
     "data": "name of the data set or series",
     "method": "what was trained: a method, or in whole_space a rival or a cell, its operations joined by +, "
               "and in searches an arm; one-shot: its network as searched, else its cell trained from scratch",
-    "changed": "parameters in which the run differs from most of its experiment, as in ablations",
+    "changed": "parameters in which the run differs from most of its experiment on these data",
     "seed": "of all random draws; in whole_space of the generated series as well",
     "year": "test year; empty: the last part of the data",
     "test_error": "mean squared error of standardised values, of streams that of all forecasts after the first part; language: nats a word, or a character; images: share of images that are wrong",

@@ -101,19 +101,6 @@ def geometric_mean(ratios: Iterable[float]) -> Interval:
     return Interval(*(float(np.exp(value)) for value in (found.mean, found.low, found.high)), found.n)
 
 
-def pair_of(record: dict[str, Any]) -> tuple[int, Any]:
-    """Seed and test year of a run, by which it is paired with runs of other methods."""
-    return record["config"]["seed"], record["config"].get("origin")
-
-
-def seed_means(values: Iterable[tuple[int, float]]) -> list[float]:
-    """The mean of every seed over its test years, from pairs of a seed and a value."""
-    by_seed: dict[int, list[float]] = {}
-    for seed, value in values:
-        by_seed.setdefault(seed, []).append(value)
-    return [float(np.mean(found)) for found in by_seed.values()]
-
-
 @dataclass(frozen=True)
 class Difference:
     """Relative difference of test errors in percent, method minus rival: negative is better."""

@@ -103,7 +103,7 @@ def simulate(effects: pd.DataFrame, added: float, family: int, margin: float = O
     tasks, said, shift = effects.shape[1], Counter[str](), 100 * np.log1p(added / 100)
     which, drawn = _bootstrap(effects, 500)
     exchanged = product([-1, 1], repeat=tasks) if 2**tasks <= draws else np.random.default_rng(0).choice([-1, 1], (draws, tasks))
-    for signs in exchanged:
-        found = _contrast(effects * signs + shift, margin, drawn * np.array(signs)[which] + shift)
+    for signs in map(np.array, exchanged):
+        found = _contrast(effects * signs + shift, margin, drawn * signs[which] + shift)
         said[found.outcome(min(1.0, family * found.p_value))] += 1
     return {name: count / said.total() for name, count in said.items()}
