@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from growdarts_study.report.comparison import (Difference, Interval, compare_all, detectable, diebold_mariano, errors, feature_skill,
-                                               feature_tests, interval, outcome, relative_difference)
+from growdarts_study.report.comparison import (Difference, Interval, compare_all, detectable, diebold_mariano, errors,
+                                               interval, outcome, relative_difference)
 
 
 def test_interval_is_that_of_scipy():
@@ -116,17 +116,13 @@ def test_relative_difference_pairs_seeds_and_origins(made_up):
         errors(runs, "lstm")
 
 
-def test_compare_all_and_skill(made_up):
+def test_compare_all(made_up):
     records, runs = made_up
     (difference,) = compare_all(records, runs, "mean")
     assert difference.over_origins.mean == pytest.approx(100 * (1.405 / 1.5 - 1))
     assert difference.over_seeds.n == 3 and difference.over_origins.n == 2
     (turned,) = compare_all(records, runs, "mean", reverse=True)
     assert turned.method == "mean" and turned.over_origins.mean > 0 and turned.statistic == -difference.statistic
-    tests = feature_tests(records, "good", "mean")
-    assert tests["A"][0] < 0 and tests["A"][1] < 0.001 and tests["B"] == (0.0, 1.0)
-    skill = feature_skill(records, "good")
-    assert skill.loc[2020, "A"] == pytest.approx(100 * (1 - 1.81 / 2)) and skill.loc[2021, "B"] == pytest.approx(0)
 
 
 @pytest.mark.parametrize("origins, seeds, p, decided", [

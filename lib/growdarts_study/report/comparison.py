@@ -151,18 +151,13 @@ def relative_difference(runs: pd.DataFrame, method: str, rival: str) -> pd.DataF
     return (100 * (ours / theirs - 1)).dropna(how="all")
 
 
-def _by_origin(records: Iterable[dict[str, Any]], method: str, entry: str) -> dict[int, np.ndarray]:
-    """An entry of the results of `method` by origin, in order, averaged over the seeds."""
+def daily_errors(records: Iterable[dict[str, Any]], method: str) -> np.ndarray:
+    """(days, F) squared errors of every test day, averaged over the seeds, origins one after the other."""
     found: dict[int, list[Any]] = {}
     for record in records:
         if record["config"]["method"] == method:
-            found.setdefault(record["config"]["origin"], []).append(record["result"][entry])
-    return {origin: np.mean(found[origin], axis=0) for origin in sorted(found)}
-
-
-def daily_errors(records: Iterable[dict[str, Any]], method: str) -> np.ndarray:
-    """(days, F) squared errors of every test day, averaged over the seeds, origins one after the other."""
-    return np.concatenate([*_by_origin(records, method, "daily_errors").values()])
+            found.setdefault(record["config"]["origin"], []).append(record["result"]["daily_errors"])
+    return np.concatenate([np.mean(found[origin], axis=0) for origin in sorted(found)])
 
 
 def diebold_mariano(loss: Sequence[float], rival: Sequence[float]) -> tuple[float, float]:
@@ -213,22 +208,3 @@ def compare_all(records: Sequence[dict[str, Any]], runs: pd.DataFrame, other: st
     found = [compare(records, runs, *((other, name) if reverse else (name, other))) for name in names]
     adjusted = holm(difference.p_value for difference in found)
     return [replace(difference, p_value=float(p)) for difference, p in zip(found, adjusted, strict=True)]
-
-
-def feature_tests(records: Sequence[dict[str, Any]], method: str, rival: str) -> dict[str, tuple[float, float]]:
-    """Per feature the Diebold-Mariano statistic and its p-value, adjusted for the number of features [Holm 1979]."""
-    features = records[0]["result"]["features"]
-    ours, theirs = daily_errors(records, method), daily_errors(records, rival)
-    found = [diebold_mariano(ours[:, i], theirs[:, i]) for i in range(len(features))]
-    adjusted = holm(p for _, p in found)
-    return {name: (statistic, float(p)) for name, (statistic, _), p in zip(features, found, adjusted, strict=True)}
-
-
-def feature_errors(records: Sequence[dict[str, Any]], method: str) -> pd.DataFrame:
-    """Test errors of `method`, origins (averaged over seeds) by features."""
-    return pd.DataFrame(_by_origin(records, method, "feature_errors"), index=records[0]["result"]["features"]).T
-
-
-def feature_skill(records: Sequence[dict[str, Any]], method: str) -> pd.DataFrame:
-    """Percent of the historical mean's error that `method` saves, origins by features."""
-    return 100 * (1 - feature_errors(records, method) / feature_errors(records, "mean"))

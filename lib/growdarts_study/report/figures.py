@@ -1,6 +1,5 @@
 """Records -> figures: of one search, then of many runs. Nothing here trains. Pictures of one experiment are in its module of this folder."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,10 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from growdarts.spaces.genotype import genotype_from_dict
-from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts.tasks.images import ImageData
 from growdarts_study.report.comparison import Difference, Interval, relative_difference
 
@@ -224,50 +221,6 @@ def forest(groups: Sequence[tuple[str, Sequence[Difference]]]) -> Figure:
         ax.set_ylim(len(differences) - 0.5, -0.5)
         ax.set_title(title, loc="left")
     ax.set_xlabel("difference of the test error, %", x=0.3)
-    return figure
-
-
-def cost_and_quality(runs: pd.DataFrame) -> Figure:
-    """Operations spent on the search against test error relative to the mean's; small: runs, large: means."""
-    figure, ax = plt.subplots(figsize=(WIDTH, 4.6))
-    searching = [name for name in methods_in(runs) if runs[runs.method == name].search_flops.gt(0).all()]
-    for position, method in enumerate(searching):
-        flops = runs[runs.method == method].pivot(index="seed", columns="origin", values="search_flops") / 1e9
-        error = relative_difference(runs, method, "mean").reindex_like(flops)
-        style = dict(color=COLOURS[position], marker=MARKERS[position])
-        ax.scatter(flops, error, s=14, alpha=0.4, **style)
-        ax.scatter(np.exp(np.log(flops).to_numpy().mean()), error.to_numpy().mean(), s=150, ec="black", zorder=3,
-                   label=LABELS[method], **style)
-    for method, dash in (("lstm", "--"), ("var1", ":")):
-        ax.axhline(relative_difference(runs, method, "mean").to_numpy().mean(), color="black", ls=dash, lw=1.2,
-                   label=f"{LABELS[method]} (no search)")
-    ax.set(xscale="log", xlabel="floating-point operations of the search, 10⁹", ylabel="test error against\nthe mean's, %")
-    ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=ScalarFormatter(), minor_formatter=NullFormatter())
-    figure.legend(loc="outside lower center")
-    return figure
-
-
-def what_was_grown(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> Figure:
-    """Number of nodes and chosen operations of the derived cells, per method."""
-    figure, (left, right) = plt.subplots(2, 1, figsize=(WIDTH, 6.4))
-    genotypes = {method: [r["result"]["genotype"] for r in records if r["config"]["method"] == method] for method in methods}
-    counted = {method: Counter(name for genotype in chosen for name in genotype_from_dict(genotype).operations)
-               for method, chosen in genotypes.items()}
-    most = max(len(g["layers"][0]) for chosen in genotypes.values() for g in chosen)
-    names = [name for name in TWO_INPUT if any(name in counts for counts in counted.values())]
-    width = 0.8 / len(methods)
-    for position, (method, chosen) in enumerate(genotypes.items()):
-        shift = (position - (len(methods) - 1) / 2) * width
-        sizes = [len(g["layers"][0]) for g in chosen]
-        style = dict(width=width, color=COLOURS[position], ec="black", hatch=["", "//", "..", "xx"][position % 4])
-        left.bar(np.arange(1, most + 1) + shift, [100 * sizes.count(n) / len(sizes) for n in range(1, most + 1)],
-                 label=LABELS[method], **style)
-        counts = counted[method]
-        right.bar(np.arange(len(names)) + shift, [100 * counts[name] / counts.total() for name in names], **style)
-    left.set(xlabel="nodes of the derived cell", ylabel="share, %", xticks=range(1, most + 1))
-    right.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    right.set(title="operations of the derived cells", ylabel="share, %")
-    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 

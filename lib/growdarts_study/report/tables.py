@@ -10,8 +10,7 @@ from IPython.display import Markdown
 
 from growdarts.spaces.genotype import genotype_from_dict
 from growdarts_study.records import table
-from growdarts_study.report.comparison import (Difference, detectable, feature_skill, feature_tests, interval, outcome,
-                                               relative_difference)
+from growdarts_study.report.comparison import Difference, detectable, relative_difference
 from growdarts_study.report.figures import LABELS, SIGNS, methods_in
 from growdarts_study.report.verdicts import Verdict, working_nodes
 
@@ -170,23 +169,6 @@ def total_hours(records: Iterable[dict[str, Any]]) -> float:
     return round(sum(c["search_seconds"] + c["train_seconds"] + c["test_seconds"] for c in cost) / 3600, 1)
 
 
-def budget(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """What every method may spend, read off the configurations, and what it did spend on average."""
-    runs, out = table(records), {}
-    for method in methods_in(runs):
-        own = runs[runs.method == method]
-        config = next(r["config"] for r in records if r["config"]["method"] == method)
-        trained = method not in ("mean", "var1")
-        searching = own.search_epochs.gt(0).any()
-        out[LABELS[method]] = {
-            "runs": len(own),
-            "search epochs": f"{own.search_epochs.mean():.0f} of {config['search_epochs']}" if searching else "-",
-            "training epochs": f"at most {len(config['sizes'])} x {config['train_epochs']}" if trained else "-",
-            "search, s": f"{own.search_seconds.mean():.1f}" if searching else "-",
-            "training, s": f"{own.train_seconds.mean():.1f}" if trained else "-"}
-    return pd.DataFrame(out).T
-
-
 def summary(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Per method: failed runs, error, relative difference to the mean's, size of what was tested.
 
@@ -204,27 +186,6 @@ def summary(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(out).T
 
 
-def _as_searched(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """Test errors of the searched networks themselves, with the weights of the search."""
-    return pd.DataFrame([{**{name: r["config"][name] for name in ("method", "seed", "origin")},
-                          "test": r["search"]["test_error"]} for r in records if r["search"]])
-
-
-def one_shot(records: Sequence[dict[str, Any]], rivals: Sequence[str]) -> pd.DataFrame:
-    """Growing as searched against rivals, those that search as searched too, in percent; there is no test over days."""
-    runs, searched, rows = table(records), _as_searched(records), {}
-    source = pd.concat([searched, runs[~runs.method.isin(searched.method)]])
-    for rival in rivals:
-        difference = relative_difference(source, "grow", rival)
-        both = [interval(difference.mean(axis=axis)) for axis in (0, 1)]
-        rows[LABELS[rival]] = {
-            "growing against it, %": f"{both[0].mean:+.2f}",
-            **{f"{level} %, {name}": found.at(level / 100).ends()
-               for level in (95, 90) for name, found in zip(("years", "seeds"), both, strict=True)},
-            "outcome": outcome(both)}
-    return pd.DataFrame(rows).T
-
-
 def grown(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> pd.DataFrame:
     """The derived cells of every method: nodes, those that do more than `carry`, and the Hadamard product's share."""
     rows = {}
@@ -240,39 +201,6 @@ def grown(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> pd.DataF
             "`hadamard`, % of operations (by chance)": f"{100 * chosen.count('hadamard') / len(chosen):.1f} "
                                                        f"({100 * ('hadamard' in drawn) / len(drawn):.1f})"}
     return pd.DataFrame(rows).T
-
-
-def discretising(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Searching methods as searched (all operations mixed) and as derived, both against the mean, in percent."""
-    runs, searched, rows = table(records), _as_searched(records), {}
-    sources = {"as searched": pd.concat([searched, runs[runs.method == "mean"]]), "derived and retrained": runs}
-    for method in methods_in(searched):
-        rows[LABELS[method]] = row = {}
-        for name, source in sources.items():
-            years = interval(relative_difference(source, method, "mean").mean(axis=0))
-            row[f"{name}, %"], row[f"{name}: years"] = f"{years.mean:+.2f}", years.ends()
-    return pd.DataFrame(rows).T
-
-
-def country_skill(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> pd.DataFrame:
-    """Percent of the historical mean's error that every method saves per feature, averaged over seeds and years.
-
-    A star marks where Diebold and Mariano's test over all test days tells it from zero, p < 0.05 after Holm over the features.
-    """
-    out = {}
-    for method in methods:
-        tests = feature_tests(records, method, "mean")
-        out[LABELS[method]] = {name: f"{value:+.1f}" + ("*" if tests[name][1] < 0.05 else "")
-                               for name, value in feature_skill(records, method).mean().items()}
-    return pd.DataFrame(out)
-
-
-def year_errors(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Error of the historical mean by test year: the variance of its returns, in units of the training part's."""
-    rows = {str(r["config"]["origin"]): {"test days": r["result"]["days"][2],
-                                         "variance, training part = 1": f"{r['result']['test_error']:.2f}"}
-            for r in records if r["config"]["method"] == "mean"}
-    return pd.DataFrame(rows).T.rename_axis("year")
 
 
 def differences(found: Sequence[Difference]) -> pd.DataFrame:
