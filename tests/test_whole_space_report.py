@@ -16,7 +16,8 @@ def record(cells, dataset="bilinear", floor=(0.1,) * 5, lstm=0.5):
     noise = [1.0, 1.01, 0.99, 1.02, 0.98]
     errors = [[None if value is None else value * factor for factor in noise] for value in cells.values()]
     rivals = {"mean": 1.0, "ridge": 0.6, "last": 0.7, "lstm": lstm, "gru": 0.45}
-    return {"config": {"dataset": dataset, "seeds": SEEDS}, "cells": list(cells), "validation": errors, "test": errors,
+    size = {"nodes": max(map(nodes_of, cells)), "operations": sorted({name for cell in cells for name in cell.split("+")})}
+    return {"config": {"dataset": dataset, "seeds": SEEDS, **size}, "cells": list(cells), "validation": errors, "test": errors,
             "floor": floor and list(floor),
             "rivals": {name: {"validation": [value] * 5, "test": [value] * 5} for name, value in rivals.items()}}
 
@@ -28,6 +29,16 @@ def test_records_of_both_sizes_are_joined():
     assert list(task.errors("mul_b")) == [1.0] * 5  # diverged: the mean's
     assert task.share("hadamard") == pytest.approx((1 - 0.4) / (1 - 0.1))
     assert task.best_name == "known" and not task.one_draw()
+
+
+def test_three_nodes_are_compared_with_fewer_of_the_same_operations():
+    three = {"a+a+a": 0.2, "a+c+a": 0.25}
+    made = [record(ONE | {"a": 0.4, "c": 0.5}), record({"a+c": 0.3, "a+hadamard": 0.1}), record(three), record(ONE, "setar")]
+    (task, _) = read(made)
+    assert task.cells(3) == []  # in no other table
+    (found,) = whole_space.third_node(made)
+    assert (found.task.name, found.cell, found.rival) == ("bilinear", "a+a+a", "a+c")  # not the one with hadamard
+    assert found.effect.mean == pytest.approx(100 * np.log(0.2 / 0.3)) and whole_space.third_node(made[:2]) == []
 
 
 def test_without_a_floor_the_best_closed_form_takes_its_place():

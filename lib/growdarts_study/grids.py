@@ -130,8 +130,7 @@ def _variations(chosen: dict[str, Any]) -> list[dict[str, Any]]:
         return [{"group": group, **differs, "series": {name: chosen["series"][name]}}
                 for group, differs in chosen["groups"].items() for name in differs.get("series", chosen["series"])]
     if "series" in chosen:
-        sizes = [{"nodes": nodes} for nodes in chosen["nodes"]] if "nodes" in chosen else [{}]
-        return [{"series": {name: own}, **size} for name, own in chosen["series"].items() for size in sizes]
+        return [{"series": {name: own}} for name, own in chosen["series"].items()]
     return [{"methods": [method], "seed": seed} for method in chosen["methods"]
             for seed in (chosen["seeds"][:1] if method in chosen.get("deterministic", ()) else chosen["seeds"])]
 

@@ -76,11 +76,12 @@ def holds_product(cell: str) -> bool:
     return any(name.startswith(PRODUCTS) for name in cell.split("+"))
 
 
-def read(records: Iterable[Mapping[str, Any]]) -> list[TaskSpace]:
-    """The records of a tier, joined by series; a training that diverged has the error of the mean [protocol]."""
+def read(records: Iterable[Mapping[str, Any]], most: int = 2) -> list[TaskSpace]:
+    """The records of a tier of cells of at most so many nodes, joined by series; a training that diverged has the error of the mean [protocol]."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
-        groups.setdefault(record["config"]["dataset"], []).append(record)
+        if record["config"]["nodes"] <= most:
+            groups.setdefault(record["config"]["dataset"], []).append(record)
     return [_task(name, group) for name, group in groups.items()]
 
 
@@ -139,6 +140,18 @@ def against_lstm(tasks: Sequence[TaskSpace]) -> list[Comparison]:
 def second_node(tasks: Sequence[TaskSpace]) -> list[Comparison]:
     """The chosen cell of two nodes against the chosen one of one."""
     return compare(tasks, lambda task: (task.chosen(2), task.chosen(1)))
+
+
+def third_node(records: Sequence[Mapping[str, Any]]) -> list[Comparison]:
+    """The chosen cell of three nodes against the chosen one of one or two nodes of the same operations, on series that have all cells of three."""
+    operations = {record["config"]["dataset"]: set(record["config"]["operations"]) for record in records if record["config"]["nodes"] == 3}
+    tasks = read((record for record in records if record["config"]["dataset"] in operations), most=3)
+
+    def pair(task: TaskSpace) -> tuple[str, str]:
+        smaller = [cell for cell in task.cells(1) + task.cells(2) if set(cell.split("+")) <= operations[task.name]]
+        return task.chosen(3), task.validation.loc[smaller].mean(axis=1).idxmin()
+
+    return compare(tasks, pair) if tasks else []
 
 
 def products_in_best(task: TaskSpace, part: float = 0.1) -> tuple[float, float]:
