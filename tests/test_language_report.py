@@ -62,8 +62,18 @@ def test_one_seed_says_nothing_and_chance_is_not_told():
 def test_two_seeds_have_no_interval():
     runs = runs_of({rival: [4.0, 6.0] for rival in language.RIVALS})
     assert language.contrast_table(runs)["perplexity a word"].tolist() == ["+5.1 % (-)"] * 3
+    assert language.contrast_table(runs)["80 % power finds"].tolist() == ["-"] * 3
     assert language.c2(runs).verdict == "undecided"
     assert language.contrast_table(runs_of({rival: [4.0, 6.0, 5.0] for rival in language.RIVALS}))["perplexity a word"].str.contains("to").all()
+
+
+def test_the_effect_that_would_have_been_found_has_a_power_of_80_percent():
+    from statsmodels.stats.power import TTestPower
+
+    values = [4.0, 6.0, 5.0, 9.0, 1.0]
+    needed = TTestPower().solve_power(nobs=5, alpha=0.05, power=0.8) * np.std(values, ddof=1)
+    (found,) = language.contrast_table(runs_of({"lstm": values}))["80 % power finds"]
+    assert found == f"{100 * np.expm1(needed / 100):+.0f} %"
 
 
 def test_seeds_count_where_growing_has_all_rivals():

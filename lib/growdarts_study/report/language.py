@@ -90,14 +90,20 @@ def c2(runs: pd.DataFrame) -> Judged:
 
 
 def contrast_table(runs: pd.DataFrame, arm: str = "grow") -> pd.DataFrame:
-    """A row a rival: effect of the arm with its interval over seeds, p-value (corrected for the three that C2 rests on), outcome."""
+    """A row a rival: effect of the arm with its interval over seeds, p-value (corrected for the three that C2 rests on), outcome, and the true
+    effect that would have been found."""
     rivals = [name for name in NAMES if name != arm and name in runs.index.get_level_values("arm") and len(effects(runs, arm, name))]
     together = RIVALS if arm == "grow" and set(RIVALS) <= set(rivals) else ()
     found = pd.concat([_judged(runs, arm, [name]) for name in rivals if name not in together] + [_judged(runs, arm, together)] * bool(together))
     return pd.DataFrame([{
         f"{NAMES[arm]} against": NAMES[rival], "perplexity a word": _over(effects(runs, arm, rival)).percent().text("+.1f"),
-        "p": p_text(found.loc[rival, "p"]), "outcome": found.loc[rival, "outcome"], "seeds": found.loc[rival, "seeds"]}
-        for rival in rivals]).set_index(f"{NAMES[arm]} against")
+        "p": p_text(found.loc[rival, "p"]), "outcome": found.loc[rival, "outcome"], "80 % power finds": _finds(_over(effects(runs, arm, rival))),
+        "seeds": found.loc[rival, "seeds"]} for rival in rivals]).set_index(f"{NAMES[arm]} against")
+
+
+def _finds(over: Interval) -> str:
+    """The true change of the perplexity that so many seeds would have shown with a power of 80 %, a dash without an interval."""
+    return f"{100 * np.expm1(over.detectable() / 100):+.0f} %" if over.n > 1 else "-"
 
 
 def arms_table(runs: pd.DataFrame) -> pd.DataFrame:
