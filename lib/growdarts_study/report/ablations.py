@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from growdarts_study.report.claims import ONE_SHOT, PRUNING_MARGIN
 from growdarts_study.report.contrasts import OVER_TASKS, Contrast, contrast
 from growdarts_study.report.figures import WIDTH, difference_bar
 from growdarts_study.report.searches import NAMES, effects, judged
@@ -27,15 +28,15 @@ class Part(NamedTuple):
 
 
 PARTS = (
-    Part("fresh weights in new nodes", "forced_fresh", "forced_morphism", "one_shot", 1.0),
-    Part("new nodes without noise", "forced_identity", "forced_morphism", "one_shot", 1.0),
-    Part("all nodes from the start", "forced_scratch", "forced_morphism", "one_shot", 1.0),
-    Part("no pruning", "prune_none", "grow_2", "one_shot", 2.0),
-    Part("pruning at the end", "prune_end", "grow_2", "one_shot", 2.0),
-    Part("copies by splitting", "copy_splitting", "copy_none", "one_shot", 2.0),
-    Part("random copies", "copy_random", "copy_splitting", "one_shot", 2.0),
-    Part("copies all at once", "copy_all", "copy_splitting", "one_shot", 2.0),
-    Part("a wider cell, no copies", "wider", "copy_splitting", "one_shot", 2.0),
+    Part("fresh weights in new nodes", "forced_fresh", "forced_morphism", "one_shot", ONE_SHOT["C4"]),
+    Part("new nodes without noise", "forced_identity", "forced_morphism", "one_shot", ONE_SHOT["C4"]),
+    Part("all nodes from the start", "forced_scratch", "forced_morphism", "one_shot", ONE_SHOT["C4"]),
+    Part("no pruning", "prune_none", "grow_2", "one_shot", PRUNING_MARGIN),
+    Part("pruning at the end", "prune_end", "grow_2", "one_shot", PRUNING_MARGIN),
+    Part("copies by splitting", "copy_splitting", "copy_none", "one_shot", ONE_SHOT["C5"]),
+    Part("random copies", "copy_random", "copy_splitting", "one_shot", ONE_SHOT["C5"]),
+    Part("copies all at once", "copy_all", "copy_splitting", "one_shot", ONE_SHOT["C5"]),
+    Part("a wider cell, no copies", "wider", "copy_splitting", "one_shot", ONE_SHOT["C5"]),
     Part("two nodes at first", "grow_2", "grow_1"),
     Part("three nodes at first", "grow_3", "grow_1"),
     Part("judged by derived cell", "judged_1", "grow_1"),

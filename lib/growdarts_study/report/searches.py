@@ -181,7 +181,7 @@ def gap(runs: pd.DataFrame, arm: str) -> Interval:
     """100 times the log ratio of the error of the derived cell, retrained, to that of the searched network as it stood, over those tasks that the arm
     has run on and that are no controls."""
     of_arm = runs.xs(arm, level="arm")
-    of_arm = of_arm[[task in judged(runs) for task in of_arm.index.get_level_values("task")]]
+    of_arm = of_arm[of_arm.index.get_level_values("task").isin(judged(runs))]
     ratios = 100 * np.log(of_arm["retrained"].astype(float) / of_arm["one_shot"].astype(float))
     return interval(ratios.groupby("task").mean())
 
