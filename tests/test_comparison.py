@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from growdarts_study.report.comparison import (Difference, Interval, compare_all, detectable, diebold_mariano, errors,
-                                               interval, outcome, relative_difference)
+                                               holm, interval, outcome, relative_difference)
 
 
 def test_interval_is_that_of_scipy():
@@ -17,6 +18,18 @@ def test_interval_is_that_of_scipy():
     assert found.sign() == 0 and interval([1.0, 1.1, 1.2]).sign() == 1 and interval([-1.0, -1.1]).sign() == -1
     assert interval([2.0]).sign() == 0 and interval([2.0]).ends() == "-"
     assert Interval(0.0, -1.234, 5.0, 2).ends() == "-1.23 to +5.00" and Interval(1.0, 0.5, 2.0, 2).ends(".1f") == "0.5 to 2.0"
+
+
+def test_p_value_is_that_of_scipy():
+    for values in ([1.0, 2.5, 3.0, 7.0], [-0.3, 0.1], [-5.0, -5.1, -4.9, -5.05]):
+        assert interval(values).p_value() == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=1e-12)
+    assert interval([0.0, 0.0, 0.0]).p_value() == 1.0 and interval([3.0]).p_value() == 1.0
+    assert interval([3.0, 3.0]).p_value() == 0.0
+
+
+@pytest.mark.parametrize("p_values", [[0.01, 0.04, 0.03, 0.005], [0.5, 0.5, 0.01], [1.0, 1.0, 0.3], [0.02], [0.4, 0.3, 0.03]])
+def test_holm_is_that_of_statsmodels(p_values):
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], rel=1e-12)
 
 
 def test_equality_is_two_one_sided_tests():

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit  # Student's t. scipy.stats and statsmodels are slow to import: where they are used
+from scipy.special import stdtr, stdtrit  # Student's t. scipy.stats and statsmodels are slow to import: where they are used
 
 LEVEL = 0.95
 POWER = 0.8
@@ -54,6 +54,14 @@ class Interval:
     def percent(self) -> "Interval":
         """Of 100 times the logarithm of a ratio: the same as a change in percent."""
         return Interval(*(float(100 * np.expm1(value / 100)) for value in (self.mean, self.low, self.high)), self.n)
+
+    def p_value(self) -> float:
+        """Two-sided, of Student's t test that the mean is zero; 1 where all values are zero or there is one only."""
+        if self.n < 2 or np.allclose([self.low, self.high], 0):
+            return 1.0
+        with np.errstate(divide="ignore"):  # equal values: t is infinite
+            t = np.divide(self.mean, self.high - self.mean) * stdtrit(self.n - 1, 0.5 + LEVEL / 2)
+        return float(2 * stdtr(self.n - 1, -abs(t)))
 
     def detectable(self) -> float:
         """The true mean that a test at 5 % on so many values, as scattered as these, finds with a power of 80 %."""
@@ -184,9 +192,8 @@ def diebold_mariano(loss: Sequence[float], rival: Sequence[float]) -> tuple[floa
 
 def holm(p_values: Iterable[float]) -> np.ndarray:
     """p-values adjusted for their number [Holm 1979]."""
-    from statsmodels.stats.multitest import multipletests
-
-    return multipletests(list(p_values), method="holm")[1]
+    p = pd.Series(list(p_values), dtype=float).sort_values()
+    return (p * np.arange(len(p), 0, -1)).cummax().clip(upper=1).sort_index().to_numpy()
 
 
 def compare(records: Sequence[dict[str, Any]], runs: pd.DataFrame, method: str, rival: str) -> Difference:

@@ -10,7 +10,6 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from growdarts_study.report.comparison import Interval, holm, interval, outcome
 
@@ -43,19 +42,17 @@ def contrast(effects: pd.DataFrame, margin: float = OVER_TASKS, draws: int = DRA
 
     The wider interval of the two counts.
     """
-    return _contrast(effects, margin, _bootstrap(effects, draws)[1] if effects.shape[1] > 1 else np.zeros((1, 1)))
+    if effects.shape[1] < 2:
+        return Contrast(effects, interval(effects.mean()), 1.0, margin)
+    return Contrast(effects, *_over(effects.mean().to_numpy(), _bootstrap(effects, draws)[1]), margin)
 
 
-def _contrast(effects: pd.DataFrame, margin: float, drawn: np.ndarray) -> Contrast:
-    """The same; `drawn` (draws, tasks) are the means of drawn tasks."""
-    means = effects.mean()
+def _over(means: np.ndarray, drawn: np.ndarray) -> tuple[Interval, float]:
+    """The mean of the tasks' `means` with the wider interval, and its p-value; `drawn` (draws, tasks) are the means of drawn tasks."""
     found = interval(means)
-    if len(means) < 2:
-        return Contrast(effects, found, 1.0, margin)
     low, high = np.percentile(drawn.mean(axis=1), [2.5, 97.5])
     half = max(found.high - found.mean, found.mean - low, high - found.mean)
-    p_value = 1.0 if np.allclose(means, 0) else float(stats.ttest_1samp(means, 0).pvalue)
-    return Contrast(effects, Interval(found.mean, found.mean - half, found.mean + half, found.n), p_value, margin)
+    return Interval(found.mean, found.mean - half, found.mean + half, found.n), found.p_value()
 
 
 def _bootstrap(effects: pd.DataFrame, draws: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,11 +67,9 @@ def _bootstrap(effects: pd.DataFrame, draws: int) -> tuple[np.ndarray, np.ndarra
 def by_task(effects: pd.DataFrame, margin: float = WITHIN_TASK) -> pd.DataFrame:
     """A row a task: mean effect with its interval over seeds, p-value after Holm over tasks, outcome."""
     found = {task: interval(column.dropna()) for task, column in effects.items()}
-    raw = [1.0 if np.allclose(column.dropna(), 0) or found[task].n < 2 else float(stats.ttest_1samp(column.dropna(), 0).pvalue)
-           for task, column in effects.items()]
     return pd.DataFrame({task: {"mean": one.mean, "low": one.low, "high": one.high, "seeds": one.n, "p": p,
                                 "outcome": outcome([one], margin, one.sign() if p < 0.05 else 0)}
-                         for (task, one), p in zip(found.items(), holm(raw), strict=True)}).T
+                         for (task, one), p in zip(found.items(), holm(one.p_value() for one in found.values()), strict=True)}).T
 
 
 def block_interval(ours: np.ndarray, theirs: np.ndarray, draws: int = 2000) -> tuple[float, float]:
@@ -85,11 +80,9 @@ def block_interval(ours: np.ndarray, theirs: np.ndarray, draws: int = 2000) -> t
     ours, theirs : mean errors of blocks of test days, (seeds, blocks), the same seeds.
     """
     random, (seeds, blocks) = np.random.default_rng(0), ours.shape
-    drawn = []
-    for _ in range(draws):
-        rows, columns = random.integers(seeds, size=seeds), random.integers(blocks, size=blocks)
-        ratio = ours[rows][:, columns].mean(axis=1) / theirs[rows][:, columns].mean(axis=1)
-        drawn.append(100 * np.log(ratio).mean())
+    rows, columns = zip(*((random.integers(seeds, size=seeds), random.integers(blocks, size=blocks)) for _ in range(draws)), strict=True)
+    rows, columns = np.stack(rows)[:, :, None], np.stack(columns)[:, None]
+    drawn = 100 * np.log(ours[rows, columns].mean(axis=2) / theirs[rows, columns].mean(axis=2)).mean(axis=1)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return float(low), float(high)
 
@@ -101,9 +94,9 @@ def simulate(effects: pd.DataFrame, added: float, family: int, margin: float = O
     as Holm's correction can ask for.
     """
     tasks, said, shift = effects.shape[1], Counter[str](), 100 * np.log1p(added / 100)
-    which, drawn = _bootstrap(effects, 500)
+    means, (which, drawn) = effects.mean().to_numpy(), _bootstrap(effects, 500)
     exchanged = product([-1, 1], repeat=tasks) if 2**tasks <= draws else np.random.default_rng(0).choice([-1, 1], (draws, tasks))
     for signs in map(np.array, exchanged):
-        found = _contrast(effects * signs + shift, margin, drawn * signs[which] + shift)
+        found = Contrast(effects, *_over(means * signs + shift, drawn * signs[which] + shift), margin)
         said[found.outcome(min(1.0, family * found.p_value))] += 1
     return {name: count / said.total() for name, count in said.items()}

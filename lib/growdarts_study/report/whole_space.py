@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
 
 from growdarts_study.config import Generated
 from growdarts_study.report.comparison import Interval, holm, interval, outcome
@@ -120,10 +119,9 @@ class Comparison:
 def compare(tasks: Sequence[TaskSpace], pair) -> list[Comparison]:
     """`pair(task)` names a cell and what it is compared with; the p-values of all tasks are corrected together [Holm 1979]."""
     pairs = [pair(task) for task in tasks]
-    effects = [task.effect(*names) for task, names in zip(tasks, pairs, strict=True)]
-    raw = [1.0 if np.allclose(effect, 0) else float(stats.ttest_1samp(effect, 0).pvalue) for effect in effects]
-    return [Comparison(task, cell, rival, interval(effect), float(p)) for task, (cell, rival), effect, p in zip(
-        tasks, pairs, effects, holm(raw), strict=True)]
+    effects = [interval(task.effect(*names)) for task, names in zip(tasks, pairs, strict=True)]
+    return [Comparison(task, cell, rival, effect, float(p)) for task, (cell, rival), effect, p in zip(
+        tasks, pairs, effects, holm(effect.p_value() for effect in effects), strict=True)]
 
 
 def over_tasks(found: Sequence[Comparison]) -> tuple[Interval, str]:
