@@ -152,7 +152,8 @@ def load_records(experiment: str, tier: str, grids: Path = GRIDS, *, partial: bo
     """
     expected = {file: run for job in jobs(experiment, tier, grids) for file, run in job.runs().items()
                 if dataset in (None, run.dataset)}
-    missing = [file for file in expected if not file.exists()]
+    there = {file: run for file, run in expected.items() if file.exists()}
+    missing = [file for file in expected if file not in there]
     if missing and not partial:
         raise records.RecordError(f"{len(missing)} of {len(expected)} records are missing, the first is {missing[0]}; "
                                   f"`make batch EXPERIMENT={experiment} TIER={tier}` makes them")
@@ -161,4 +162,4 @@ def load_records(experiment: str, tier: str, grids: Path = GRIDS, *, partial: bo
     if extra:
         raise records.RecordError(f"{len(extra)} records are not of the present grid, the first is {extra[0]}; "
                                   "delete them, they were made with another configuration or by hand")
-    return [records.load_run(file, run) for file, run in expected.items() if file not in missing]
+    return [records.load_run(file, run) for file, run in there.items()]
