@@ -123,6 +123,12 @@ def test_remedies_start_as_the_search_that_they_mend():
     assert rows["long_1"]["epochs"] > 4  # the limit of the others
 
 
+def test_the_second_order_is_another_search_that_costs_more_passes():
+    rows = searches.run(config(arms=["grow_1", "second_1"]), device=CPU)["rows"]
+    assert rows["second_1"]["spent"][0] / rows["grow_1"]["spent"][0] == pytest.approx(15 / 6)  # in forward passes: 6 of them, and 9 more
+    assert rows["second_1"]["errors"] != rows["grow_1"]["errors"]
+
+
 def test_a_killed_run_goes_on_with_the_arms_that_are_left(tmp_path, monkeypatch):
     settings = config(arms=["lstm", "gru"])
     whole, made = searches.run(settings, device=CPU), []

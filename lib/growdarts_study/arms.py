@@ -46,6 +46,7 @@ SEARCHES = {
     "prune_end": Arm({"initial_nodes": 2, "prune": "end"}),
     "prune_none": Arm({"initial_nodes": 2, "prune": "none"}),
     **{f"judged_{n}": Arm({"initial_nodes": n, "judge_epochs": 5}) for n in (1, 2)},  # remedies [protocol E6]
+    "second_1": Arm({"initial_nodes": 1, "order": 2}),
     "long_1": Arm({"initial_nodes": 1, "search_epochs": 400}), "kept_2": Arm({"initial_nodes": 2}, keep=True),
     **DUPLICATION,
 }

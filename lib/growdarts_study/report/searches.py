@@ -25,7 +25,7 @@ NAMES = {"grow_1": "growing from 1 node", "grow_2": "growing from 2 nodes", "gro
          "forced_fresh": "forced growth with fresh weights", "forced_identity": "forced growth without noise",
          "forced_scratch": "all nodes from the start", "judged_1": "growing from 1, judged by the derived cell",
          "judged_2": "growing from 2, judged by the derived cell", "kept_2": "growing from 2, weights kept",
-         "long_1": "growing from 1, at most 400 epochs", "copy_splitting": "splitting", "copy_all": "splitting all at once",
+         "long_1": "growing from 1, at most 400 epochs", "second_1": "growing from 1, second order", "copy_splitting": "splitting", "copy_all": "splitting all at once",
          "copy_morphism": "copies by morphism", "copy_random": "copies of random operations", "copy_none": "no copies",
          "wider": "a wider cell", "grow_starts": "growing's cell, as many starts", "lstm_starts": "LSTM, as many starts"}
 ELEMENTARY = " (elementary)"
