@@ -41,6 +41,14 @@ def test_over_seeds_a_seed_without_all_tasks_is_left_out():
     assert found.high >= stats.t.interval(0.95, 2, 4.0, stats.sem([2.0, 3.0, 7.0]))[1] - 1e-9
 
 
+def test_scatter_of_seeds_and_of_series_is_what_was_drawn():
+    random = np.random.default_rng(1)
+    noise, truth = random.normal(0, 30, (4, 4000)), random.normal(5, 20, 4000)
+    noise[0, ::2] = np.nan  # half of the series have three seeds
+    assert robustness.scatter(pd.DataFrame(noise + truth)) == pytest.approx((30, 20), rel=0.03)
+    assert robustness.scatter(pd.DataFrame([[1.0, 2.0], [3.0, 1.0]])) == pytest.approx((np.sqrt(1.25), 0.0))
+
+
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_draws_that_match_are_counted_on_two_cells(k):
     """Cells of half and of twice LSTM's error: the best of k draws is the worse one with probability 1 / 2^k."""

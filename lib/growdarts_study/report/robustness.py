@@ -35,6 +35,14 @@ def over_seeds(table: pd.DataFrame) -> Interval:
     return contrast(table.dropna().T).over
 
 
+def scatter(table: pd.DataFrame) -> tuple[float, float]:
+    """Standard deviations of the effects: over the seeds of a task, and of the tasks' true means, by their moments (0 where the seeds
+    explain all of it)."""
+    within, means = table.var(), table.mean()
+    between = means.var() - (within / table.count()).mean()
+    return float(np.sqrt(within.mean())), float(np.sqrt(max(0.0, between)))
+
+
 def matching_draws(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arm: str = ARM, most: int = 1000) -> int:
     """The least k for which the best of k random cells of the whole space is, against LSTM and over tasks, at least as good as `arm`."""
     own = effects(runs, arm, "lstm").mean()
@@ -101,7 +109,9 @@ def numbers(runs: pd.DataFrame, pilots: pd.DataFrame, spaces: Sequence[TaskSpace
                       for space in spaces if space.name in tasks])
     looser = pilots.assign(errors=pilots["errors"].map(lambda errors: [1.3 * error for error in errors]))
     same, of, most = run_twice(runs)
+    seeds, series = scatter(table)
     return {
+        "scatter_seeds": f"{seeds / 100:.2f}", "scatter_series": f"{series / 100:.2f}",
         "without": f"{low} to {high}", "series_worse": f"{above} of {table.shape[1]}", "sign": p_text(sign), "wilcoxon": p_text(wilcoxon),
         "over_seeds": over_seeds(table).percent().text("+.0f"), "whole_seeds": str(len(table.dropna())),
         "random_p": p_text(found[decisive].p_value), "random_p_holm": p_text(corrected[decisive]),
