@@ -78,29 +78,35 @@ class HeterogeneousAutoregression(nn.Module):
 
 
 class LinearForecast(nn.Module):
-    """y = A r(x) + c with regressors r that are functions of a window, by (ridge) least squares.
+    """y = A r(x) + c with `regressors` r, functions of a window: (T, n, F) -> (n, D)."""
 
-    Parameters
-    ----------
-    windows : to fit on, x (T, n, F) and y (n, F_out).
-    regressors : (T, n, F) -> (n, D).
-    penalty : factor of the squared coefficients of regressors scaled to variance 1, per window; the constant has none.
-    """
-
-    def __init__(self, windows: Windows, regressors: Callable[[Tensor], Tensor], penalty: float = 0.0) -> None:
+    def __init__(self, regressors: Callable[[Tensor], Tensor], A: Tensor, c: Tensor) -> None:
         super().__init__()
         self.regressors = regressors
-        design, y = regressors(windows.x).double(), windows.y.double()
-        center, scale = design.mean(0), design.std(0).clamp_min(1e-12)
-        design = (design - center) / scale
-        gram = design.T @ design / len(design) + max(penalty, 1e-10) * torch.eye(design.shape[1], dtype=torch.float64)
-        solution = torch.linalg.solve(gram, design.T @ (y - y.mean(0)) / len(design)) / scale[:, None]  # (D, F_out)
-        self.register_buffer("A", solution.T)
-        self.register_buffer("c", y.mean(0) - center @ solution)
+        self.register_buffer("A", A)
+        self.register_buffer("c", c)
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, B, F) -> (B, F_out)."""
         return (self.regressors(x).double() @ self.A.T + self.c).to(x.dtype)
+
+
+def least_squares(windows: Windows, regressors: Callable[[Tensor], Tensor]) -> Callable[[float], LinearForecast]:
+    """The (ridge) least-squares fit to `windows`, x (T, n, F) and y (n, F_out), for any penalty.
+
+    The penalty is the factor of the squared coefficients of regressors scaled to variance 1, per window; the constant has none.
+    """
+    design, y = regressors(windows.x).double(), windows.y.double()
+    center, scale = design.mean(0), design.std(0).clamp_min(1e-12)
+    design = (design - center) / scale
+    gram, moments = design.T @ design / len(design), design.T @ (y - y.mean(0)) / len(design)
+
+    def fitted(penalty: float) -> LinearForecast:
+        ridge = max(penalty, 1e-10) * torch.eye(design.shape[1], dtype=torch.float64)
+        solution = torch.linalg.solve(gram + ridge, moments) / scale[:, None]  # (D, F_out)
+        return LinearForecast(regressors, solution.T, y.mean(0) - center @ solution)
+
+    return fitted
 
 
 def lags(order: int) -> Callable[[Tensor], Tensor]:
@@ -128,12 +134,12 @@ def by_bic(series: Series) -> LinearForecast:
     n, targets = series.train.y.shape
 
     def criterion(order: int) -> float:
-        residual = series.train.y - LinearForecast(series.train, lags(order))(series.train.x)
+        residual = series.train.y - least_squares(series.train, lags(order))(0.0)(series.train.x)
         covariance = residual.double().T @ residual.double() / n
         return float(torch.logdet(covariance) + torch.log(torch.tensor(float(n))) / n * targets
                      * (order * len(series.features) + 1))
 
-    return LinearForecast(series.train, lags(min(range(1, len(series.train.x) + 1), key=criterion)))
+    return least_squares(series.train, lags(min(range(1, len(series.train.x) + 1), key=criterion)))(0.0)
 
 
 PENALTIES = tuple(10.0**k for k in range(-6, 3))
@@ -141,11 +147,12 @@ PENALTIES = tuple(10.0**k for k in range(-6, 3))
 
 def ridge(series: Series, regressors: Callable[[Tensor], Tensor]) -> LinearForecast:
     """Of the `PENALTIES` the one with the least error on the validation part."""
-    def error(penalty: float) -> float:
-        fitted = LinearForecast(series.train, regressors, penalty)
-        return float((fitted(series.validation.x) - series.validation.y).square().mean())
+    fitted = least_squares(series.train, regressors)
 
-    return LinearForecast(series.train, regressors, min(PENALTIES, key=error))
+    def error(penalty: float) -> float:
+        return float((fitted(penalty)(series.validation.x) - series.validation.y).square().mean())
+
+    return fitted(min(PENALTIES, key=error))
 
 
 class StepsAgo(nn.Module):
