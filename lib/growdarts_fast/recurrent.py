@@ -14,7 +14,6 @@ Shapes: T time, B batch, H hidden, N nodes, L edges of a node, K activations.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,15 +28,6 @@ from growdarts_fast.derivatives import kept_once
 from growdarts_fast.memory import empty
 from growdarts_fast.products import matmul, over_time
 from growdarts_fast.recurrent_kernels import COLUMNS, add_at, mix, mix_backward, normalise, normalise_backward
-
-
-@dataclass(frozen=True)
-class Norm:
-    """The batch norms of all states: `mean` and `variance` (N + 1, H) are given in eval mode, None in train mode."""
-
-    eps: float
-    mean: Tensor | None = None
-    variance: Tensor | None = None
 
 
 # Of a node: for each of its weights the states that are multiplied by it, one edge each.
@@ -66,11 +56,12 @@ def states(cell: RecurrentSearchCell, x: Tensor, h: Tensor, x_mask: Tensor | Non
     output_weights = torch.stack([U.new_tensor(1 / plain) if node.output_weight is None else node.output_weight
                                   for node in cell.nodes])
     norms = [cell.bn, *(node.bn or cell.bn for node in cell.nodes)]
-    norm = Norm(cell.bn.eps) if cell.training else Norm(cell.bn.eps, *(
-        torch.stack([getattr(bn, name) for bn in norms]) for name in ("running_mean", "running_var")))
+    running = None if cell.training else [torch.stack([getattr(bn, name) for bn in norms])
+                                          for name in ("running_mean", "running_var")]
     dtype = product_type(wx)
     with torch.autocast("cpu", enabled=False):
-        found, means, variances = _MixedScan.apply(nodes, norm, dtype, wx, h, h_mask, U, output_weights, *mixtures, *weights)
+        found, means, variances = _MixedScan.apply(nodes, cell.bn.eps, running, dtype, wx, h, h_mask, U, output_weights,
+                                                   *mixtures, *weights)
     if cell.training:
         for bn in dict.fromkeys(norms):
             its = [state for state, other in enumerate(norms) if other is bn]
@@ -93,11 +84,12 @@ def _count(bn: nn.BatchNorm1d, means: Tensor, variances: Tensor) -> None:
 
 
 class _Work:
-    """Arrays of one time step that are used again at every other, and a node's edges as an array."""
+    """Arrays of one time step that are used again at every other; a node's edges as an array, and how many a weight has."""
 
     def __init__(self, nodes: Sequence[Blocks], like: Tensor, dtype: torch.dtype) -> None:
         B, H = like.shape
         self.sources = [np.array([j for block in blocks for j in block]) for blocks in nodes]
+        self.sizes = [[len(block) for block in blocks] for blocks in nodes]
         longest = max(map(len, self.sources))
         self.back = like.new_empty(longest, B, H, dtype=dtype)
         self.wide = like.new_empty(longest, B, 2 * H) if dtype != like.dtype else None
@@ -111,6 +103,7 @@ class _Work:
 class _MixedScan(torch.autograd.Function):
     """States h_1 .. h_T (T, B, H), and mean and variance of every batch norm's input, (T, N + 1, H) each.
 
+    eps, running : of all batch norms; mean and variance (N + 1, H) in eval mode, None in train mode.
     wx, U : transformed inputs (T, B, 2 H) and the weight (H, 2 H) of the state before, in state 0.
     h, h_mask : the state before, (B, H), and the dropout mask of all states (B, H).
     r : output weights (N,).
@@ -119,10 +112,10 @@ class _MixedScan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, nodes: Sequence[Blocks], norm: Norm, dtype: torch.dtype, wx: Tensor,
+    def forward(ctx: Any, nodes: Sequence[Blocks], eps: float, running: Sequence[Tensor] | None, dtype: torch.dtype, wx: Tensor,
                 h: Tensor, h_mask: Tensor | None, U: Tensor, r: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         T, (B, H), N = len(wx), h.shape, len(nodes)
-        train, work = norm.mean is None, _Work(nodes, h, dtype)
+        train, work = running is None, _Work(nodes, h, dtype)
         mixtures, Ws, U = tensors[:N], _by_node(nodes, [W.to(dtype) for W in tensors[N:]]), U.to(dtype)
         states = empty((T, N + 1, B, H), wx.dtype)
         read = states if h_mask is None and dtype == wx.dtype else empty((T, N + 1, B, H), dtype)
@@ -130,13 +123,13 @@ class _MixedScan(torch.autograd.Function):
         products = [empty((T, len(sources), B, 2 * H), dtype) for sources in work.sources]
         means, variances = wx.new_empty(T, N + 1, H), wx.new_empty(T, N + 1, H)
         if not train:
-            means[:], variances[:] = norm.mean, norm.variance
+            means[:], variances[:] = running
         hidden[0] = h
         w, (s, m, v, z) = _arrays(mixtures), _arrays((states, means, variances, work.z))
 
         def normalise_state(t: int, i: int, z: np.ndarray) -> None:
             """z becomes state i."""
-            normalise(z, m[t, i], v[t, i], norm.eps, train, s[t, i])
+            normalise(z, m[t, i], v[t, i], eps, train, s[t, i])
             if read is not states:
                 read[t, i] = masked(states[t, i], h_mask)
 
@@ -145,40 +138,37 @@ class _MixedScan(torch.autograd.Function):
             c, u = first[t].chunk(2, dim=-1)
             normalise_state(t, 0, torch.lerp(hidden[t], torch.tanh(u), torch.sigmoid(c)).numpy())
             for i, blocks in enumerate(nodes):
-                product, row = products[i][t], 0
-                for block, W in zip(blocks, Ws[i], strict=True):
-                    rows = product[row:row + len(block)].view(-1, 2 * H)
-                    matmul(_pick(read[t], block).flatten(0, 1), W, out=rows, halves=True)
-                    row += len(block)
+                product = products[i][t]
+                for block, W, rows in zip(blocks, Ws[i], product.split(work.sizes[i]), strict=True):
+                    matmul(_pick(read[t], block).flatten(0, 1), W, out=rows.view(-1, 2 * H), halves=True)
                 mix(s[t], work.sources[i], work.widened(product).numpy(), w[i], z)
                 normalise_state(t, i + 1, z)
             torch.mv(states[t, 1:].view(N, -1).t(), r, out=hidden[t + 1].view(-1))
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(h_mask, U, r, *mixtures, *(W for block in Ws for W in block))
             ctx.kept = states, read, first, products, hidden, variances, work
-            ctx.nodes, ctx.norm, ctx.dtype = nodes, norm, dtype
+            ctx.nodes, ctx.eps, ctx.train, ctx.dtype = nodes, eps, train, dtype
         ctx.mark_non_differentiable(means, variances)
         return hidden[1:], means, variances
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         states, read, first, products, hidden, variances, work = kept_once(ctx, "mixed_scan")
-        nodes, dtype, norm, N = ctx.nodes, ctx.dtype, ctx.norm, len(ctx.nodes)
-        train = norm.mean is None
+        nodes, dtype, N = ctx.nodes, ctx.dtype, len(ctx.nodes)
         h_mask, U, r, *tensors = ctx.saved_tensors
         mixtures, Ws = tensors[:N], _by_node(nodes, tensors[N:])
-        _, _, _, wants_wx, wants_h, _, wants_U, wants_r, *wanted = ctx.needs_input_grad
+        _, _, _, _, wants_wx, wants_h, _, wants_U, wants_r, *wanted = ctx.needs_input_grad
         wants_w = any(wanted[:N])
         dws = [torch.zeros_like(mixture) for mixture in mixtures]
         dhs = torch.empty_like(hidden)  # total gradients of h_0 .. h_T
         dhs[-1] = 0
         ds, dz = work.states, work.z
         w, dw, (s, v, by_s, by_z) = _arrays(mixtures), _arrays(dws), _arrays((states, variances, ds, dz))
-        mask = np.empty((0, 0), by_z.dtype) if h_mask is None else h_mask.numpy()
+        mask = np.ones_like(by_z) if h_mask is None else h_mask.numpy()
 
         def normalise_state_backward(t: int, i: int) -> None:
             """dz of what became state i."""
-            normalise_backward(by_s[i], s[t, i], v[t, i], norm.eps, train, by_z)
+            normalise_backward(by_s[i], s[t, i], v[t, i], ctx.eps, ctx.train, by_z)
 
         for t in reversed(range(len(grad))):
             dh = dhs[t + 1].add_(grad[t])
@@ -186,16 +176,14 @@ class _MixedScan(torch.autograd.Function):
             torch.mul(r[:, None, None], dh, out=ds[1:])
             for i in reversed(range(N)):
                 normalise_state_backward(t, i + 1)
-                product, row = products[i][t], 0
+                product, back = products[i][t], work.back[:len(work.sources[i])]
                 values = work.widened(product)
                 mix_backward(s[t], work.sources[i], values.numpy(), w[i], by_z, by_s, dw[i], wants_w)
                 if values is not product:
                     product.copy_(values)
-                for block, W in zip(nodes[i], Ws[i], strict=True):
-                    back = work.back[row:row + len(block)]
-                    matmul(product[row:row + len(block)].flatten(0, 1), W.t(), out=back.view(-1, W.shape[0]))
-                    row += len(block)
-                add_at(by_s, work.sources[i], work.back[:row].to(dz.dtype).numpy(), mask)
+                for W, rows, by_rows in zip(Ws[i], product.split(work.sizes[i]), back.split(work.sizes[i]), strict=True):
+                    matmul(rows.flatten(0, 1), W.t(), out=by_rows.view(-1, W.shape[0]))
+                add_at(by_s, work.sources[i], back.to(dz.dtype).numpy(), mask)
             normalise_state_backward(t, 0)
             c, u = first[t].chunk(2, dim=-1)
             gate, candidate = torch.sigmoid(c), torch.tanh(u)
@@ -210,7 +198,7 @@ class _MixedScan(torch.autograd.Function):
                        for g in _weight_gradients(read, blocks, product)]
         grad_U = over_time(masked(hidden[:-1], h_mask), first, dtype) if wants_U else None
         grad_r = torch.einsum("tbh,tnbh->n", dhs[1:], states[:, 1:]) if wants_r else None
-        return (None, None, None, first if wants_wx else None, dhs[0] if wants_h else None, None, grad_U, grad_r,
+        return (None, None, None, None, first if wants_wx else None, dhs[0] if wants_h else None, None, grad_U, grad_r,
                 *(dws if wants_w else [None] * N), *grads_W)
 
 
@@ -231,9 +219,6 @@ def _pick(states: Tensor, index: Sequence[int]) -> Tensor:
 
 def _weight_gradients(read: Tensor, blocks: Blocks, product: Tensor) -> list[Tensor]:
     """Of every weight of a node, from the gradients by its products (T, L, B, 2 H)."""
-    gradients, row = [], 0
-    for block in blocks:
-        sources = _pick(read.transpose(0, 1), block).transpose(0, 1)  # (T, edges, B, H)
-        gradients.append(over_time(sources, product[:, row:row + len(block)], product.dtype))
-        row += len(block)
-    return gradients
+    parts = product.split([len(block) for block in blocks], dim=1)  # (T, edges, B, 2 H)
+    return [over_time(_pick(read.transpose(0, 1), block).transpose(0, 1), part, product.dtype)
+            for block, part in zip(blocks, parts, strict=True)]
