@@ -84,12 +84,11 @@ def _count(bn: nn.BatchNorm1d, means: Tensor, variances: Tensor) -> None:
 
 
 class _Work:
-    """Arrays of one time step that are used again at every other; a node's edges as an array, and how many a weight has."""
+    """Arrays of one time step that are used again at every other, and a node's edges as an array."""
 
     def __init__(self, nodes: Sequence[Blocks], like: Tensor, dtype: torch.dtype) -> None:
         B, H = like.shape
         self.sources = [np.array([j for block in blocks for j in block]) for blocks in nodes]
-        self.sizes = [[len(block) for block in blocks] for blocks in nodes]
         longest = max(map(len, self.sources))
         self.back = like.new_empty(longest, B, H, dtype=dtype)
         self.wide = like.new_empty(longest, B, 2 * H) if dtype != like.dtype else None
@@ -138,9 +137,11 @@ class _MixedScan(torch.autograd.Function):
             c, u = first[t].chunk(2, dim=-1)
             normalise_state(t, 0, torch.lerp(hidden[t], torch.tanh(u), torch.sigmoid(c)).numpy())
             for i, blocks in enumerate(nodes):
-                product = products[i][t]
-                for block, W, rows in zip(blocks, Ws[i], product.split(work.sizes[i]), strict=True):
-                    matmul(_pick(read[t], block).flatten(0, 1), W, out=rows.view(-1, 2 * H), halves=True)
+                product, row = products[i][t], 0
+                for block, W in zip(blocks, Ws[i], strict=True):
+                    rows = product[row:row + len(block)].view(-1, 2 * H)
+                    matmul(_pick(read[t], block).flatten(0, 1), W, out=rows, halves=True)
+                    row += len(block)
                 mix(s[t], work.sources[i], work.widened(product).numpy(), w[i], z)
                 normalise_state(t, i + 1, z)
             torch.mv(states[t, 1:].view(N, -1).t(), r, out=hidden[t + 1].view(-1))
@@ -176,14 +177,16 @@ class _MixedScan(torch.autograd.Function):
             torch.mul(r[:, None, None], dh, out=ds[1:])
             for i in reversed(range(N)):
                 normalise_state_backward(t, i + 1)
-                product, back = products[i][t], work.back[:len(work.sources[i])]
+                product, row = products[i][t], 0
                 values = work.widened(product)
                 mix_backward(s[t], work.sources[i], values.numpy(), w[i], by_z, by_s, dw[i], wants_w)
                 if values is not product:
                     product.copy_(values)
-                for W, rows, by_rows in zip(Ws[i], product.split(work.sizes[i]), back.split(work.sizes[i]), strict=True):
-                    matmul(rows.flatten(0, 1), W.t(), out=by_rows.view(-1, W.shape[0]))
-                add_at(by_s, work.sources[i], back.to(dz.dtype).numpy(), mask)
+                for block, W in zip(nodes[i], Ws[i], strict=True):
+                    back = work.back[row:row + len(block)]
+                    matmul(product[row:row + len(block)].flatten(0, 1), W.t(), out=back.view(-1, W.shape[0]))
+                    row += len(block)
+                add_at(by_s, work.sources[i], work.back[:row].to(dz.dtype).numpy(), mask)
             normalise_state_backward(t, 0)
             c, u = first[t].chunk(2, dim=-1)
             gate, candidate = torch.sigmoid(c), torch.tanh(u)
