@@ -271,7 +271,7 @@ def test_a_users_operation_grows_as_well():
         assert last_convolutions(operation) == {"0": slice(None)}
         network, *_, batch = trained(("squashed_conv", "skip_connect"), steps=3)
         places = [m for m in splitting_matrices(network, loss, batch) if m.operation == (3, "squashed_conv")]
-        assert list(places[1].weights) == ["cell 2.0.weight", "cell 2.0.bias"]
+        assert list(places[1].trace.weights) == ["cell 2.0.weight", "cell 2.0.bias"]
         value, size = loss_after_splitting(network, batch, (3, "squashed_conv"), places)
         torch.testing.assert_close(hessian(value, torch.zeros(size, dtype=torch.float64)), torch.block_diag(
             *[S for place in places for S in dense(place)]), rtol=1e-8, atol=1e-12)
