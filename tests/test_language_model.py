@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call
 
 from growdarts_study import published
-from growdarts.bilevel import VirtualStep, alpha_gradient, hessian_vector_product, second_order
+from growdarts.bilevel import VirtualStep, alpha_gradient, hessian_vector_product
 from growdarts.spaces.two_input.network import derived_layers, two_input_layers
 from growdarts_study.experiments.rivals import LSTM
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
@@ -216,7 +216,9 @@ def test_second_order_matches_double_backward_with_masks_and_tied_weights(small,
     h = torch.randn(B, H, dtype=torch.float64)
     h = (h,) if cell == "two_input" else h
     train, validation = window(True, h, 1), window(False, h, 2)
-    found = torch.cat(second_order(network, task.loss, train, validation, VirtualStep(XI, DECAY), radius))
+    weights = network.theta_parameters()
+    step = VirtualStep(torch.optim.SGD(weights, lr=XI, weight_decay=DECAY), weights, None)
+    found = torch.cat(alpha_gradient(network, task.loss, train, validation, order=2, step=step, radius=radius))
 
     def double_backward(moved):
         gradient = torch.autograd.grad(task.loss(network, train), moved, create_graph=True)
@@ -232,7 +234,7 @@ def test_second_order_matches_double_backward_with_masks_and_tied_weights(small,
         untied = double_backward([p for p in theta if p is not network.embedding])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * expected.norm().item())
     assert (untied - expected).norm() > 1e-3 * expected.norm()  # leaving the embedding out would show
-    first = torch.cat(alpha_gradient(network, task.loss, train, validation, order=1, step=VirtualStep(XI), radius=radius))
+    first = torch.cat(alpha_gradient(network, task.loss, train, validation, order=1, step=step, radius=radius))
     assert (first - expected).norm() > 1e-2 * expected.norm()
 
 
