@@ -8,11 +8,10 @@ of `Genotype` such a text builds the same architecture.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from operator import index
-from typing import Any, Self
 
-from growdarts.spaces.genotype import GenotypeError, JsonForm, genotypes_of, require_space
+from growdarts.spaces.genotype import GenotypeError, JsonForm, genotypes_of
 
 Edge = tuple[str, int]  # operation, predecessor
 
@@ -26,11 +25,9 @@ class DartsGenotype(JsonForm):
     """What both kinds of genotype share. A `GenotypeError` lists everything that is wrong with the fields."""
 
     def __post_init__(self) -> None:
-        require_space(self, type(self).space)
-        for name in self._names():
-            value = getattr(self, name)
+        for name, value in list(vars(self).items()):
             try:
-                plain = (tuple(index(i) for i in value) if name.endswith("concat") else
+                plain = (tuple(map(index, value)) if name.endswith("concat") else
                          tuple((str(operation), index(j)) for operation, j in value))
             except (TypeError, ValueError) as error:
                 wanted = "node numbers" if name.endswith("concat") else "pairs (operation, predecessor)"
@@ -41,26 +38,7 @@ class DartsGenotype(JsonForm):
 
     @property
     def operations(self) -> list[str]:
-        return [name for field in self._names() if not field.endswith("concat") for name, _ in getattr(self, field)]
-
-    @classmethod
-    def _names(cls) -> list[str]:
-        return [field.name for field in fields(cls) if field.name != "space"]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"space": self.space} | {
-            name: [list(item) if isinstance(item, tuple) else item for item in getattr(self, name)]
-            for name in self._names()}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        values = cls.contents(data)
-        missing = [name for name in cls._names() if name not in values]
-        left_over = [name for name in values if name not in cls._names()]
-        if missing or left_over:
-            raise GenotypeError(f"the dictionary is no genotype of space {cls.space!r}: "
-                                f"missing {missing}, left over {left_over}")
-        return cls(**values)
+        return [name for field, edges in vars(self).items() if not field.endswith("concat") for name, _ in edges]
 
 
 def _edge_problems(where: str, edge: Edge, n_predecessors: int, allowed: Iterable[str]) -> list[str]:
@@ -92,7 +70,6 @@ class RecurrentGenotype(DartsGenotype):
 
     recurrent: tuple[Edge, ...]
     concat: tuple[int, ...]
-    space: str = "darts_recurrent"
 
     @property
     def n_nodes(self) -> int:
@@ -121,7 +98,6 @@ class ConvolutionalGenotype(DartsGenotype):
     normal_concat: tuple[int, ...]
     reduce: tuple[Edge, ...]
     reduce_concat: tuple[int, ...]
-    space: str = "darts_conv"
 
     @property
     def n_nodes(self) -> int:
