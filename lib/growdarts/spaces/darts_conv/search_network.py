@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from growdarts.spaces.darts_conv.operations import FactorizedReduce, ReLUConvBN
-from growdarts.space import Duplicate, OperationOwner, SearchSpace
+from growdarts.space import SearchSpace
+from growdarts.spaces.containers import OperationHolder, OperationModules
 from growdarts.spaces.darts_conv.cell import Cell, MixedEdge, SearchCell, count_edges, derive
 from growdarts.tracing import Call, OperationTrace, record_calls, statistics_kept
 from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, ConvolutionalGenotype
@@ -20,7 +21,7 @@ from growdarts.mixture import Mixture
 from growdarts.forms import plain_forms
 
 
-class SearchImageNetwork(ImageNetwork, SearchSpace, OperationOwner):
+class SearchImageNetwork(ImageNetwork, OperationHolder, SearchSpace):
     """The network that is searched.
 
     All normal cells share one mixture an edge, `normal`, and all reduction cells another, `reduce`: an operation of
@@ -95,14 +96,6 @@ class SearchImageNetwork(ImageNetwork, SearchSpace, OperationOwner):
         replaced.append(widen(self.classifier, last.channels, rows * level[last] if morphism else None))
         return replaced
 
-    def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        before = set(mixture.keys)
-        old, new = mixture.keep(index)
-        for edge in self._edges_of(mixture).values():
-            for key in before - set(mixture.keys):
-                del edge.operations[key]
-        return old, new
-
     def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
         built = [(edge, edge.build(name)) for edge in self._edges_of(mixture).values()]
         old, new = mixture.add(name, weight)
@@ -115,19 +108,9 @@ class SearchImageNetwork(ImageNetwork, SearchSpace, OperationOwner):
         return {f"cell {number}": edge for number, cell in enumerate(self.cells)
                 for edge, candidate in zip(cell.edges, self._mixtures_of(cell), strict=True) if candidate is mixture}
 
-    def operation_weights(self, mixture: Mixture, key: str) -> dict[str, nn.Parameter]:
-        """Weights of operation `key` in all cells of the kind, by names such as `"cell 0.op.1.weight"`."""
-        return {f"{cell}.{name}": weight for cell, edge in self._edges_of(mixture).items()
-                for name, weight in edge.operations[key].named_parameters()}
-
-    def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
-        """Add an identical copy of `key`, running statistics included, in every cell of the kind [JG 3.2.2]."""
-        weights = self.operation_weights(mixture, key)
-        twin, old, new = mixture.duplicate(key)
-        for edge in self._edges_of(mixture).values():
-            edge.operations[twin] = copy.deepcopy(edge.operations[key])
-        copies = self.operation_weights(mixture, twin)
-        return Duplicate(twin, old, new, {name: (weights[name], copies[name]) for name in weights})
+    def containers(self, mixture: Mixture) -> dict[str, OperationModules]:
+        """Those of the edge of `mixture` in every cell of its kind, by the name of the cell."""
+        return {cell: edge.operations for cell, edge in self._edges_of(mixture).items()}
 
     def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
         """Of every operation that ends in a convolution, cell by cell; meant for train mode."""

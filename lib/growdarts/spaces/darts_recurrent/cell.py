@@ -3,15 +3,17 @@
 Shapes: T time, B batch, I inputs, H hidden, N nodes, E edges, K operations.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from growdarts.space import Duplicate, OperationOwner, SearchSpace
+from growdarts.space import Duplicate, SearchSpace
+from growdarts.spaces.containers import OperationHolder
 from growdarts.devices import constant
-from growdarts.spaces.darts_recurrent.highway import HighwayCell, masked
+from growdarts.spaces.darts_recurrent.highway import HighwayCell, highway, masked
 from growdarts.spaces.darts_recurrent.node import PrivateOperation, RecurrentNode
 from growdarts.tracing import OperationTrace, record_calls, statistics_kept
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS, RecurrentGenotype
@@ -20,7 +22,7 @@ from growdarts.mixture import Mixture, operation_name
 from growdarts.forms import has_fast_form, plain_forms
 
 
-class RecurrentSearchCell(HighwayCell, SearchSpace, OperationOwner):
+class RecurrentSearchCell(HighwayCell, OperationHolder, SearchSpace):
     r"""The recurrent search cell of DARTS, which can grow.
 
     $$ s_i = \mathrm{BN}\Big(\sum_{j<i} \sum_{o \neq none} \mathrm{softmax}(\alpha^{(i,j)})_o\, o(s_j)\Big),
@@ -136,39 +138,31 @@ class RecurrentSearchCell(HighwayCell, SearchSpace, OperationOwner):
     def n_nodes(self) -> int:
         return len(self.nodes)
 
-    def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        private, (old, new) = self._private(mixture), mixture.keep(index)
-        for key in set(private.keys()) - set(mixture.keys):
-            del private[key]
-        return old, new
-
     def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
         if name not in RECURRENT_OPERATIONS:
             raise ValueError(f"unknown operation {name!r}: allowed are {', '.join(RECURRENT_OPERATIONS)}")
         return mixture.add(name, weight)  # it computes with the node's W, as all others
 
-    def _private(self, mixture: Mixture) -> nn.ParameterDict:
-        """The weights of operations of its edge that have their own."""
-        node, j = self._edge_of(mixture)
-        return node.private[j]
-
     def _edge_of(self, mixture: Mixture) -> tuple[RecurrentNode, int]:
         """Node and predecessor of the edge of `mixture`."""
         return next((node, j) for node in self.nodes for j, edge in enumerate(node.edges) if edge is mixture)
 
+    def containers(self, mixture: Mixture) -> dict[str, nn.ParameterDict]:
+        """The W of operations that have their own."""
+        node, j = self._edge_of(mixture)
+        return {"W": node.private[j]}
+
     def operation_weights(self, mixture: Mixture, key: str) -> dict[str, nn.Parameter]:
         """`W`, (H, 2 H), of an operation: its own, or the one that it shares; empty for `none`."""
-        node, j = self._edge_of(mixture)
-        return node.weights_of(j, key)
+        shared = {} if key == "none" else {"W": self._edge_of(mixture)[0].W}
+        return super().operation_weights(mixture, key) or shared
 
     def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
         """Add an identical copy of an operation to its edge; each then has a W of its own [JG 3.2.2]."""
-        private, W = self._private(mixture), self.operation_weights(mixture, key)["W"].detach()
-        copy, old, new = mixture.duplicate(key)
+        private = self.containers(mixture)["W"]
         if key not in private:
-            private[key] = nn.Parameter(W.clone())
-        private[copy] = nn.Parameter(W.clone())
-        return Duplicate(copy, old, new, {"W": (private[key], private[copy])})
+            private[key] = nn.Parameter(self.operation_weights(mixture, key)["W"].detach().clone())
+        return super().duplicate_operation(mixture, key)
 
     def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
         """Every operation but `none` on all samples and time steps that `loss` runs the cell over.
@@ -180,9 +174,14 @@ class RecurrentSearchCell(HighwayCell, SearchSpace, OperationOwner):
             calls = record_calls([*self.nodes], loss)
         traces = []
         for node in self.nodes:
-            sources = torch.cat([call.arguments[0] for call in calls[node]], dim=1)
+            sources = torch.cat([call.arguments[0] for call in calls[node]], dim=1)  # (L, n, H)
             dropped = torch.cat([masked(*call.arguments[:2]) for call in calls[node]], dim=1)
-            traces += node.traces(sources, dropped, torch.cat([call.gradient for call in calls[node]]))
+            gradient = torch.cat([call.gradient for call in calls[node]])
+            for s, s_dropped, j in zip(sources, dropped, node.live(), strict=True):
+                edge = node.edges[j]
+                traces += [OperationTrace(edge, key, self.operation_weights(edge, key), partial(_output, s, s_dropped, key),
+                                          gradient, self.hidden, unit_dim=1, weight=weight)
+                           for key, weight in zip(edge.keys, edge.weights().detach(), strict=True) if key != "none"]
         return traces
 
     def structure(self) -> list[dict[str, Any]]:
@@ -214,3 +213,8 @@ class RecurrentSearchCell(HighwayCell, SearchSpace, OperationOwner):
         if not recurrent:
             raise GenotypeError("every edge of the cell holds none only: no architecture can be derived")
         return RecurrentGenotype(tuple(recurrent), tuple(range(1, len(recurrent) + 1)))
+
+
+def _output(s: Tensor, dropped: Tensor, key: str, theta: Mapping[str, Tensor]) -> Tensor:
+    """An operation on states (n, H) before and after dropout; unit u owns columns u and H + u of W."""
+    return highway(s, dropped @ theta["W"], operation_name(key))

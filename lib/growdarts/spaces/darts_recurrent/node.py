@@ -4,14 +4,12 @@ Shapes: T time, B batch, H hidden, L live edges, K operations.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from growdarts.spaces.darts_recurrent.highway import ACTIVATIONS, highway, masked, uniform
-from growdarts.tracing import OperationTrace
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
 from growdarts.mixture import Mixture, operation_name
 from growdarts.spaces.precision import product
@@ -93,25 +91,3 @@ class RecurrentNode(nn.Module):
     def flops(self) -> int:
         """Multiply-adds, counted twice, of the matrix products of one time step and sample."""
         return 2 * self.W.numel() * (len(self.live()) + sum(map(len, self.own())))
-
-    def weights_of(self, j: int, key: str) -> dict[str, nn.Parameter]:
-        """The W that operation `key` of edge `j` computes with, its own or the node's; none for `none`."""
-        if key == "none":
-            return {}
-        return {"W": self.private[j][key] if key in self.private[j] else self.W}
-
-    def traces(self, sources: Tensor, dropped: Tensor, gradient: Tensor) -> list[OperationTrace]:
-        """Every operation with weights on n time steps and samples; unit u owns columns u and H + u of W.
-
-        sources, dropped : live states before and after dropout, (L, n, H).
-        gradient : of the loss by the node before its batch norm, (n, H).
-        """
-        def output(s: Tensor, dropped: Tensor, activation: str, theta: dict[str, Tensor]) -> Tensor:
-            return highway(s, dropped @ theta["W"], activation)
-
-        return [OperationTrace(self.edges[j], key, self.weights_of(j, key),
-                               partial(output, sources[i], dropped[i], operation_name(key)), gradient, self.hidden,
-                               unit_dim=1, weight=weight)
-                for i, j in enumerate(self.live())
-                for key, weight in zip(self.edges[j].keys, self.edges[j].weights().detach(), strict=True)
-                if key != "none"]

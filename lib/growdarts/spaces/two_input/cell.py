@@ -4,12 +4,13 @@ Shapes: T time, B batch, I inputs of the layer, H hidden, N nodes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from growdarts.space import Duplicate, OperationOwner
 from growdarts.tracing import OperationTrace, record_calls
+from growdarts.spaces.containers import OperationHolder
 from growdarts.spaces.two_input.node import TwoInputNode
 from growdarts.mixture import Mixture, operation_keys, operation_name
 from growdarts.forms import has_fast_form, plain_forms
@@ -17,7 +18,7 @@ from growdarts.spaces.precision import product_type, require_float, without_auto
 from growdarts.spaces.two_input.operations import TWO_INPUT
 
 
-class TwoInputCell(nn.Module, OperationOwner):
+class TwoInputCell(nn.Module, OperationHolder):
     r"""A chain of two-input nodes run over time: $s_0 = h_{t-1}$, $h_t = s_N$ [JG Eq. 3].
 
     Parameters
@@ -70,12 +71,13 @@ class TwoInputCell(nn.Module, OperationOwner):
             node.become_identity(epsilon, noise)
         self.nodes.append(node)
 
-    def operation_weights(self, mixture: Mixture, key: str) -> dict[str, nn.Parameter]:
-        """`W`, `U`, `b` of an operation; empty if it owns none."""
-        return self._node_of(mixture).weights_of(key)
+    def containers(self, mixture: Mixture) -> dict[str, nn.ParameterDict]:
+        node = self._node_of(mixture)
+        return {"W": node.W, "U": node.U, "b": node.b}
 
-    def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
-        return self._node_of(mixture).duplicate(key)
+    def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
+        """Add operation `name`, with fresh weights, at mixture weight `weight`; the old and the new alpha."""
+        return self._node_of(mixture).add(name, weight)
 
     def _node_of(self, mixture: Mixture) -> TwoInputNode:
         return next(node for node in self.nodes if node.mixture is mixture)
@@ -88,9 +90,15 @@ class TwoInputCell(nn.Module, OperationOwner):
         with plain_forms():
             calls = record_calls([self, *self.nodes], loss)
         x = torch.cat([call.arguments[0].flatten(0, 1) for call in calls[self]])
-        return [trace for node in self.nodes
-                for trace in node.traces(x, torch.cat([call.arguments[2] for call in calls[node]]),
-                                         torch.cat([call.gradient for call in calls[node]]))]
+        traces = []
+        for node in self.nodes:
+            s = torch.cat([call.arguments[2] for call in calls[node]])
+            gradient = torch.cat([call.gradient for call in calls[node]])
+            traces += [OperationTrace(node.mixture, key, self.operation_weights(node.mixture, key),
+                                      partial(operation.output, x, s), gradient, self.hidden, weight=weight)
+                       for key, operation, weight in zip(node.mixture.keys, node.operations(),
+                                                         node.mixture.weights().detach(), strict=True) if operation.blocks]
+        return traces
 
     def mixtures(self) -> Iterator[Mixture]:
         return (node.mixture for node in self.nodes)

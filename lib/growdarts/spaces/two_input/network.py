@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 from growdarts.spaces.two_input.cell import TwoInputCell, fixed_cell
-from growdarts.spaces.two_input.node import TwoInputNode
 from growdarts.spaces.genotype import require_space
 from growdarts.spaces.two_input.genotype import Genotype
+from growdarts.growth import operation_owner
 from growdarts.mixture import Mixture
 from growdarts.space import SearchSpace
 
@@ -53,13 +53,10 @@ class TwoInputForecaster(Forecaster, SearchSpace):
             cell.grow_node(morphism=morphism, epsilon=epsilon, noise=noise)
 
     def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        return self._node_of(mixture).keep(index)
+        return operation_owner(self, mixture).keep_operations(mixture, index)
 
     def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
-        return self._node_of(mixture).add(name, weight)
-
-    def _node_of(self, mixture: Mixture) -> TwoInputNode:
-        return next(node for cell in self.cells for node in cell.nodes if node.mixture is mixture)
+        return operation_owner(self, mixture).add_operation(mixture, name, weight)
 
     def structure(self) -> list[list[list[str]]]:
         return [cell.structure() for cell in self.cells]

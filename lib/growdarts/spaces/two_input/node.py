@@ -3,14 +3,11 @@
 Shapes: T time, B batch, I inputs of the layer, H hidden, K operations of a node.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from growdarts.space import Duplicate
-from growdarts.tracing import OperationTrace
 from growdarts.mixture import Mixture, operation_name
 from growdarts.spaces.containers import OperationWeights
 from growdarts.spaces.two_input.operations import TWO_INPUT, TwoInputOperation
@@ -45,15 +42,12 @@ class TwoInputNode(nn.Module):
 
     def input_weights(self) -> tuple[Tensor, Tensor]:
         """W (sum rows, I) and b (sum rows) of all operations."""
-        if not len(self.W):
-            return self.mixture.alpha.new_zeros(0, self.inputs), self.mixture.alpha.new_zeros(0)
-        return torch.cat(list(self.W.values())), torch.cat(list(self.b.values()))
+        none = self.mixture.alpha.new_zeros(0, self.inputs)  # torch.cat wants one tensor at least
+        return torch.cat([none, *self.W.values()]), torch.cat([none[:, 0], *self.b.values()])
 
     def state_weights(self) -> Tensor:
         """U of all operations, (sum rows, H)."""
-        if not len(self.U):
-            return self.mixture.alpha.new_zeros(0, self.hidden)
-        return torch.cat(list(self.U.values()))
+        return torch.cat([self.mixture.alpha.new_zeros(0, self.hidden), *self.U.values()])
 
     def forward(self, wx: Tensor, us: Tensor, s: Tensor, weights: Tensor) -> Tensor:
         r"""$\sum_o w_o\, o(x_t, s)$ from the transformed inputs of one time step; (B, H) [JG Eq. 3]."""
@@ -68,13 +62,6 @@ class TwoInputNode(nn.Module):
     def theta_parameters(self) -> list[nn.Parameter]:
         return [part[key] for key in self.mixture.keys if key in self.W for part in (self.W, self.U, self.b)]
 
-    def keep(self, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        dropped = set(self.mixture.keys) - {self.mixture.keys[i] for i in index}
-        for key in dropped:
-            if key in self.W:
-                del self.W[key], self.U[key], self.b[key]
-        return self.mixture.keep(index)
-
     def add(self, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
         """Add operation `name` with fresh weights at mixture weight `weight`; the old and the new alpha."""
         _refuse_unknown([name])
@@ -82,31 +69,6 @@ class TwoInputNode(nn.Module):
         self._draw_weights(name)
         self.to(new)
         return old, new
-
-    def weights_of(self, key: str) -> dict[str, nn.Parameter]:
-        """`W`, `U`, `b` of operation `key`; empty if it owns none."""
-        return {"W": self.W[key], "U": self.U[key], "b": self.b[key]} if key in self.W else {}
-
-    def duplicate(self, key: str) -> Duplicate:
-        """Add an identical copy `"name#2"` of `key`; the two share its mixture weight [JG 3.2.2]."""
-        weights = self.weights_of(key)
-        copy, old, new = self.mixture.duplicate(key)
-        for name in weights:
-            getattr(self, name)[copy] = nn.Parameter(weights[name].detach().clone())
-        copies = self.weights_of(copy)
-        return Duplicate(copy, old, new, {name: (weights[name], copies[name]) for name in weights})
-
-    def traces(self, x: Tensor, s: Tensor, gradient: Tensor) -> list[OperationTrace]:
-        """Every operation with weights on inputs (n, I) and states (n, H), the loss's `gradient` by the node (n, H)."""
-
-        def output(operation: TwoInputOperation, theta: Mapping[str, Tensor]) -> Tensor:
-            linear = nn.functional.linear
-            return operation.function(linear(x, theta["W"], theta["b"]), linear(s, theta["U"]), s)
-
-        return [OperationTrace(self.mixture, key, self.weights_of(key), partial(output, operation),
-                               gradient, self.hidden, weight=weight)
-                for key, operation, weight in zip(self.mixture.keys, self.operations(),
-                                                  self.mixture.weights().detach(), strict=True) if key in self.W]
 
     @torch.no_grad()
     def become_identity(self, epsilon: float, noise: float) -> None:
