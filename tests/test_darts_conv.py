@@ -362,16 +362,15 @@ def test_errors(make, message):
 
 def test_an_operation_is_added_by_one_function_and_one_line():
     try:
-        @convolutional(add_norm=True)
+        @convolutional
         def halved(channels, stride, affine):
             return nn.AvgPool2d(stride, stride)
 
         network = small(operations=("skip_connect", "halved"))
         assert network(torch.randn(2, 3, 8, 8).double()).shape == (2, 4)
-        assert isinstance(build_operation("halved", 2, 1, search=True), nn.Sequential)
-        assert isinstance(build_operation("halved", 2, 1, search=False), nn.AvgPool2d)
+        assert isinstance(build_operation("halved", 2, 1, search=True), nn.AvgPool2d)
         with pytest.raises(ValueError, match="'halved' is registered twice"):
-            convolutional()(halved)
+            convolutional(halved)
     finally:
         del CONVOLUTIONAL["halved"]
 

@@ -25,7 +25,7 @@ def name(request):
 
     function.__name__ = build.__name__ = request.param
     two_input(blocks=1)(function)
-    convolutional()(build)
+    convolutional(build)
     yield request.param
     del TWO_INPUT[request.param], CONVOLUTIONAL[request.param]
 

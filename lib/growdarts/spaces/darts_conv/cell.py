@@ -6,8 +6,8 @@ after those of node i-1, so a grown node leaves the numbers of all others as the
 Shapes: B batch, C channels, H and W pixels, N nodes, K operations of an edge.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from growdarts.spaces.genotype import GenotypeError
 from growdarts.mixture import Mixture, operation_name
 from growdarts.spaces.containers import OperationModules
 from growdarts.forms import has_fast_form
+
+
+T = TypeVar("T")
 
 
 class Cell(nn.Module):
@@ -79,10 +82,12 @@ class SearchCell(Cell):
     def __init__(self, inputs: tuple[int, int], channels: int, edges: Sequence[Sequence[str]], *,
                  reduction: bool, after_reduction: bool) -> None:
         super().__init__(inputs, channels, reduction=reduction, after_reduction=after_reduction, affine=False)
-        self.n_nodes = count_nodes(len(edges))
-        predecessors = [j for i in range(self.n_nodes) for j in range(2 + i)]
         self.edges = nn.ModuleList(MixedEdge(channels, self.stride(j), keys)
-                                   for j, keys in zip(predecessors, edges, strict=True))
+                                   for node in by_node(edges) for j, keys in enumerate(node))
+
+    @property
+    def n_nodes(self) -> int:
+        return len(by_node(self.edges))
 
     @property
     def width(self) -> int:
@@ -94,18 +99,16 @@ class SearchCell(Cell):
     @has_fast_form
     def forward(self, s0: Tensor, s1: Tensor, mixtures: Sequence[tuple[Sequence[str], Tensor]]) -> Tensor:
         """-> (B, N * C, H, W), edge after edge [DARTS Eq. 1]; `mixtures` are every edge's keys and weights."""
-        states, edges = [self.preprocess0(s0), self.preprocess1(s1)], zip(self.edges, mixtures, strict=True)
-        for _ in range(self.n_nodes):
-            states.append(sum(edge(x, *mixture) for x, (edge, mixture) in zip(states, edges)))  # next len(states)
+        states = [self.preprocess0(s0), self.preprocess1(s1)]
+        for node in by_node(zip(self.edges, mixtures, strict=True)):
+            states.append(sum(edge(x, *mixture) for x, (edge, mixture) in zip(states, node, strict=True)))
         return torch.cat(states[2:], dim=1)
 
     def add_node(self, keys: Sequence[str]) -> None:
         """Append a node with edges from all states; its weights are fresh, nobody reads it yet."""
         like = self.preprocess1.op[1].weight
-        new = [MixedEdge(self.channels, self.stride(j), keys).to(like).train(self.training)
-               for j in range(2 + self.n_nodes)]
-        self.edges.extend(new)
-        self.n_nodes += 1
+        self.edges.extend([MixedEdge(self.channels, self.stride(j), keys).to(like).train(self.training)
+                           for j in range(2 + self.n_nodes)])
 
     def theta_parameters(self, mixtures: Sequence[Mixture]) -> list[nn.Parameter]:
         """Weights, those of an edge in the order of its alpha."""
@@ -119,16 +122,15 @@ class SearchCell(Cell):
         A batch norm leaves at most 1, an identity what it is given, and root mean squares of terms add up
         at most linearly.
         """
-        rms, position = [1.0, 1.0], 0
-        for i in range(self.n_nodes):
+        rms = [1.0, 1.0]
+        for node in by_node(zip(self.edges, mixtures, strict=True)):
             total = 0.0
-            for j in range(2 + i):
-                edge = self.edges[position + j].operations
-                for key, weight in mixtures[position + j].named_weights().items():
-                    total += weight * (rms[j] if isinstance(edge[key], nn.Identity) else
-                                       0.0 if isinstance(edge[key], Zero) else 1.0)
+            for j, (edge, mixture) in enumerate(node):
+                for key, weight in mixture.named_weights().items():
+                    operation = edge.operations[key]
+                    total += weight * (rms[j] if isinstance(operation, nn.Identity) else
+                                       0.0 if isinstance(operation, Zero) else 1.0)
             rms.append(total)
-            position += 2 + i
         return rms[-1]
 
 
@@ -159,14 +161,14 @@ class FixedCell(Cell):
         return torch.cat([states[i] for i in self.concat], dim=1)
 
 
-def count_edges(n_nodes: int) -> int:
-    """Edges of a cell: node i = 0, 1, ... has i + 2."""
-    return n_nodes * (n_nodes + 3) // 2
-
-
-def count_nodes(n_edges: int) -> int:
-    """Inverse of `count_edges`."""
-    return (math.isqrt(9 + 8 * n_edges) - 3) // 2
+def by_node(edges: Iterable[T]) -> list[list[T]]:
+    """The edges of a cell, or what belongs to them, node by node: the first two, the next three, ..."""
+    left, nodes = list(edges), []
+    while left:
+        n = len(nodes) + 2
+        nodes.append(left[:n])
+        left = left[n:]
+    return nodes
 
 
 def derive(mixtures: Sequence[Mixture], kind: str) -> tuple[Edge, ...]:
@@ -175,18 +177,16 @@ def derive(mixtures: Sequence[Mixture], kind: str) -> tuple[Edge, ...]:
     `none` competes in the softmax but is not taken; copies of a duplicated operation count together.
     """
     edges: list[Edge] = []
-    start = 0
-    for i in range(count_nodes(len(mixtures))):
+    for i, node in enumerate(by_node(mixtures), start=2):
         found = []
-        for j, mixture in enumerate(mixtures[start:start + 2 + i]):
+        for j, mixture in enumerate(node):
             weights = {name: w for name, w in mixture.operation_weights().items() if name != "none"}
             if weights:
                 best = max(weights, key=weights.__getitem__)
                 found.append((weights[best], best, j))
         if len(found) < 2:
-            raise GenotypeError(f"node {2 + i} of the {kind} cell: {len(found)} edges hold an operation "
+            raise GenotypeError(f"node {i} of the {kind} cell: {len(found)} edges hold an operation "
                                 "other than none, a genotype needs two")
         found.sort(key=lambda entry: -entry[0])  # stable: of equal edges the first
         edges += [(best, j) for _, best, j in found[:2]]
-        start += 2 + i
     return tuple(edges)

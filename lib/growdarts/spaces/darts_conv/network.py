@@ -4,7 +4,8 @@ Stem, a stack of cells of which those at one and two thirds reduce, global avera
 Shapes: B batch, C channels, H = W = image_size pixels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -39,14 +40,15 @@ class ImageNetwork(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(image_channels, width, 3, padding=1, bias=False),
                                   nn.BatchNorm2d(width))
 
-    def _build(self, make: Callable[..., Cell]) -> None:
-        """Cells and head; `make(inputs, channels, reduction=..., after_reduction=...)` gives a cell."""
+    def _build(self, kind: type[Cell], normal: Sequence[Any], reduce: Sequence[Any]) -> None:
+        """Cells and head; `normal` and `reduce` are what cells of this `kind` take besides their place."""
         widths = (self.stem_multiplier * self.channels,) * 2
         channels, after_reduction, cells = self.channels, False, []
         for position in range(self.n_cells):
             reduction = position in (self.n_cells // 3, 2 * self.n_cells // 3)
             channels *= 2 if reduction else 1
-            cells.append(make(widths, channels, reduction=reduction, after_reduction=after_reduction))
+            cells.append(kind(widths, channels, *(reduce if reduction else normal), reduction=reduction,
+                              after_reduction=after_reduction))
             widths, after_reduction = (widths[1], cells[-1].width), reduction
         self.cells = nn.ModuleList(cells)
         self.classifier = nn.Linear(widths[1], self.classes)
@@ -93,13 +95,7 @@ class FixedImageNetwork(ImageNetwork):
         super().__init__(channels, classes, n_cells, image_channels=image_channels, image_size=image_size)
         require_space(genotype, "darts_conv")
         self.genotype, self.drop_path = genotype, 0.0
-
-        def make(inputs: tuple[int, int], channels: int, *, reduction: bool, after_reduction: bool) -> Cell:
-            edges, concat = ((genotype.reduce, genotype.reduce_concat) if reduction else
-                             (genotype.normal, genotype.normal_concat))
-            return FixedCell(inputs, channels, edges, concat, reduction=reduction, after_reduction=after_reduction)
-
-        self._build(make)
+        self._build(FixedCell, (genotype.normal, genotype.normal_concat), (genotype.reduce, genotype.reduce_concat))
 
     def _cell_arguments(self) -> list[float]:
         return [self.drop_path] * self.n_cells

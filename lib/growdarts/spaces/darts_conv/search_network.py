@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from growdarts.spaces.darts_conv.operations import FactorizedReduce, ReLUConvBN
 from growdarts.space import SearchSpace
 from growdarts.spaces.containers import OperationHolder, OperationModules
-from growdarts.spaces.darts_conv.cell import Cell, MixedEdge, SearchCell, count_edges, derive
+from growdarts.spaces.darts_conv.cell import MixedEdge, SearchCell, derive
 from growdarts.tracing import Call, OperationTrace, record_calls, statistics_kept
 from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, ConvolutionalGenotype
 from growdarts.spaces.darts_conv.network import ImageNetwork
@@ -34,16 +34,13 @@ class SearchImageNetwork(ImageNetwork, OperationHolder, SearchSpace):
                  image_size: int = 32) -> None:
         super().__init__(channels, classes, n_cells, image_channels=image_channels, image_size=image_size)
         self.operations = list(operations)
-        self._build_edges({kind: [self.operations] * count_edges(n_nodes) for kind in ("normal", "reduce")})
+        n_edges = sum(range(2, 2 + n_nodes))
+        self._build_edges([self.operations] * n_edges, [self.operations] * n_edges)
 
-    def _build_edges(self, structure: dict[str, list[list[str]]]) -> None:
-        def make(inputs: tuple[int, int], channels: int, *, reduction: bool, after_reduction: bool) -> Cell:
-            return SearchCell(inputs, channels, structure["reduce" if reduction else "normal"],
-                              reduction=reduction, after_reduction=after_reduction)
-
-        self._build(make)
-        self.normal = nn.ModuleList(Mixture(keys) for keys in structure["normal"])
-        self.reduce = nn.ModuleList(Mixture(keys) for keys in structure["reduce"])
+    def _build_edges(self, normal: Sequence[Sequence[str]], reduce: Sequence[Sequence[str]]) -> None:
+        self._build(SearchCell, [normal], [reduce])
+        self.normal = nn.ModuleList(map(Mixture, normal))
+        self.reduce = nn.ModuleList(map(Mixture, reduce))
 
     def _mixtures_of(self, cell: SearchCell) -> "nn.ModuleList[Mixture]":
         return self.reduce if cell.reduction else self.normal
@@ -86,11 +83,9 @@ class SearchImageNetwork(ImageNetwork, OperationHolder, SearchSpace):
         level = {cell: noise * epsilon / readers**0.5 / max(cell.node_rms(self._mixtures_of(cell)), 1.0)
                  if morphism else None for cell in self.cells}
         replaced = []
-        for source, first, second in zip(self.cells, [*self.cells[1:], None], [*self.cells[2:], None, None]):
-            if first is not None:
-                replaced += widen_fitting(first.preprocess1, source.channels, level[source])
-            if second is not None:
-                replaced += widen_fitting(second.preprocess0, source.channels, level[source])
+        for position, source in enumerate(self.cells, start=1):
+            for reader, fit in zip(self.cells[position:], ("preprocess1", "preprocess0"), strict=False):
+                replaced += widen_fitting(getattr(reader, fit), source.channels, level[source])
         last = self.cells[-1]
         rows = self.classifier.weight.square().mean(dim=1).sqrt()  # as large as the entries of each row
         replaced.append(widen(self.classifier, last.channels, rows * level[last] if morphism else None))
@@ -126,7 +121,7 @@ class SearchImageNetwork(ImageNetwork, OperationHolder, SearchSpace):
 
     def restructure(self, structure: dict[str, list[list[str]]]) -> None:
         like = self.stem[0].weight
-        self._build_edges(structure)
+        self._build_edges(**structure)
         self.to(like).train(self.training)
 
     def genotype(self) -> ConvolutionalGenotype:
@@ -210,11 +205,10 @@ def convolution_traces(mixture: Mixture, key: str, place: str, operation: nn.Mod
     traces = []
     for name, channels in last_convolutions(operation).items():
         convolution = operation.get_submodule(name)
-        prefix = f"{name}." if name else ""
-        weights = {f"{place}.{prefix}{part}": weight for part, weight in convolution.named_parameters()}
-        traces.append(OperationTrace(
-            mixture, key, weights, partial(_outputs, frozen, place, [call.arguments for call in calls], channels),
-            torch.cat([call.gradient[:, channels] for call in calls]), convolution.out_channels))
+        weights = {f"{place}.{part}": weight for part, weight in convolution.named_parameters(name)}
+        outputs = partial(_outputs, frozen, place, [call.arguments for call in calls], channels)
+        gradient = torch.cat([call.gradient[:, channels] for call in calls])
+        traces.append(OperationTrace(mixture, key, weights, outputs, gradient, convolution.out_channels))
     return traces
 
 
