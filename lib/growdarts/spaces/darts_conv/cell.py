@@ -6,19 +6,18 @@ after those of node i-1, so a grown node leaves the numbers of all others as the
 Shapes: B batch, C channels, H and W pixels, N nodes, K operations of an edge.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from growdarts.spaces.darts_conv.operations import (FactorizedReduce, ReLUConvBN, Zero, build_operation, convolution_flops, drop_path)
+from growdarts.spaces.darts_conv.operations import FactorizedReduce, ReLUConvBN, Zero, build_operation, drop_path
 from growdarts.spaces.darts.genotypes import Edge
 from growdarts.spaces.genotype import GenotypeError
 from growdarts.mixture import Mixture, operation_name
 from growdarts.spaces.containers import OperationModules
 from growdarts.forms import has_fast_form
-
 
 T = TypeVar("T")
 
@@ -30,7 +29,7 @@ class Cell(nn.Module):
     ----------
     inputs, channels : of s0 and s1, and C of every node.
     reduction : edges from the two inputs have stride 2.
-    after_reduction : s1 comes from a reduction cell, so s0 has twice its height and width.
+    after_reduction : s1 comes from a reduction cell, so s0 has twice its height and width. The two are the `place`.
     affine : whether the batch norms have weights; a search network's have none.
     """
 
@@ -47,12 +46,6 @@ class Cell(nn.Module):
     def stride(self, predecessor: int) -> int:
         """Of an edge from state `predecessor`."""
         return 2 if self.reduction and predecessor < 2 else 1
-
-    def flops(self, pixels: int) -> int:
-        """Of the convolutions, for one sample whose s1 has `pixels` = H * W; multiply-adds counted twice."""
-        after = pixels // self.stride(0) ** 2
-        return (sum(convolution_flops(fit, pixels) for fit in (self.preprocess0, self.preprocess1))
-                + sum(convolution_flops(operation, after) for operation in self.edge_operations()))
 
 
 class MixedEdge(nn.Module):
@@ -79,9 +72,8 @@ class SearchCell(Cell):
     r"""$x_i = \sum_{j < i} \bar o_{ij}(x_j)$, the output is $x_2, x_3, \dots$ side by side [DARTS Eq. 1]; `edges` are
     the keys of their operations."""
 
-    def __init__(self, inputs: tuple[int, int], channels: int, edges: Sequence[Sequence[str]], *,
-                 reduction: bool, after_reduction: bool) -> None:
-        super().__init__(inputs, channels, reduction=reduction, after_reduction=after_reduction, affine=False)
+    def __init__(self, inputs: tuple[int, int], channels: int, edges: Sequence[Sequence[str]], **place: bool) -> None:
+        super().__init__(inputs, channels, affine=False, **place)
         self.edges = nn.ModuleList(MixedEdge(channels, self.stride(j), keys)
                                    for node in by_node(edges) for j, keys in enumerate(node))
 
@@ -92,9 +84,6 @@ class SearchCell(Cell):
     @property
     def width(self) -> int:
         return self.n_nodes * self.channels
-
-    def edge_operations(self) -> Iterator[nn.Module]:
-        return (operation for edge in self.edges for operation in edge.operations.values())
 
     @has_fast_form
     def forward(self, s0: Tensor, s1: Tensor, mixtures: Sequence[tuple[Sequence[str], Tensor]]) -> Tensor:
@@ -137,16 +126,13 @@ class SearchCell(Cell):
 class FixedCell(Cell):
     """A derived cell: every node sums two `edges`, an operation and a predecessor each; `concat` make the output."""
 
-    def __init__(self, inputs: tuple[int, int], channels: int, edges: Sequence[Edge], concat: Sequence[int], *,
-                 reduction: bool, after_reduction: bool) -> None:
-        super().__init__(inputs, channels, reduction=reduction, after_reduction=after_reduction, affine=True)
+    def __init__(self, inputs: tuple[int, int], channels: int, edges: Sequence[Edge], concat: Sequence[int],
+                 **place: bool) -> None:
+        super().__init__(inputs, channels, affine=True, **place)
         self.concat, self.predecessors = tuple(concat), [j for _, j in edges]
         self.operations = nn.ModuleList(build_operation(name, channels, self.stride(j), search=False)
                                         for name, j in edges)
         self.width = len(self.concat) * channels
-
-    def edge_operations(self) -> Iterator[nn.Module]:
-        return iter(self.operations)
 
     def forward(self, s0: Tensor, s1: Tensor, drop_probability: float) -> Tensor:
         """-> (B, width, H, W); in train mode every edge but an identity is dropped with `drop_probability`."""

@@ -7,9 +7,11 @@ Shapes: B batch, C channels, H = W = image_size pixels.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from growdarts.spaces.darts_conv.operations import convolution_flops
+from growdarts.forms import plain_forms
 from growdarts.spaces.darts_conv.cell import Cell, FixedCell
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
 from growdarts.spaces.genotype import require_space
@@ -73,14 +75,15 @@ class ImageNetwork(nn.Module):
             pass
         return self.classified(s)
 
+    @torch.no_grad()
     def flops(self) -> int:
         """Of the convolutions and the linear layer for one image, multiply-adds counted twice."""
-        pixels = self.image_shape[1] * self.image_shape[2]
-        total = convolution_flops(self.stem, pixels) + 2 * self.classifier.weight.numel()
-        for cell in self.cells:
-            total += cell.flops(pixels)
-            pixels //= cell.stride(0) ** 2
-        return total
+        training, counter = self.training, FlopCounterMode(display=False)
+        self.eval()
+        with plain_forms(), counter:
+            self(self.stem[0].weight.new_zeros(1, *self.image_shape))
+        self.train(training)
+        return counter.get_total_flops()
 
 
 class FixedImageNetwork(ImageNetwork):

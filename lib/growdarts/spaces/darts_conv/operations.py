@@ -179,16 +179,3 @@ def drop_path(x: Tensor, probability: float) -> Tensor:
     keep = 1 - probability
     mask = torch.empty(len(x), 1, 1, 1, dtype=x.dtype, device=x.device).bernoulli_(keep)
     return x * mask / keep
-
-
-def convolution_flops(module: nn.Module, pixels: int) -> int:
-    """Multiply-adds, counted twice, of an operation's convolutions for one sample whose output has `pixels`.
-
-    The convolutions are taken for a chain, each working on what the one before it left.
-    """
-    total = 0
-    for convolution in reversed([part for part in module.modules() if isinstance(part, nn.Conv2d)]):
-        total += 2 * convolution.weight.numel() * pixels
-        if not isinstance(module, FactorizedReduce):  # its two work side by side
-            pixels *= convolution.stride[0] * convolution.stride[1]
-    return total

@@ -103,22 +103,17 @@ class RecurrentSearchCell(HighwayCell, OperationHolder, SearchSpace):
     def grow_node(self, *, morphism: bool, epsilon: float, noise: float) -> None:
         r"""Append a node with edges from all states; function-preserving if `morphism` [JG 3.2.1].
 
-        The plain mean over N + 1 nodes would keep the output only if the new state were $m$, the mean of the old
-        ones, in every batch. No weights give that in train mode: batch norm leaves the new state a variance of
-        $v / (v + \epsilon_{bn})$ whatever W and alpha are, so that $\mathrm{BN}(z) = m$ needs $z = \kappa m$ with
-        $\kappa^2 = \epsilon_{bn} / (1 - \mathrm{var}\, m)$, which changes from batch to batch. Closing the gates does
-        not help either, since $s_j W$ has no bias: $\sigma(c)$ is open for one sign of $s_j$ or 1/2 for all.
-
-        Hence the new node gets what a new channel gets in a convolutional cell, an output weight of its own,
-        near zero:
+        The plain mean over N + 1 nodes would keep the output only if the new state were $m$, the mean of the old ones, in
+        every batch. No weights give that in train mode: $\mathrm{BN}(z) = m$ needs $z = \kappa m$ with
+        $\kappa^2 = \epsilon_{bn} / (1 - \mathrm{var}\, m)$, which changes from batch to batch; nor can the gates be closed,
+        since $s_j W$ has no bias. Hence the new node has an output weight of its own, near zero:
 
         $$ h_t = \frac1N \sum_{i \le N} s_i + w\, s_{N+1}, \qquad w = \frac{\text{noise} \cdot \epsilon}{10\,(N + 1)} . $$
 
-        Without noise the function is kept exactly, for any W and alpha, in both modes. With it a state changes by
-        about $w\sqrt N$ of its size; the tenth allows for what the recurrence adds up over time. The gradient of w has
-        full size from the first step, those of W and alpha grow with it. Its batch norm is its own: the shared running
-        statistics would count it in from the next window on. Without `morphism` the node has neither and joins the
-        mean, as in a fresh cell.
+        Without noise the function is kept exactly, for any W and alpha, in both modes. With it a state changes by about
+        $w\sqrt N$ of its size; the tenth allows for what the recurrence adds up over time. The gradient of w has full size
+        from the first step, those of W and alpha grow with it. Its batch norm is its own: the shared running statistics
+        would count it in from the next window on. Without `morphism` the node has neither and joins the mean.
         """
         like = self.nodes[0].W
         node = RecurrentNode(self.hidden, [self.operations] * (len(self.nodes) + 1), morphism).to(like).train(self.training)

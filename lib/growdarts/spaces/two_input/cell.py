@@ -24,17 +24,15 @@ class TwoInputCell(nn.Module, OperationHolder):
     Parameters
     ----------
     inputs, hidden : width I of x_t and H of every state.
-    nodes : for every node the keys of its operations; one key a node gives the fixed form.
-    operations : operations of a node that is grown; default the first node's.
+    nodes : for every node the keys of its operations; a node that is grown gets those that the first one starts with.
     """
 
-    def __init__(self, inputs: int, hidden: int, nodes: Sequence[Sequence[str]],
-                 operations: Sequence[str] | None = None) -> None:
+    def __init__(self, inputs: int, hidden: int, nodes: Sequence[Sequence[str]]) -> None:
         super().__init__()
         if not nodes:
             raise ValueError("a cell needs at least one node")
         self.inputs, self.hidden = inputs, hidden
-        self.operations = list(operations or nodes[0])
+        self.operations = list(nodes[0])
         self.nodes = nn.ModuleList(TwoInputNode(inputs, hidden, keys) for keys in nodes)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:

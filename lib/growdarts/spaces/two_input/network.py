@@ -69,9 +69,10 @@ class TwoInputForecaster(Forecaster, SearchSpace):
         return [f"layer {layer}, node {node}" for layer, cell in enumerate(self.cells, start=1)
                 for node in range(1, len(cell.nodes) + 1)]
 
-    def flops(self, steps: int) -> int:
+    def flops(self, steps: int = 1) -> int:
         """Of one sample of `steps` time steps; the head is applied once."""
-        return steps * sum(cell.flops() for cell in self.cells) + 2 * self.head.weight.numel()
+        head = sum(2 * p.numel() for p in self.head.parameters() if p.ndim == 2)
+        return steps * sum(cell.flops() for cell in self.cells) + head
 
     def genotype(self) -> Genotype:
         return Genotype(tuple(cell.derive() for cell in self.cells))
@@ -109,10 +110,6 @@ class TwoInputLayers(TwoInputForecaster):
             x = cell(x, start)
             last.append(x[-1])
         return x, tuple(last)
-
-    def flops(self, steps: int = 1) -> int:
-        """Of one sample of `steps` time steps."""
-        return steps * sum(cell.flops() for cell in self.cells)
 
 
 def two_input_layers(width: int, n_layers: int, n_nodes: int, operations: Sequence[str]) -> TwoInputLayers:
