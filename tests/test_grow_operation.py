@@ -72,7 +72,7 @@ def test_kept_to_first_order_in_delta(key):
 @pytest.mark.parametrize("key", WITH_WEIGHTS)
 def test_copy_is_theta_plus_delta_and_original_theta_minus_delta(key):
     network, theta, alpha, *_ = trained()
-    weights = partial(network.cells[0].operation_weights, network.cells[0].nodes[1].mixture)
+    weights = partial(network.operation_weights, network.cells[0].nodes[1].mixture)
     old = {name: p.detach().clone() for name, p in weights(key).items()}
     direction = {name: torch.randn_like(p) for name, p in old.items()}
     grow_operation(network, theta, alpha, mixture=1, key=key, step=0.1, direction=direction)
@@ -83,7 +83,7 @@ def test_copy_is_theta_plus_delta_and_original_theta_minus_delta(key):
 
 def test_random_direction_has_length_one_a_unit():
     network, theta, alpha, *_ = trained()
-    weights = partial(network.cells[0].operation_weights, network.cells[0].nodes[0].mixture)
+    weights = partial(network.operation_weights, network.cells[0].nodes[0].mixture)
     old = {name: p.detach().clone() for name, p in weights("gated_update").items()}
     grow_operation(network, theta, alpha, mixture=0, key="gated_update", step=0.1)
     delta = [weights("gated_update#2")[name] - p for name, p in old.items()]
@@ -121,7 +121,7 @@ def test_gradient_reaches_all_copies_and_differs(key):
     network, theta, alpha, x, y = trained()
     grow_operation(network, theta, alpha, mixture=0, key=key, step=0.05)
     mixture = network.cells[0].nodes[0].mixture
-    copies = [weight for name in (key, f"{key}#2") for weight in network.cells[0].operation_weights(mixture, name).values()]
+    copies = [weight for name in (key, f"{key}#2") for weight in network.operation_weights(mixture, name).values()]
     copies.append(mixture.alpha)
     *gradients, by_alpha = torch.autograd.grad(nn.functional.mse_loss(network(x), y), copies)
     assert all(g.abs().max() > 0 for g in gradients)

@@ -3,22 +3,19 @@
 Shapes: T time, B batch, I inputs of the layer, H hidden, N nodes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from growdarts.tracing import OperationTrace, record_calls
-from growdarts.spaces.containers import OperationHolder
 from growdarts.spaces.two_input.node import TwoInputNode
 from growdarts.mixture import Mixture, operation_keys, operation_name
-from growdarts.forms import has_fast_form, plain_forms
+from growdarts.forms import has_fast_form
 from growdarts.spaces.precision import product_type, require_float, without_autocast
 from growdarts.spaces.two_input.operations import TWO_INPUT
 
 
-class TwoInputCell(nn.Module, OperationHolder):
+class TwoInputCell(nn.Module):
     r"""A chain of two-input nodes run over time: $s_0 = h_{t-1}$, $h_t = s_N$ [JG Eq. 3].
 
     Parameters
@@ -68,35 +65,6 @@ class TwoInputCell(nn.Module, OperationHolder):
         if morphism:
             node.become_identity(epsilon, noise)
         self.nodes.append(node)
-
-    def containers(self, mixture: Mixture) -> dict[str, nn.ParameterDict]:
-        node = self._node_of(mixture)
-        return {"W": node.W, "U": node.U, "b": node.b}
-
-    def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
-        """Add operation `name`, with fresh weights, at mixture weight `weight`; the old and the new alpha."""
-        return self._node_of(mixture).add(name, weight)
-
-    def _node_of(self, mixture: Mixture) -> TwoInputNode:
-        return next(node for node in self.nodes if node.mixture is mixture)
-
-    def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
-        """Every operation with weights on all samples and time steps that `loss` runs the cell over.
-
-        Its gradient at a time step is the total one: also through the later steps that the state reaches.
-        """
-        with plain_forms():
-            calls = record_calls([self, *self.nodes], loss)
-        x = torch.cat([call.arguments[0].flatten(0, 1) for call in calls[self]])
-        traces = []
-        for node in self.nodes:
-            s = torch.cat([call.arguments[2] for call in calls[node]])
-            gradient = torch.cat([call.gradient for call in calls[node]])
-            traces += [OperationTrace(node.mixture, key, self.operation_weights(node.mixture, key),
-                                      partial(operation.output, x, s), gradient, self.hidden, weight=weight)
-                       for key, operation, weight in zip(node.mixture.keys, node.operations(),
-                                                         node.mixture.weights().detach(), strict=True) if operation.blocks]
-        return traces
 
     def mixtures(self) -> Iterator[Mixture]:
         return (node.mixture for node in self.nodes)

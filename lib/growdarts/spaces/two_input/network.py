@@ -1,15 +1,20 @@
 """Networks around the cells: the forecaster of multivariate series, and stacked cells for a language model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 
+from growdarts.forms import plain_forms
+from growdarts.spaces.containers import OperationHolder
 from growdarts.spaces.two_input.cell import TwoInputCell, fixed_cell
+from growdarts.spaces.two_input.node import TwoInputNode
 from growdarts.spaces.genotype import require_space
 from growdarts.spaces.two_input.genotype import Genotype
-from growdarts.growth import operation_owner
 from growdarts.mixture import Mixture
 from growdarts.space import SearchSpace
+from growdarts.tracing import OperationTrace, record_calls
 
 
 class Forecaster(nn.Module):
@@ -30,7 +35,7 @@ class Forecaster(nn.Module):
         return list(self.parameters())
 
 
-class TwoInputForecaster(Forecaster, SearchSpace):
+class TwoInputForecaster(Forecaster, OperationHolder, SearchSpace):
     """A forecaster of two-input cells as a search space; a mixture a node, layer by layer."""
 
     cells: "nn.ModuleList[TwoInputCell]"
@@ -52,11 +57,33 @@ class TwoInputForecaster(Forecaster, SearchSpace):
         for cell in self.cells:
             cell.grow_node(morphism=morphism, epsilon=epsilon, noise=noise)
 
-    def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        return operation_owner(self, mixture).keep_operations(mixture, index)
-
     def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
-        return operation_owner(self, mixture).add_operation(mixture, name, weight)
+        return self._node_of(mixture).add(name, weight)
+
+    def containers(self, mixture: Mixture) -> dict[str, nn.ParameterDict]:
+        node = self._node_of(mixture)
+        return {"W": node.W, "U": node.U, "b": node.b}
+
+    def _node_of(self, mixture: Mixture) -> TwoInputNode:
+        return next(node for cell in self.cells for node in cell.nodes if node.mixture is mixture)
+
+    def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
+        """Every operation with weights on all samples and time steps that `loss` runs the cells over.
+
+        Its gradient at a time step is the total one: also through the later steps that the state reaches.
+        """
+        with plain_forms():
+            calls = record_calls([*self.cells, *(node for cell in self.cells for node in cell.nodes)], loss)
+        traces = []
+        for cell, node in ((cell, node) for cell in self.cells for node in cell.nodes):
+            x = torch.cat([call.arguments[0].flatten(0, 1) for call in calls[cell]])
+            s = torch.cat([call.arguments[2] for call in calls[node]])
+            gradient = torch.cat([call.gradient for call in calls[node]])
+            traces += [OperationTrace(node.mixture, key, self.operation_weights(node.mixture, key),
+                                      partial(operation.output, x, s), gradient, cell.hidden, weight=weight)
+                       for key, operation, weight in zip(node.mixture.keys, node.operations(),
+                                                         node.mixture.weights().detach(), strict=True) if operation.blocks]
+        return traces
 
     def structure(self) -> list[list[list[str]]]:
         return [cell.structure() for cell in self.cells]
