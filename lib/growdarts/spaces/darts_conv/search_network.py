@@ -5,10 +5,10 @@ Shapes: C channels, H and W pixels, K operations of an edge, E edges of a cell.
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from growdarts.spaces.darts_conv.operations import FactorizedReduce, ReLUConvBN
 from growdarts.space import SearchSpace
@@ -139,9 +139,7 @@ Widened = tuple[nn.Parameter, nn.Parameter, tuple[slice, ...]]  # old, the new t
 def widen(layer: nn.Conv2d | nn.Linear, extra: int, deviation: Tensor | None) -> Widened:
     """Let `layer` read `extra` more inputs, after those it reads [JG 3.2.1].
 
-    Parameters
-    ----------
-    deviation : (rows,) of the normal new entries; None draws them as fresh weights are drawn.
+    `deviation` (rows,) is that of the normal new entries; None draws them as fresh weights are drawn.
     """
     old = layer.weight
     columns = old.new_empty(old.shape[0], extra, *old.shape[2:])
@@ -206,14 +204,11 @@ def convolution_traces(mixture: Mixture, key: str, place: str, operation: nn.Mod
     for name, channels in last_convolutions(operation).items():
         convolution = operation.get_submodule(name)
         weights = {f"{place}.{part}": weight for part, weight in convolution.named_parameters(name)}
-        outputs = partial(_outputs, frozen, place, [call.arguments for call in calls], channels)
+
+        def outputs(theta: Mapping[str, Tensor], channels: slice = channels) -> Tensor:
+            own = {part.removeprefix(f"{place}."): weight for part, weight in theta.items()}
+            return torch.cat([functional_call(frozen, own, call.arguments)[:, channels] for call in calls])
+
         gradient = torch.cat([call.gradient[:, channels] for call in calls])
         traces.append(OperationTrace(mixture, key, weights, outputs, gradient, convolution.out_channels))
     return traces
-
-
-def _outputs(operation: nn.Module, place: str, arguments: Sequence[tuple[Tensor, ...]], channels: slice,
-             theta: Mapping[str, Tensor]) -> Tensor:
-    """Channels of all calls' outputs with weights `theta` in place of the operation's, (sum B, channels, H, W)."""
-    weights = {name.removeprefix(f"{place}."): weight for name, weight in theta.items()}
-    return torch.cat([torch.func.functional_call(operation, weights, args)[:, channels] for args in arguments])
