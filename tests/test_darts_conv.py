@@ -21,7 +21,6 @@ from growdarts_study.experiments.auxiliary import AuxiliaryNetwork
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.mixture import Mixture
 from growdarts.growth import carry_moments, grow_node
-from growdarts.forms import plain_forms
 from original_states import export_alphas, load_alphas, load_original
 from stepping import step
 
@@ -164,8 +163,11 @@ def test_a_published_cell_runs_and_learns():
 def test_flops_are_two_a_weight_and_pixel_of_every_convolution():
     for network in (FixedImageNetwork(published.CIFAR10_DARTS_V2, 2, 4, 5, image_size=8), small(2).float()):
         counted, state = [], {name: value.clone() for name, value in network.state_dict().items()}
-        hooks = [part.register_forward_hook(lambda part, _, out: counted.append(2 * part.weight.numel() * out[0, 0].numel()))
-                 for part in network.modules() if isinstance(part, nn.Conv2d)]
+
+        def count(part, _, out):
+            counted.append(2 * part.weight.numel() * out[0, 0].numel())
+
+        hooks = [part.register_forward_hook(count) for part in network.modules() if isinstance(part, nn.Conv2d)]
         with torch.no_grad():
             network(torch.randn(1, 3, 8, 8))
         for hook in hooks:

@@ -208,7 +208,8 @@ def test_operations_that_have_no_such_form_are_called():
     try:
         @convolutional
         def blur(channels, stride, affine):
-            return nn.Sequential(nn.Conv2d(channels, channels, 3, stride=stride, padding=1), nn.BatchNorm2d(channels, affine=affine))
+            convolution = nn.Conv2d(channels, channels, 3, stride=stride, padding=1)
+            return nn.Sequential(convolution, nn.BatchNorm2d(channels, affine=affine))
 
         network, x, y = built(("skip_connect", "blur", "sep_conv_3x3", "avg_pool_3x3"))
         with plain_forms():

@@ -49,7 +49,8 @@ class Chart:
         for name in names:
             part, node, _ = place(name)
             self.parts.setdefault(part, {}).setdefault(node, []).append(name)
-        self.slots = [(name, key) for name in names for key in self.rows if any(key in frame.get(name, ()) for frame in frames)]
+        self.slots = [(name, key) for name in names for key in self.rows
+                      if any(key in frame.get(name, ()) for frame in frames)]
         self.most = max(weight for frame in frames for mixture in frame.values() for weight in mixture.values())
         self.chain = bool(names) and place(names[0])[2] is None
         self._lay_out()

@@ -41,10 +41,11 @@ class JsonForm:
             raise GenotypeError(f"not a genotype: {data!r:.200} (it names no space)")
         if data["space"] != cls.space:
             raise GenotypeError(f"a genotype of space {data['space']!r}: expected {cls.space!r}")
-        values, names = {name: value for name, value in data.items() if name != "space"}, [f.name for f in fields(cls)]
-        missing, left_over = [name for name in names if name not in values], [name for name in values if name not in names]
-        if missing or left_over:
-            raise GenotypeError(f"not a genotype of space {cls.space!r}: missing {missing}, left over {left_over}")
+        values = {name: value for name, value in data.items() if name != "space"}
+        names = [field.name for field in fields(cls)]
+        if values.keys() != set(names):
+            raise GenotypeError(f"not a genotype of space {cls.space!r}: missing {[n for n in names if n not in values]}, "
+                                f"left over {[n for n in values if n not in names]}")
         return cls(**values)
 
 

@@ -23,7 +23,7 @@ CONVOLUTIONAL_OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connec
 
 
 class DartsGenotype(JsonForm):
-    """What both kinds of genotype share: fields in pairs, the edges of a cell and the states that its output is made of.
+    """What both kinds of genotype share: fields in pairs, a cell's edges and the states that its output is made of.
 
     Node `inputs` is the first of a cell, after the states that are its inputs, and each node has `per_node` edges. A
     `GenotypeError` lists everything that is wrong with the fields.

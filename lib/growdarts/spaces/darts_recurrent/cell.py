@@ -181,17 +181,17 @@ class RecurrentSearchCell(HighwayCell, OperationHolder, SearchSpace):
     def grow_node(self, *, morphism: bool, epsilon: float, noise: float) -> None:
         r"""Append a node with edges from all states; function-preserving if `morphism` [JG 3.2.1].
 
-        The plain mean over N + 1 nodes would keep the output only if the new state were $m$, the mean of the old ones, in
-        every batch. No weights give that in train mode: $\mathrm{BN}(z) = m$ needs $z = \kappa m$ with
-        $\kappa^2 = \epsilon_{bn} / (1 - \mathrm{var}\, m)$, which changes from batch to batch; nor can the gates be closed,
-        since $s_j W$ has no bias. Hence the new node has an output weight of its own, near zero:
+        The plain mean over N + 1 nodes would keep the output only if the new state were $m$, the mean of the old ones,
+        in every batch. No weights give that in train mode: $\mathrm{BN}(z) = m$ needs $z = \kappa m$ with
+        $\kappa^2 = \epsilon_{bn} / (1 - \mathrm{var}\, m)$, which changes from batch to batch; nor can the gates be
+        closed, since $s_j W$ has no bias. Hence the new node has an output weight of its own, near zero:
 
         $$ h_t = \frac1N \sum_{i \le N} s_i + w\, s_{N+1}, \qquad w = \frac{\text{noise} \cdot \epsilon}{10\,(N + 1)} . $$
 
         Without noise the function is kept exactly, for any W and alpha, in both modes. With it a state changes by about
-        $w\sqrt N$ of its size; the tenth allows for what the recurrence adds up over time. The gradient of w has full size
-        from the first step, those of W and alpha grow with it. Its batch norm is its own: the shared running statistics
-        would count it in from the next window on. Without `morphism` the node has neither and joins the mean.
+        $w\sqrt N$ of its size; the tenth allows for what the recurrence adds up over time. The gradient of w has full
+        size from the first step, those of W and alpha grow with it. Its batch norm is its own: the shared running
+        statistics would count it in from the next window on. Without `morphism` the node has neither and joins the mean.
         """
         like = self.nodes[0].W
         node = RecurrentNode(self.hidden, [self.operations] * (len(self.nodes) + 1), morphism).to(like).train(self.training)
@@ -252,8 +252,8 @@ class RecurrentSearchCell(HighwayCell, OperationHolder, SearchSpace):
             gradient = torch.cat([call.gradient for call in calls[node]])
             for s, s_dropped, j in zip(sources, dropped, node.live(), strict=True):
                 edge = node.edges[j]
-                traces += [OperationTrace(edge, key, self.operation_weights(edge, key), partial(_output, s, s_dropped, key),
-                                          gradient, self.hidden, unit_dim=1, weight=weight)
+                traces += [OperationTrace(edge, key, self.operation_weights(edge, key),
+                                          partial(_output, s, s_dropped, key), gradient, self.hidden, unit_dim=1, weight=weight)
                            for key, weight in zip(edge.keys, edge.weights().detach(), strict=True) if key != "none"]
         return traces
 

@@ -79,10 +79,11 @@ class TwoInputForecaster(Forecaster, OperationHolder, SearchSpace):
             x = torch.cat([call.arguments[0].flatten(0, 1) for call in calls[cell]])
             s = torch.cat([call.arguments[2] for call in calls[node]])
             gradient = torch.cat([call.gradient for call in calls[node]])
+            weights = node.mixture.weights().detach()
             traces += [OperationTrace(node.mixture, key, self.operation_weights(node.mixture, key),
                                       partial(operation.output, x, s), gradient, cell.hidden, weight=weight)
-                       for key, operation, weight in zip(node.mixture.keys, node.operations(),
-                                                         node.mixture.weights().detach(), strict=True) if operation.blocks]
+                       for key, operation, weight in zip(node.mixture.keys, node.operations(), weights, strict=True)
+                       if operation.blocks]
         return traces
 
     def structure(self) -> list[list[list[str]]]:

@@ -74,15 +74,15 @@ class TwoInputNode(nn.Module):
     def become_identity(self, epsilon: float, noise: float) -> None:
         r"""Initialise so that the node returns its state input up to the noise [JG 3.2.1].
 
-        With all weights zero every operation is an affine function of the state alone, $o(0, 0, s) = k_o s + c_o$ (tanh: 0,
-        sigmoid: 1/2, a gate: s/2, ...). `add_identity` takes up the rest, $U = u I$ and $b = v$ with
+        With all weights zero every operation is an affine function of the state alone, $o(0, 0, s) = k_o s + c_o$
+        (tanh: 0, sigmoid: 1/2, a gate: s/2, ...). `add_identity` takes up the rest, $U = u I$ and $b = v$ with
 
         $$ w_{id}\, u = 1 - \sum_{o \neq id} w_o k_o, \qquad w_{id}\, v = -\sum_{o \neq id} w_o c_o , $$
 
         so the mixture is the identity for *any* alpha and no unit starts saturated. Noise of deviation
-        `noise * epsilon / 10 / sqrt(I + H + 1)` then makes every weight non-zero; the method page of the book says how much
-        the output changes by it. Operations that are not affine there enter with a weight of `epsilon` / 10 together, and
-        change the state by that share at every time step.
+        `noise * epsilon / 10 / sqrt(I + H + 1)` then makes every weight non-zero; the method page of the book says how
+        much the output changes by it. Operations that are not affine there enter with a weight of `epsilon` / 10
+        together, and change the state by that share at every time step.
         """
         operations, mixture = self.operations(), self.mixture
         if "add_identity" not in mixture.keys:
@@ -119,7 +119,7 @@ def _refuse_unknown(keys: Sequence[str]) -> None:
 
 @torch.enable_grad()
 def _at_zero_weights(operation: TwoInputOperation) -> tuple[float, tuple[float, float] | None]:
-    """The bias with which an operation of zero weights starts, and (k, c) if o(bias, 0, s) = k s + c for all s, else None.
+    """The bias of an operation of zero weights at its start, and (k, c) if o(bias, 0, s) = k s + c for all s, else None.
 
     The bias is one where no gradient would reach the weights (a product of two zeros, the kink of relu), else zero. All
     this is found by evaluation on a grid of states, one unit wide.
