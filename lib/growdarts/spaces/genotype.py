@@ -44,8 +44,9 @@ class JsonForm:
         values = {name: value for name, value in data.items() if name != "space"}
         names = [field.name for field in fields(cls)]
         if values.keys() != set(names):
-            raise GenotypeError(f"not a genotype of space {cls.space!r}: missing {[n for n in names if n not in values]}, "
-                                f"left over {[n for n in values if n not in names]}")
+            raise GenotypeError(f"not a genotype of space {cls.space!r}: "
+                                f"missing {[name for name in names if name not in values]}, "
+                                f"left over {[name for name in values if name not in names]}")
         return cls(**values)
 
 

@@ -191,7 +191,7 @@ class RecurrentSearchCell(HighwayCell, OperationHolder, SearchSpace):
         Without noise the function is kept exactly, for any W and alpha, in both modes. With it a state changes by about
         $w\sqrt N$ of its size; the tenth allows for what the recurrence adds up over time. The gradient of w has full
         size from the first step, those of W and alpha grow with it. Its batch norm is its own: the shared running
-        statistics would count it in from the next window on. Without `morphism` the node has neither and joins the mean.
+        statistics would count it in from the next window on. Without `morphism` it has neither and joins the mean.
         """
         like = self.nodes[0].W
         node = RecurrentNode(self.hidden, [self.operations] * (len(self.nodes) + 1), morphism).to(like).train(self.training)
@@ -253,7 +253,7 @@ class RecurrentSearchCell(HighwayCell, OperationHolder, SearchSpace):
             for s, s_dropped, j in zip(sources, dropped, node.live(), strict=True):
                 edge = node.edges[j]
                 traces += [OperationTrace(edge, key, self.operation_weights(edge, key),
-                                          partial(_output, s, s_dropped, key), gradient, self.hidden, unit_dim=1, weight=weight)
+                                          partial(_output, s, s_dropped, key), gradient, self.hidden, 1, weight)
                            for key, weight in zip(edge.keys, edge.weights().detach(), strict=True) if key != "none"]
         return traces
 

@@ -119,7 +119,7 @@ def _refuse_unknown(keys: Sequence[str]) -> None:
 
 @torch.enable_grad()
 def _at_zero_weights(operation: TwoInputOperation) -> tuple[float, tuple[float, float] | None]:
-    """The bias of an operation of zero weights at its start, and (k, c) if o(bias, 0, s) = k s + c for all s, else None.
+    """The bias of an operation that starts with zero weights; (k, c) if o(bias, 0, s) = k s + c for all s, else None.
 
     The bias is one where no gradient would reach the weights (a product of two zeros, the kink of relu), else zero. All
     this is found by evaluation on a grid of states, one unit wide.
