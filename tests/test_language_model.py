@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from growdarts_study import published
 from growdarts.bilevel import VirtualStep, alpha_gradient, hessian_vector_product, second_order
@@ -121,7 +122,7 @@ def test_carry_over_is_one_long_pass(cell):
     network, (x, *_) = model(cell).eval(), window()  # batch statistics of the search cell would differ in training
     whole = network(x)
     first = network(x[:3])
-    second = network(x[3:], first.carried.detach())
+    second = network(x[3:], tree_map(torch.Tensor.detach, first.carried))
     torch.testing.assert_close(torch.cat([first.logits, second.logits]), whole.logits, rtol=0, atol=1e-12)
     assert not torch.allclose(network(x[3:]).logits, second.logits)
     assert whole.states.shape == (T, B, H) and whole.logits.shape == (T, B, V)
