@@ -262,12 +262,12 @@ def test_asking_changes_nothing():
 
 
 def test_a_users_operation_grows_as_well():
-    @convolutional()
+    @convolutional
     def squashed_conv(channels, stride, affine):
         return nn.Sequential(nn.Conv2d(channels, channels, 3, stride=stride, padding=1), nn.Tanh())
 
     try:
-        operation = CONVOLUTIONAL["squashed_conv"].build(2, 1, False)
+        operation = CONVOLUTIONAL["squashed_conv"](2, 1, False)
         assert last_convolutions(operation) == {"0": slice(None)}
         network, *_, batch = trained(("squashed_conv", "skip_connect"), steps=3)
         places = [m for m in splitting_matrices(network, loss, batch) if m.operation == (3, "squashed_conv")]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from growdarts_study import published
 from growdarts.bilevel import VirtualStep, alpha_gradient, hessian_vector_product
@@ -15,7 +16,7 @@ from growdarts_study.experiments.rivals import LSTM
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts_study.config import TimeSeriesRun
-from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, Masks, Memory, Window, detached
+from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, Masks, Memory, Window
 from growdarts_study.experiments.language import perplexity
 from growdarts.forms import plain_forms
 from growdarts_study.precision import products_in, used_precision
@@ -121,7 +122,7 @@ def test_carry_over_is_one_long_pass(cell):
     network, (x, *_) = model(cell).eval(), window()  # batch statistics of the search cell would differ in training
     whole = network(x)
     first = network(x[:3])
-    second = network(x[3:], detached(first.carried))
+    second = network(x[3:], tree_map(torch.Tensor.detach, first.carried))
     torch.testing.assert_close(torch.cat([first.logits, second.logits]), whole.logits, rtol=0, atol=1e-12)
     assert not torch.allclose(network(x[3:]).logits, second.logits)
     assert whole.states.shape == (T, B, H) and whole.logits.shape == (T, B, V)

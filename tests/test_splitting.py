@@ -11,7 +11,7 @@ from torch.autograd.functional import hessian
 from growdarts.tracing import OperationTrace, record_calls
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.mixture import Mixture
-from growdarts.growth import grow_operation
+from growdarts.growth import grow_operation, operation_owner
 from growdarts.spaces.two_input.network import two_input_forecaster
 from growdarts.forms import plain_forms
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
@@ -108,8 +108,8 @@ def test_matrices_match_brute_force(T, n_layers, n_nodes):
 def loss_after_splitting(network, batch, position, key, matrices):
     """The loss as a function of delta (U * D), the original being theta - delta and the copy theta + delta."""
     grown = copy.deepcopy(network)
-    node = [node for cell in grown.cells for node in cell.nodes][position]
-    duplicate = node.duplicate(key)
+    mixture = list(grown.mixtures())[position]
+    duplicate = operation_owner(grown, mixture).duplicate_operation(mixture, key)
     names = {id(p): name for name, p in grown.named_parameters()}
 
     def value(delta):
