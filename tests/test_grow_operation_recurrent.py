@@ -280,7 +280,7 @@ def test_language_models_split_exactly_also_under_dropout(kind, dropout, train):
     before = task.loss(model, window)
     optimizers = Adam(model.theta_parameters()), Adam(model.alpha_parameters())
     position, key = split.operation
-    grow_operation(model, *optimizers, mixture=position, key=key, step=0.01, direction=split.direction, max_copies=2)
+    grow_operation(model, *optimizers, mixture=position, key=key, step=0.01, direction=split.direction)
     assert (task.loss(model, window) - before).item() == pytest.approx(split.predicted_change(0.01), rel=0.02)
     task.loss(model, window).backward()
     optimizers[0].step()
