@@ -8,14 +8,12 @@ import torch
 
 from benchmarks.steps import Subject
 from benchmarks.timing import seconds
-from growdarts.growth import LANCZOS_STEPS
-from growdarts.splitting import (Split, SplittingMatrices, possible_splits, select_operation,
-                                 splitting_matrices)
+from growdarts.splitting import Split, SplittingMatrices, possible_splits, select_operation, splitting_matrices
 
 
 def traces(subject: Subject) -> list[SplittingMatrices]:
     """The matrices of all operations, over one batch."""
-    return splitting_matrices(subject.network, subject.task("float32").loss, [subject.batch(True)])
+    return splitting_matrices(subject.network, subject.task("float32").loss, subject.batch(True))
 
 
 def some(places: list[SplittingMatrices], sampled: int) -> list[SplittingMatrices]:
@@ -25,7 +23,7 @@ def some(places: list[SplittingMatrices], sampled: int) -> list[SplittingMatrice
 
 def select(places: list[SplittingMatrices]) -> Split | None:
     """Lowest eigenpairs of every place, and the choice."""
-    return select_operation(possible_splits(places, max_steps=LANCZOS_STEPS))
+    return select_operation(possible_splits(places))
 
 
 def selection_seconds(subject: Subject, sampled: int) -> dict[str, float | int]:
@@ -41,6 +39,6 @@ def selection_seconds(subject: Subject, sampled: int) -> dict[str, float | int]:
 def selection_memory(subject: Subject) -> None:
     """What a whole selection keeps at once: all traces, a direction of every operation, and one Lanczos basis."""
     places = traces(subject)
-    directions = [torch.ones_like(weight) for place in places for weight in place.weights.values()]
+    directions = [torch.ones_like(weight) for place in places for weight in place.trace.weights.values()]
     select(some(places, 1))
     del directions

@@ -169,7 +169,7 @@ def search_step(subject: Subject, order: int, precision: Precision = "float32") 
 
     def step() -> None:
         train = subject.batch(True)
-        virtual = VirtualStep.of(theta_optimizer, network.theta_parameters(), CLIP) if order == 2 else None
+        virtual = VirtualStep(theta_optimizer, network.theta_parameters(), CLIP) if order == 2 else None
         gradients = alpha_gradient(network, task.loss, train, subject.batch(False), order=order, step=virtual,
                                    radius=RADIUS)
         for alpha, g in zip(alphas, gradients, strict=True):

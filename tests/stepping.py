@@ -17,9 +17,9 @@ def step(loss, *optimizers):
 
 def dense(matrices):
     """All splitting matrices of an operation, (U, D, D)."""
-    multiply, D = matrices.product(), matrices.pack(matrices.weights).shape[1]
-    basis = torch.eye(D).to(next(iter(matrices.weights.values())))
-    return torch.stack([multiply(e.expand(matrices.units, -1)) for e in basis], dim=-1)
+    multiply, D = matrices.product(), matrices.pack(matrices.trace.weights).shape[1]
+    basis = torch.eye(D).to(next(iter(matrices.trace.weights.values())))
+    return torch.stack([multiply(e.expand(matrices.trace.units, -1)) for e in basis], dim=-1)
 
 
 def stored(path):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from growdarts.bilevel import AdamState, VirtualStep, alpha_gradient, hessian_vector_product, second_order
+from growdarts.bilevel import VirtualStep, alpha_gradient, hessian_vector_product
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, RECURRENT_OPERATIONS
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
@@ -67,22 +67,31 @@ def problem(request, monkeypatch):
     return mid_search(network, *rest)
 
 
+def plain_step(network, loss=None, batch=None, xi=XI, clip=None):
+    """A step of SGD with weight decay and nothing else."""
+    theta = network.theta_parameters()
+    return VirtualStep(torch.optim.SGD(theta, lr=xi, weight_decay=DECAY), theta, clip)
+
+
 def full_step(network, loss, batch):
     """A step with everything: momentum, weight decay, and a clip at half the gradient's norm."""
     theta = network.theta_parameters()
-    gradient = torch.autograd.grad(loss(network, batch), theta)
-    return VirtualStep(XI, DECAY, 0.9, 0.5 * flat(gradient).norm().item(), [0.3 * torch.randn_like(p) for p in theta])
+    optimizer = torch.optim.SGD(theta, lr=XI, momentum=0.9, weight_decay=DECAY)
+    for p in theta:
+        optimizer.state[p] = {"momentum_buffer": 0.3 * torch.randn_like(p)}
+    return VirtualStep(optimizer, theta, 0.5 * flat(torch.autograd.grad(loss(network, batch), theta)).norm().item())
 
 
 def adam_step(network, loss, batch):
     """A step of Adam in the midst of a training, with weight decay and a clip; some weights were grown just now."""
     theta = network.theta_parameters()
-    gradient = torch.autograd.grad(loss(network, batch), theta)
-    size = flat(gradient).norm().item()
-    steps = [1 if i % 3 == 2 else 12 for i in range(len(theta))]
-    means = [0.1 * size * torch.randn_like(p) * (t > 1) for p, t in zip(theta, steps, strict=True)]
-    squares = [0.01 * size**2 * torch.rand_like(p) * (t > 1) for p, t in zip(theta, steps, strict=True)]
-    return VirtualStep(XI / 10, DECAY, 0.9, 0.5 * size, means, AdamState(0.999, 1e-3 * size, steps, squares))
+    size = flat(torch.autograd.grad(loss(network, batch), theta)).norm().item()
+    optimizer = torch.optim.Adam(theta, lr=XI / 10, betas=(0.9, 0.999), eps=1e-3 * size, weight_decay=DECAY)
+    for i, p in enumerate(theta):
+        if i % 3 < 2:
+            optimizer.state[p] = {"step": torch.tensor(11.0), "exp_avg": 0.1 * size * torch.randn_like(p),
+                                  "exp_avg_sq": 0.01 * size**2 * torch.rand_like(p)}
+    return VirtualStep(optimizer, theta, 0.5 * size)
 
 
 def flat(tensors):
@@ -110,17 +119,16 @@ def double_backward(network, loss, train_batch, validation_batch, step):
     gradient = torch.autograd.grad(loss(network, train_batch), theta, create_graph=True)
     norm = sum(g.detach().square().sum() for g in gradient).sqrt()
     c = 1.0 if step.clip is None or norm + 1e-6 <= step.clip else step.clip / (norm + 1e-6)
-    momentum = step.buffers or [0.0] * len(theta)
-    if step.adam is None:
-        virtual = {id(p): p - step.xi * (step.momentum * m + c * g + step.weight_decay * p)
-                   for p, m, g in zip(theta, momentum, gradient, strict=True)}
-    else:  # Kingma & Ba 2015, Algorithm 1; the root is a constant
-        virtual = {}
-        for p, m, v, t, g in zip(theta, momentum, step.adam.squares, step.adam.steps, gradient, strict=True):
-            h = c * g + step.weight_decay * p
-            mean = (step.momentum * m + (1 - step.momentum) * h) / (1 - step.momentum**t)
-            square = (step.adam.beta2 * v + (1 - step.adam.beta2) * h.detach()**2) / (1 - step.adam.beta2**t)
-            virtual[id(p)] = p - step.xi * mean / (square**0.5 + step.adam.eps)
+    group, virtual = step.group, {}
+    for p, g, kept in zip(theta, gradient, step.states, strict=True):
+        h = c * g + group["weight_decay"] * p
+        if "betas" not in group:
+            virtual[id(p)] = p - group["lr"] * (group["momentum"] * kept.get("momentum_buffer", 0.0) + h)
+        else:  # Kingma & Ba 2015, Algorithm 1; the root is a constant
+            (beta1, beta2), t = group["betas"], 1 + kept.get("step", torch.tensor(0.0)).item()
+            mean = (beta1 * kept.get("exp_avg", 0.0) + (1 - beta1) * h) / (1 - beta1**t)
+            square = (beta2 * kept.get("exp_avg_sq", 0.0) + (1 - beta2) * h.detach()**2) / (1 - beta2**t)
+            virtual[id(p)] = p - group["lr"] * mean / (square**0.5 + group["eps"])
     return flat(torch.autograd.grad(loss(Moved(network, virtual), validation_batch), network.alpha_parameters()))
 
 
@@ -138,11 +146,11 @@ def implicit_part(problem, step):
 def test_first_order_is_the_plain_gradient(problem):
     network, loss, train_batch, validation_batch = problem
     expected = torch.autograd.grad(loss(network, validation_batch), network.alpha_parameters())
-    found = alpha_gradient(network, loss, train_batch, validation_batch, order=1, step=VirtualStep(XI), radius=1e-4)
+    found = alpha_gradient(network, loss, train_batch, validation_batch, order=1, step=plain_step(network), radius=1e-4)
     assert all(torch.equal(e, f) for e, f in zip(expected, found, strict=True))
 
 
-@pytest.mark.parametrize("make", [lambda *_: VirtualStep(XI, DECAY), full_step, adam_step], ids=["plain", "sgd", "adam"])
+@pytest.mark.parametrize("make", [plain_step, full_step, adam_step], ids=["plain", "sgd", "adam"])
 def test_second_order_matches_double_backward(problem, make):
     agrees(problem, make(*problem[:3]), radius=1e-5)
 
@@ -167,7 +175,7 @@ def test_error_of_the_second_order_falls_with_the_square_of_the_radius(problem):
     expected, implicit = double_backward(*problem, step), implicit_part(problem, step)
 
     def error(radius):
-        return (flat(second_order(*problem, step, radius)) - expected).norm().item() / implicit
+        return (flat(alpha_gradient(*problem, order=2, step=step, radius=radius)) - expected).norm().item() / implicit
 
     radii = np.geomspace(1e-3, 1e-4, 4)
     slope = np.polyfit(np.log(radii), [np.log(error(radius)) for radius in radii], 1)[0]
@@ -232,7 +240,7 @@ def test_weights_and_running_statistics_are_as_before(problem, fails):
         loss(network, train_batch)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     try:
-        second_order(network, fragile, train_batch, validation_batch, VirtualStep(XI, DECAY, clip=0.1), 1e-2)
+        alpha_gradient(network, fragile, train_batch, validation_batch, order=2, step=plain_step(network, clip=0.1), radius=1e-2)
     except ArithmeticError:
         assert fails
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
@@ -247,7 +255,7 @@ def test_the_virtual_step_is_the_next_step_of_sgd(problem, momentum, clip):
     task = type("Task", (), {"loss": staticmethod(loss)})
     for _ in range(3):
         gradient = torch.autograd.grad(loss(network, train_batch), theta)
-        expected = VirtualStep.of(optimizer, theta, clip).after([p.detach().clone() for p in theta], gradient)
+        expected = VirtualStep(optimizer, theta, clip).after([p.detach().clone() for p in theta], gradient)
         theta_step(network, task, optimizer, train_batch, clip)
         for found, p in zip(expected, theta, strict=True):
             torch.testing.assert_close(found, p.detach(), rtol=1e-9, atol=1e-12)
@@ -265,7 +273,7 @@ def test_the_virtual_step_is_the_next_step_of_adam(problem, clip):
             optimizer.param_groups[0]["params"] = theta[::-1]
         if step >= 2:
             gradient = torch.autograd.grad(loss(network, train_batch), theta)
-            expected = VirtualStep.of(optimizer, theta, clip).after([p.detach().clone() for p in theta], gradient)
+            expected = VirtualStep(optimizer, theta, clip).after([p.detach().clone() for p in theta], gradient)
         theta_step(network, task, optimizer, train_batch, clip)
         for found, p in zip(expected, theta, strict=True) if step >= 2 else ():
             torch.testing.assert_close(found, p.detach(), rtol=1e-9, atol=1e-12)
@@ -281,8 +289,8 @@ def test_with_adam_the_second_order_is_no_small_term():
         theta_step(network, task, optimizer, train_batch, 1.0)
     before = [p.detach().clone() for p in theta]
     gradient = torch.autograd.grad(loss(network, train_batch), theta)
-    moved = VirtualStep.of(optimizer, theta, 1.0).after(before, gradient)
-    plain = VirtualStep(0.003, clip=1.0).after(before, gradient)
+    moved = VirtualStep(optimizer, theta, 1.0).after(before, gradient)
+    plain = plain_step(network, xi=0.003, clip=1.0).after(before, gradient)
     assert (flat(moved) - flat(before)).norm() > 10 * (flat(plain) - flat(before)).norm()
 
 
@@ -291,5 +299,6 @@ def test_a_weight_without_momentum_yet_has_none():
     optimizer = torch.optim.SGD([old, new], lr=XI, momentum=0.5)
     old.grad = torch.full((2,), 4.0)
     optimizer.step()
-    step = VirtualStep.of(optimizer, [new, old], None)
-    assert [m.tolist() for m in step.buffers] == [[0.0] * 3, [4.0] * 2]
+    moved = VirtualStep(optimizer, [new, old], None).after([torch.ones(3), torch.ones(2)], [torch.ones(3), torch.ones(2)])
+    assert [p.tolist() for p in moved] == [pytest.approx([1 - XI] * 3), pytest.approx([1 - XI * (0.5 * 4 + 1)] * 2)]
+    assert new not in optimizer.state  # which nothing but a step of its own adds to

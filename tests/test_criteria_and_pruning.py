@@ -104,7 +104,7 @@ def test_only_the_derived_operations_are_kept_with_their_weights_and_moments():
     network = two_input_forecaster(3, 4, 1, 1, ["carry", "add_tanh", "gate"])
     cell = network.cells[0]
     cell.grow_node(morphism=False, epsilon=0.01, noise=0.1)
-    cell.duplicate_operation(cell.nodes[1].mixture, "gate")
+    network.duplicate_operation(cell.nodes[1].mixture, "gate")
     with torch.no_grad():
         cell.nodes[0].mixture.alpha.copy_(torch.tensor([3.0, 2.0, 0.0]))
         cell.nodes[1].mixture.alpha.copy_(torch.tensor([0.5, 0.0, 0.4, 0.4]))  # the copies of gate have more than carry

@@ -91,7 +91,7 @@ def search_steps(network, task, theta_optimizer, alpha_optimizer, order):
     """As `growdarts.search` takes them, over one epoch; the losses."""
     losses = []
     for train, validation in task.search_batches():
-        step = VirtualStep.of(theta_optimizer, network.theta_parameters(), 1.0)
+        step = VirtualStep(theta_optimizer, network.theta_parameters(), 1.0)
         found = alpha_gradient(network, task.loss, train, validation, order=order, step=step, radius=0.01)
         for alpha, g in zip(network.alpha_parameters(), found, strict=True):
             alpha.grad = g

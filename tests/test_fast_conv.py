@@ -206,9 +206,10 @@ def test_gradient_by_the_images():
 
 def test_operations_that_have_no_such_form_are_called():
     try:
-        @convolutional(add_norm=True)
+        @convolutional
         def blur(channels, stride, affine):
-            return nn.Conv2d(channels, channels, 3, stride=stride, padding=1)
+            convolution = nn.Conv2d(channels, channels, 3, stride=stride, padding=1)
+            return nn.Sequential(convolution, nn.BatchNorm2d(channels, affine=affine))
 
         network, x, y = built(("skip_connect", "blur", "sep_conv_3x3", "avg_pool_3x3"))
         with plain_forms():

@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from growdarts_study import published
-from growdarts.bilevel import VirtualStep, alpha_gradient, hessian_vector_product, second_order
+from growdarts.bilevel import VirtualStep, alpha_gradient, hessian_vector_product
 from growdarts.spaces.two_input.network import derived_layers, two_input_layers
 from growdarts_study.experiments.rivals import LSTM
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.darts_recurrent.highway import RecurrentCell
 from growdarts_study.config import TimeSeriesRun
-from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, Masks, Memory, Window, detached
+from growdarts.tasks.language import Dropout, LanguageModel, LanguageTask, Masks, Memory, Window
 from growdarts_study.experiments.language import perplexity
 from growdarts.forms import plain_forms
 from growdarts_study.precision import products_in, used_precision
@@ -121,7 +122,7 @@ def test_carry_over_is_one_long_pass(cell):
     network, (x, *_) = model(cell).eval(), window()  # batch statistics of the search cell would differ in training
     whole = network(x)
     first = network(x[:3])
-    second = network(x[3:], detached(first.carried))
+    second = network(x[3:], tree_map(torch.Tensor.detach, first.carried))
     torch.testing.assert_close(torch.cat([first.logits, second.logits]), whole.logits, rtol=0, atol=1e-12)
     assert not torch.allclose(network(x[3:]).logits, second.logits)
     assert whole.states.shape == (T, B, H) and whole.logits.shape == (T, B, V)
@@ -216,7 +217,9 @@ def test_second_order_matches_double_backward_with_masks_and_tied_weights(small,
     h = torch.randn(B, H, dtype=torch.float64)
     h = (h,) if cell == "two_input" else h
     train, validation = window(True, h, 1), window(False, h, 2)
-    found = torch.cat(second_order(network, task.loss, train, validation, VirtualStep(XI, DECAY), radius))
+    weights = network.theta_parameters()
+    step = VirtualStep(torch.optim.SGD(weights, lr=XI, weight_decay=DECAY), weights, None)
+    found = torch.cat(alpha_gradient(network, task.loss, train, validation, order=2, step=step, radius=radius))
 
     def double_backward(moved):
         gradient = torch.autograd.grad(task.loss(network, train), moved, create_graph=True)
@@ -232,7 +235,7 @@ def test_second_order_matches_double_backward_with_masks_and_tied_weights(small,
         untied = double_backward([p for p in theta if p is not network.embedding])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * expected.norm().item())
     assert (untied - expected).norm() > 1e-3 * expected.norm()  # leaving the embedding out would show
-    first = torch.cat(alpha_gradient(network, task.loss, train, validation, order=1, step=VirtualStep(XI), radius=radius))
+    first = torch.cat(alpha_gradient(network, task.loss, train, validation, order=1, step=step, radius=radius))
     assert (first - expected).norm() > 1e-2 * expected.norm()
 
 

@@ -252,12 +252,3 @@ def test_net2wider_keeps_the_function(activation):
 def test_net2deeper_keeps_the_function_after_relu():
     x = torch.relu(torch.randn(9, 6))
     assert torch.equal(torch.relu(net2deeper(6, x)(x)), x)
-
-
-def test_growth_past_the_limit_is_refused_and_changes_nothing():
-    network, theta, alpha, x, _ = trained(steps=3)
-    grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1, max_nodes=2)
-    before, structure = network(x), network.structure()
-    with pytest.raises(ValueError, match="a cell of 2 nodes cannot grow: allowed are at most max_nodes = 2"):
-        grow_node(network, theta, alpha, morphism=True, epsilon=1e-3, noise=0.1, max_nodes=2)
-    assert network.structure() == structure and torch.equal(network(x), before)

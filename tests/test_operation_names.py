@@ -25,7 +25,7 @@ def name(request):
 
     function.__name__ = build.__name__ = request.param
     two_input(blocks=1)(function)
-    convolutional()(build)
+    convolutional(build)
     yield request.param
     del TWO_INPUT[request.param], CONVOLUTIONAL[request.param]
 
@@ -57,7 +57,7 @@ def test_weights_of_such_an_operation_are_kept_duplicated_and_dropped(name):
     node, names = network.cells[0].nodes[0], set(network.state_dict())
     optimizers = [torch.optim.SGD(p, lr=0.1) for p in (network.theta_parameters(), network.alpha_parameters())]
     assert grow_operation(network, *optimizers, mixture=0, key=name, step=0.1) == f"{name}#2"
-    weights = node.weights_of(name), node.weights_of(f"{name}#2")
+    weights = [network.operation_weights(node.mixture, key) for key in (name, f"{name}#2")]
     assert all(not torch.equal(weights[0][part], weights[1][part]) for part in "WUb")
     assert len(set(network.state_dict()) - names) == 3
     network.keep_operations(node.mixture, [1])

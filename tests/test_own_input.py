@@ -201,7 +201,7 @@ def test_impossible_convolutional_operations_are_refused_when_they_are_registere
     before, random = dict(CONVOLUTIONAL), torch.get_rng_state()
     build.__name__ = name
     with pytest.raises(ValueError, match=message):
-        convolutional()(build)
+        convolutional(build)
     assert CONVOLUTIONAL == before and torch.equal(torch.get_rng_state(), random)
 
 

@@ -87,8 +87,8 @@ def test_splitting_matrices_are_the_hessian_of_the_truly_split_loss(page):
     torch.manual_seed(0)
     network, task = page.ResidualMLP(10, 6, [["tanh", "sine"]]).double(), page.diabetes_task(0)
     batch = [part.double() for part in task.parts["test"]]
-    for matrices in splitting_matrices(network, task.loss, [batch]):
-        delta = torch.randn_like(matrices.pack(matrices.weights))
+    for matrices in splitting_matrices(network, task.loss, batch):
+        delta = torch.randn_like(matrices.pack(matrices.trace.weights))
         predicted = (delta * matrices.product()(delta)).sum()
         key = matrices.operation[1]
         split = page.ResidualMLP(10, 6, [["tanh", "sine"]]).double()
@@ -100,8 +100,8 @@ def test_splitting_matrices_are_the_hessian_of_the_truly_split_loss(page):
             with torch.no_grad():
                 for name, (original, copy) in grown.weights.items():
                     if name in parts:
-                        original.copy_(matrices.weights[name] - step * parts[name])
-                        copy.copy_(matrices.weights[name] + step * parts[name])
+                        original.copy_(matrices.trace.weights[name] - step * parts[name])
+                        copy.copy_(matrices.trace.weights[name] + step * parts[name])
                 return task.loss(split, batch)
 
         step = 1e-3

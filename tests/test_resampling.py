@@ -139,7 +139,7 @@ def test_where_no_other_candidate_is_left_nothing_comes_in():
     network = two_input_forecaster(3, 4, 1, 1, DEFAULT_TWO_INPUT)
     (mixture,) = network.mixtures()
     theta, alpha = (torch.optim.Adam(p) for p in (network.theta_parameters(), network.alpha_parameters()))
-    network.cells[0].duplicate_operation(mixture, "gate")
+    network.duplicate_operation(mixture, "gate")
     held, n = held_operations(network), len(DEFAULT_TWO_INPUT)
     network.keep_operations(mixture, list(range(n)))
     assert resample(network, theta, alpha, before=held, weight=1e-3) == []

@@ -11,7 +11,7 @@ from torch.autograd.functional import hessian
 from growdarts.tracing import OperationTrace, record_calls
 from growdarts.spaces.darts_conv.search_network import SearchImageNetwork
 from growdarts.mixture import Mixture
-from growdarts.growth import grow_operation
+from growdarts.growth import grow_operation, operation_owner
 from growdarts.spaces.two_input.network import two_input_forecaster
 from growdarts.forms import plain_forms
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT, two_input
@@ -97,7 +97,7 @@ def test_matrices_match_brute_force(T, n_layers, n_nodes):
     """Sum over samples, time steps and units of dL/do times the Hessian of o, each by autograd alone."""
     network, batch = problem(n_layers=n_layers, n_nodes=n_nodes, T=T)
     expected = brute_force(network, batch)
-    found = {m.operation: dense(m) for m in splitting_matrices(network, loss, [batch])}
+    found = {m.operation: dense(m) for m in splitting_matrices(network, loss, batch)}
     assert list(found) == list(expected) and len(found) == 7 * n_layers * n_nodes
     for operation, S in found.items():
         torch.testing.assert_close(S, expected[operation], rtol=1e-9, atol=1e-13)
@@ -108,12 +108,12 @@ def test_matrices_match_brute_force(T, n_layers, n_nodes):
 def loss_after_splitting(network, batch, position, key, matrices):
     """The loss as a function of delta (U * D), the original being theta - delta and the copy theta + delta."""
     grown = copy.deepcopy(network)
-    node = [node for cell in grown.cells for node in cell.nodes][position]
-    duplicate = node.duplicate(key)
+    mixture = list(grown.mixtures())[position]
+    duplicate = operation_owner(grown, mixture).duplicate_operation(mixture, key)
     names = {id(p): name for name, p in grown.named_parameters()}
 
     def value(delta):
-        parts, changed = matrices.unpack(delta.view(matrices.units, -1)), {}
+        parts, changed = matrices.unpack(delta.view(matrices.trace.units, -1)), {}
         for name, (original, twin) in duplicate.weights.items():
             changed[names[id(original)]] = original - parts[name]
             changed[names[id(twin)]] = twin + parts[name]
@@ -126,10 +126,10 @@ def loss_after_splitting(network, batch, position, key, matrices):
 def test_they_are_the_blocks_of_the_hessian_by_delta(key):
     """All of the second order, also over time: no gradient, nothing between units, nothing but S within one."""
     network, batch = problem()
-    for matrices in splitting_matrices(network, loss, [batch]):
+    for matrices in splitting_matrices(network, loss, batch):
         if matrices.operation[1] == key:
             value = loss_after_splitting(network, batch, *matrices.operation, matrices)
-            zero = torch.zeros_like(matrices.pack(matrices.weights)).flatten()
+            zero = torch.zeros_like(matrices.pack(matrices.trace.weights)).flatten()
             with plain_forms():
                 gradient, curvature = torch.func.grad(value)(zero), hessian(value, zero)
             torch.testing.assert_close(gradient, zero, rtol=0, atol=1e-14)
@@ -138,21 +138,13 @@ def test_they_are_the_blocks_of_the_hessian_by_delta(key):
 
 def test_pack_and_unpack_are_inverse_and_follow_the_units():
     network, batch = problem(hidden=4)
-    for matrices in splitting_matrices(network, loss, [batch]):
-        rows = matrices.pack(matrices.weights)
+    for matrices in splitting_matrices(network, loss, batch):
+        rows = matrices.pack(matrices.trace.weights)
         for name, tensor in matrices.unpack(rows).items():
-            assert torch.equal(tensor, matrices.weights[name])
+            assert torch.equal(tensor, matrices.trace.weights[name])
         marked = matrices.unpack(torch.arange(4.0)[:, None].expand_as(rows).contiguous())
         for name, tensor in marked.items():
             assert all((row == r % 4).all() for r, row in enumerate(tensor)), name
-
-
-def test_batches_are_averaged():
-    network, first = problem()
-    _, second = problem(T=5)
-    both, one, two = (splitting_matrices(network, loss, b) for b in ([first, second], [first], [second]))
-    for S, S1, S2 in zip(both, one, two, strict=True):
-        torch.testing.assert_close(dense(S), (dense(S1) + dense(S2)) / 2)
 
 
 def symmetric(kind, U=6, D=24):
@@ -170,28 +162,29 @@ def as_matrices(A):
     trace = OperationTrace(Mixture(["quadratic"]), "quadratic", {"theta": theta},
                            lambda t: torch.einsum("ui,uij,uj->u", t["theta"], A, t["theta"]) / 2,
                            torch.ones(len(A), dtype=A.dtype), len(A))
-    return SplittingMatrices((0, "quadratic"), [trace])
+    return SplittingMatrices((0, "quadratic"), trace)
 
 
 @pytest.mark.parametrize("kind", ["indefinite", "positive", "zero", "one", "few", "tiny", "mixed"])
 def test_lowest_eigenpairs_match_lapack(kind):
     A = symmetric(kind)
     torch.testing.assert_close(dense(as_matrices(A)), A)
-    pairs = lowest_eigenpairs(as_matrices(A), tolerance=1e-12)
+    found, directions = lowest_eigenpairs(as_matrices(A), tolerance=1e-12)
     values, vectors = torch.linalg.eigh(A)
     size = A.abs().amax().item()
-    torch.testing.assert_close(pairs.values, values[:, 0], rtol=1e-9, atol=1e-12 * size)
-    torch.testing.assert_close(pairs.vectors.norm(dim=1), torch.ones(len(A), dtype=A.dtype))
-    image = torch.einsum("uij,uj->ui", A, pairs.vectors)
-    torch.testing.assert_close(image, pairs.values[:, None] * pairs.vectors, rtol=0, atol=1e-9 * size)
+    torch.testing.assert_close(found, values[:, 0], rtol=1e-9, atol=1e-12 * size)
+    torch.testing.assert_close(directions.norm(dim=1), torch.ones(len(A), dtype=A.dtype))
+    image = torch.einsum("uij,uj->ui", A, directions)
+    torch.testing.assert_close(image, found[:, None] * directions, rtol=0, atol=1e-9 * size)
     if kind == "indefinite":  # distinct eigenvalues: the same vectors up to their sign
-        assert ((pairs.vectors * vectors[:, :, 0]).sum(dim=1).abs() > 1 - 1e-9).all()
+        assert ((directions * vectors[:, :, 0]).sum(dim=1).abs() > 1 - 1e-9).all()
 
 
 def test_rounding_is_not_taken_for_a_negative_eigenvalue():
     low_rank = torch.randn(8, 40, 5)
-    pairs = lowest_eigenpairs(as_matrices(low_rank @ low_rank.mT))
-    assert (pairs.values == 0).all() and (pairs.residuals < 1e-2).all()  # of matrices of norm 60 or so
+    values, vectors = lowest_eigenpairs(as_matrices(low_rank @ low_rank.mT))
+    residuals = torch.einsum("uij,uj->ui", low_rank @ low_rank.mT, vectors).norm(dim=1)
+    assert (values == 0).all() and (residuals < 1e-2).all()  # of matrices of norm 60 or so
 
 
 def test_eigenpairs_of_a_wide_cell_take_few_products():
@@ -199,7 +192,7 @@ def test_eigenpairs_of_a_wide_cell_take_few_products():
     network = two_input_forecaster(F, 100, 2, 1, DEFAULT_TWO_INPUT)
     batch = torch.randn(10, 32, F), torch.randn(32, F)
     random = torch.get_rng_state()
-    for matrices in splitting_matrices(network, loss, [batch])[7:]:
+    for matrices in splitting_matrices(network, loss, batch)[7:]:
         products, make = [], matrices.product
 
         def counted():
@@ -207,13 +200,13 @@ def test_eigenpairs_of_a_wide_cell_take_few_products():
             return lambda V: products.append(1) or multiply(V)
 
         matrices.product = counted
-        pairs = lowest_eigenpairs(matrices)
+        values, _ = lowest_eigenpairs(matrices)
         assert len(products) <= 40
         if matrices.operation[1] in ("add_tanh", "gate"):
             matrices.product = make
             exact = torch.linalg.eigvalsh(dense(matrices)[:10].double())
             rounding = 1e-4 * exact.abs().amax(dim=1)  # of float32
-            assert ((pairs.values[:10] - exact[:, 0]).abs() <= 0.01 * exact[:, 0].abs() + rounding).all()
+            assert ((values[:10] - exact[:, 0]).abs() <= 0.01 * exact[:, 0].abs() + rounding).all()
     assert torch.equal(torch.get_rng_state(), random)  # a search goes on as without the question
 
 
@@ -231,7 +224,7 @@ def change(network, batch, split, step, direction):
 def test_a_split_lowers_the_loss_as_predicted(key, T):
     """Actual / predicted -> 1, the rest going down with step^2: the next order of the loss is the fourth."""
     network, batch = problem(T=T, hidden=4)
-    splits = [s for s in possible_splits(splitting_matrices(network, loss, [batch]), tolerance=1e-10)
+    splits = [s for s in possible_splits(splitting_matrices(network, loss, batch), tolerance=1e-10)
               if s.operation[1] == key and s.predicted_change(1.0) < -1e-5]  # else the change is rounding
     assert splits
     for split in splits:
@@ -245,12 +238,12 @@ def test_a_split_lowers_the_loss_as_predicted(key, T):
 @pytest.mark.parametrize("key", CURVED)
 def test_no_other_direction_lowers_it_more(key):
     network, batch = problem(hidden=3)
-    matrices = [m for m in splitting_matrices(network, loss, [batch]) if m.operation[1] == key][-1]
+    matrices = [m for m in splitting_matrices(network, loss, batch) if m.operation[1] == key][-1]
     (split,) = possible_splits([matrices], tolerance=1e-10)
     best = change(network, batch, split, 0.01, split.direction)
     assert best < 0
     for trial in range(50):
-        rows = torch.randn_like(matrices.pack(matrices.weights))
+        rows = torch.randn_like(matrices.pack(matrices.trace.weights))
         if trial % 2:  # also close to the best one
             rows = matrices.pack(split.direction) + 0.1 * rows
         direction = matrices.unpack(rows / rows.norm(dim=1, keepdim=True))
@@ -280,21 +273,21 @@ def test_selected_operation_is_the_rule_written_out():
     assert selected(a=[0.0, 1.0]) is None
     assert selected() is None
     network, batch = problem(hidden=4)
-    splits = possible_splits(splitting_matrices(network, loss, [batch]))
+    splits = possible_splits(splitting_matrices(network, loss, batch))
     chosen = select_operation(splits)
     counts = {s.operation: sum(v < 0 for v in s.eigenvalues) for s in splits}
     assert counts[chosen.operation] == max(counts.values())
     assert chosen.predicted_change(1.0) == min(s.predicted_change(1.0) for s in splits
                                                if counts[s.operation] == max(counts.values()))
     affine, batch = problem(("add_identity", "add_relu", "carry"))
-    assert select_operation(possible_splits(splitting_matrices(affine, loss, [batch]))) is None
+    assert select_operation(possible_splits(splitting_matrices(affine, loss, batch))) is None
 
 
 def test_all_operations_that_lower_the_loss_are_those_of_the_hand_loop():
     network, batch = problem()
     by_hand = {operation: torch.linalg.eigvalsh(S)[:, 0] for operation, S in brute_force(network, batch).items()}
     expected = {operation: values[values < 0].sum().item() for operation, values in by_hand.items() if values.min() < -1e-9}
-    found = all_operations(possible_splits(splitting_matrices(network, loss, [batch]), tolerance=1e-10))
+    found = all_operations(possible_splits(splitting_matrices(network, loss, batch), tolerance=1e-10))
     sums = {split.operation: sum(value for value in split.eigenvalues if value < 0) for split in found}
     assert sums == pytest.approx(expected) and 2 < len(sums) < len(by_hand)
     assert list(sums.values()) == sorted(sums.values())
@@ -304,7 +297,7 @@ def test_all_operations_that_lower_the_loss_are_those_of_the_hand_loop():
 def test_splits_at_once_change_the_loss_by_the_sum_of_the_predictions(form):
     """Of several operations in both nodes, applied one after another; nothing of the second order is between them."""
     network, batch = problem(T=4, hidden=4, n_layers=1)
-    splits = all_operations(possible_splits(splitting_matrices(network, loss, [batch]), tolerance=1e-10))
+    splits = all_operations(possible_splits(splitting_matrices(network, loss, batch), tolerance=1e-10))
     assert {split.operation[0] for split in splits} == {0, 1} and len(splits) > 4
 
     def error(step):
@@ -328,9 +321,9 @@ def test_a_users_operation_needs_no_derivatives():
 
     try:
         network, batch = problem(("sine", "carry"))
-        for matrices in splitting_matrices(network, loss, [batch]):
+        for matrices in splitting_matrices(network, loss, batch):
             value = loss_after_splitting(network, batch, *matrices.operation, matrices)
-            zero = torch.zeros_like(matrices.pack(matrices.weights)).flatten()
+            zero = torch.zeros_like(matrices.pack(matrices.trace.weights)).flatten()
             with plain_forms():
                 curvature = hessian(value, zero)
             torch.testing.assert_close(curvature, torch.block_diag(*dense(matrices)), rtol=1e-9, atol=1e-13)
@@ -362,8 +355,8 @@ def test_other_spaces_fit_the_same_form(function, z, weight, units, unit_dim):
 
     o = function({"weight": weight}, z)
     gradient = torch.autograd.grad(nn.functional.mse_loss(o, target), o)[0]
-    matrices = SplittingMatrices((0, "op"), [OperationTrace(
-        Mixture(["op"]), "op", {"weight": weight}, lambda theta: function(theta, z), gradient, units, unit_dim)])
+    matrices = SplittingMatrices((0, "op"), OperationTrace(
+        Mixture(["op"]), "op", {"weight": weight}, lambda theta: function(theta, z), gradient, units, unit_dim))
     D = weight.numel() // units
 
     def by_delta(delta):
@@ -390,21 +383,19 @@ def test_recorded_gradients_are_total_and_hooks_are_gone():
 
 def test_nothing_to_split_is_an_error():
     network, batch = problem()
-    with pytest.raises(ValueError, match="at least one batch"):
-        splitting_matrices(network, loss, [])
     bare, batch = problem(("carry",))
     with pytest.raises(ValueError, match=r"no operation of the network owns weights.*carry"):
-        splitting_matrices(bare, loss, [batch])
+        splitting_matrices(bare, loss, batch)
     pools = SearchImageNetwork(2, 3, 3, 1, ["none", "avg_pool_3x3"], image_size=4)
     images = torch.randn(2, 3, 4, 4), torch.tensor([0, 1])
     with pytest.raises(ValueError, match=r"no operation of the network owns weights.*avg_pool_3x3"):
-        splitting_matrices(pools, lambda n, b: nn.functional.cross_entropy(n(b[0]), b[1]), [images])
+        splitting_matrices(pools, lambda n, b: nn.functional.cross_entropy(n(b[0]), b[1]), images)
 
 
 def test_asking_changes_nothing():
     network, batch = problem()
     before, state = loss(network, batch), copy.deepcopy(network.state_dict())
-    select_operation(possible_splits(splitting_matrices(network, loss, [batch])))
+    select_operation(possible_splits(splitting_matrices(network, loss, batch)))
     assert torch.equal(loss(network, batch), before)
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     assert all(p.grad is None for p in network.parameters())

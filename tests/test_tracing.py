@@ -6,6 +6,7 @@ import torch
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.tracing import statistics_kept
 from growdarts.spaces.two_input.cell import TwoInputCell
+from growdarts.spaces.two_input.network import TwoInputLayers
 from growdarts.forms import plain_forms
 
 T, B, H = 20, 5, 6
@@ -22,7 +23,17 @@ def recurrent():
 
 def two_input():
     torch.manual_seed(0)
-    return TwoInputCell(H, H, [["add_tanh", "gate"], ["hadamard", "gate", "gate#2"]]).double()
+    return TwoInputLayers([TwoInputCell(H, H, [["add_tanh", "gate"], ["hadamard", "gate", "gate#2"]])]).double()
+
+
+def passed(cell, *arguments):
+    """States, and what the next run starts from."""
+    result = cell(*arguments)
+    return result if isinstance(result, tuple) else (result, result[-1])
+
+
+def nodes_of(cell):
+    return cell.nodes if isinstance(cell, RecurrentSearchCell) else cell.cells[0].nodes
 
 
 def twice(cell, length):
@@ -31,8 +42,8 @@ def twice(cell, length):
     masks = [(torch.rand(B, H) > 0.3).double() / 0.7 for _ in range(2)] if isinstance(cell, RecurrentSearchCell) else []
 
     def loss():
-        first = cell(x[0], None, *masks)
-        return (first * weight).mean() + cell(x[1], first[-1], *masks).square().sum()
+        first, h = passed(cell, x[0], None, *masks)
+        return (first * weight).mean() + passed(cell, x[1], h, *masks)[0].square().sum()
 
     return loss
 
@@ -48,7 +59,8 @@ def test_traces_have_the_nodes_outputs_and_the_gradients_by_them(make, length, w
             traces = cell.trace_operations(loss)
     else:
         traces = cell.trace_operations(loss)
-    outputs, zeros = {node: [] for node in cell.nodes}, {node: [] for node in cell.nodes}
+    nodes = nodes_of(cell)
+    outputs, zeros = {node: [] for node in nodes}, {node: [] for node in nodes}
 
     def add_zeros(node, arguments, output):
         """The loss's gradient by zeros that are added to an output is that by the output."""
@@ -56,14 +68,14 @@ def test_traces_have_the_nodes_outputs_and_the_gradients_by_them(make, length, w
         zeros[node].append(torch.zeros_like(output, requires_grad=True))
         return output + zeros[node][-1]
 
-    hooks = [node.register_forward_hook(add_zeros) for node in cell.nodes]
+    hooks = [node.register_forward_hook(add_zeros) for node in nodes]
     with plain_forms(), statistics_kept(cell):
         value = loss()
-        expected = {node: torch.cat(torch.autograd.grad(value, zeros[node], retain_graph=True)) for node in cell.nodes}
+        expected = {node: torch.cat(torch.autograd.grad(value, zeros[node], retain_graph=True)) for node in nodes}
     for hook in hooks:
         hook.remove()
     assert len(traces) == sum(key != "none" for mixture in cell.mixtures() for key in mixture.keys)
-    for node in cell.nodes:
+    for node in nodes:
         own = [trace for trace in traces if trace.mixture in list(node.modules())]
         assert expected[node].any()
         for trace in own:
@@ -76,5 +88,5 @@ def test_traces_have_the_nodes_outputs_and_the_gradients_by_them(make, length, w
 def test_a_loss_that_the_cell_has_no_say_in(make):
     cell = make()
     x = torch.randn(T, B, H, dtype=torch.float64)
-    traces = cell.trace_operations(lambda: cell(x).sum() * 0)
+    traces = cell.trace_operations(lambda: passed(cell, x)[0].sum() * 0)
     assert traces and not any(trace.gradient.any() for trace in traces)

@@ -84,7 +84,7 @@ def test_a_cell_that_holds_an_operation_without_a_kernel_is_computed_in_its_plai
         for node in cell.nodes:
             outputs = []
             for key in node.mixture.keys:
-                W, U, b = (node.weights_of(key)[part] for part in "WUb")
+                W, U, b = (getattr(node, part)[key] for part in "WUb")
                 outputs.append(TWO_INPUT[key].function(x[t] @ W.t() + b, s @ U.t(), s))
             s = sum(w * output for w, output in zip(node.mixture.weights(), outputs, strict=True))
         expected[t] = s

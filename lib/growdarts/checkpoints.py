@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import io
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,9 +20,8 @@ class CheckpointError(RuntimeError):
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        temporary = Path(file.name)
     try:
         yield temporary
         temporary.chmod(0o644)
@@ -41,12 +39,6 @@ def fingerprint(task: Any) -> str:
     return digest.hexdigest() if hasattr(task, "tensors") else ""
 
 
-def _random_states() -> dict[str, torch.Tensor]:
-    """Of the CPU and, if it is in use, of the GPU."""
-    gpu = {"random_cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {}
-    return {"random": torch.get_rng_state(), **gpu}
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """Where one phase of a run keeps its state; `path` None keeps nothing.
@@ -62,9 +54,11 @@ class Checkpoint:
         """Store tensors and plain values, with torch's random states, whole or not at all."""
         if self.path is None:
             return
-        content = io.BytesIO()
+        content, random = io.BytesIO(), {"random": torch.get_rng_state()}
+        if torch.cuda.is_initialized():
+            random["random_cuda"] = torch.cuda.get_rng_state()
         try:
-            torch.save({"owner": self.owner, "kind": kind, "data": data, **_random_states(), **state}, content)
+            torch.save({"owner": self.owner, "kind": kind, "data": data, **random, **state}, content)
             with replacing(Path(self.path)) as temporary:
                 temporary.write_bytes(hashlib.sha256(content.getbuffer()).digest() + content.getbuffer())
         except OSError as error:

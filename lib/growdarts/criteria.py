@@ -68,7 +68,5 @@ def operation_to_duplicate(weights: Mapping[Operation, float], threshold: float)
 
     Its two copies have half the weight each, so an operation is not duplicated again until it has gained.
     """
-    if not weights:
-        return None
-    strongest = max(weights, key=weights.__getitem__)
-    return strongest if weights[strongest] > threshold else None
+    above = {operation: weight for operation, weight in weights.items() if weight > threshold}
+    return max(above, key=above.__getitem__, default=None)

@@ -1,5 +1,6 @@
 """Growing nodes and operations, and carrying the optimisers' state over to the new parameters."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
@@ -13,7 +14,7 @@ from growdarts.criteria import Operation
 from growdarts.space import OperationOwner, SearchSpace
 from growdarts.mixture import Mixture, operation_name
 from growdarts.settings import SearchSettings
-from growdarts.splitting import Split, all_operations, possible_splits, select_operation, splitting_matrices
+from growdarts.splitting import LANCZOS_STEPS, Split, all_operations, possible_splits, select_operation, splitting_matrices
 from growdarts.training import Task
 
 # Powers of the gradient that optimisers of torch.optim keep averages of.
@@ -21,7 +22,7 @@ MOMENTS = {"exp_avg": 1, "momentum_buffer": 1, "exp_avg_sq": 2, "max_exp_avg_sq"
 
 
 def grow_node(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer, *,
-              morphism: bool, epsilon: float, noise: float, max_nodes: int | None = None) -> None:
+              morphism: bool, epsilon: float, noise: float) -> None:
     """Add a node to every cell; inherited parameters and their moments are untouched [JG Alg. 3].
 
     Parameters
@@ -29,10 +30,7 @@ def grow_node(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer:
     morphism : initialise the new node function-preserving; otherwise with fresh random weights.
     epsilon : scale of the relative change of the network's output; how strict it is says the space.
     noise : deviation of the additive noise on the new weights, in units of epsilon.
-    max_nodes : at so many nodes a ValueError, before anything is changed; None: no limit.
     """
-    if max_nodes is not None and network.n_nodes() >= max_nodes:
-        raise ValueError(f"a cell of {network.n_nodes()} nodes cannot grow: allowed are at most max_nodes = {max_nodes}")
     for old, new, index in network.grow_node(morphism=morphism, epsilon=epsilon, noise=noise) or ():
         carry_moments(theta_optimizer, old, new, place=index)
     replace_parameters(network, theta_optimizer, alpha_optimizer)
@@ -40,8 +38,7 @@ def grow_node(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer:
 
 @torch.no_grad()
 def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Optimizer, *,
-                   mixture: int, key: str, step: float, direction: Mapping[str, Tensor] | None = None,
-                   max_copies: int | None = None) -> str:
+                   mixture: int, key: str, step: float, direction: Mapping[str, Tensor] | None = None) -> str:
     r"""Duplicate an operation; the copy gets theta + delta, the original theta - delta [JG Alg. 4].
 
     With mixture weight $w/2$ each (both alphas are $\alpha - \log 2$, all other weights stay) the two give
@@ -59,19 +56,16 @@ def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optim
     Parameters
     ----------
     mixture, key : position in `network.mixtures()` and key of the operation. The copy's key is returned.
-    step : length of delta for every unit, see `growth_step`.
+    step : length of delta for every unit. The output changes by $\tfrac12 o''\, (\delta^\top z)^2$, so one of noise * sqrt(epsilon)
+        changes it by at most about epsilon; as short as the noise of a new node, it would leave the copies needlessly alike.
     direction : by name of the weight, unit vectors of units that are split and zeros
         (`growdarts.splitting.Split.direction`); None: random normal, the morphism.
-    max_copies : most copies of the operation in its mixture afterwards, the original counted; None: any number.
     """
     name = f"operation {key!r} of mixture {mixture}"
     mixtures = list(network.mixtures())
     if not 0 <= mixture < len(mixtures) or key not in mixtures[mixture].keys:
         held = {i: m.keys for i, m in enumerate(mixtures) if i == mixture} or f"0 to {len(mixtures) - 1}"
         raise ValueError(f"there is no {name}: allowed are {held}")
-    if max_copies is not None and _copies(mixtures[mixture], key) >= max_copies:
-        raise ValueError(f"there are {_copies(mixtures[mixture], key)} copies of {name}: allowed are at most "
-                         f"max_copies = {max_copies}")
     owner = operation_owner(network, mixtures[mixture])
     before = owner.operation_weights(mixtures[mixture], key)
     if not before:
@@ -98,15 +92,6 @@ def grow_operation(network: SearchSpace, theta_optimizer: Optimizer, alpha_optim
     return grown.key
 
 
-def growth_step(epsilon: float, noise: float) -> float:
-    r"""Length of delta that changes an operation's output by at most about `epsilon`: noise * sqrt(epsilon).
-
-    The change is of second order, $\tfrac12 o''\, (\delta^\top z)^2$, so a delta as long as the noise of a new
-    node, noise * epsilon, would leave the two copies needlessly alike.
-    """
-    return noise * epsilon**0.5
-
-
 def operation_owner(network: SearchSpace, mixture: Mixture) -> OperationOwner:
     """The part of `network` that owns the weights of a mixture's operations."""
     for module in network.modules():
@@ -115,17 +100,14 @@ def operation_owner(network: SearchSpace, mixture: Mixture) -> OperationOwner:
     raise ValueError(f"{type(network).__name__} has no part that can duplicate the operations {mixture.keys}")
 
 
-def growable_operations(network: SearchSpace, *, max_copies: int | None = None) -> dict[Operation, float]:
+def growable_operations(network: SearchSpace, *, max_copies: float = math.inf) -> dict[Operation, float]:
     """Mixture weights of all operations that own weights and of which the mixture holds fewer than `max_copies`."""
-    return {(i, key): weight for i, mixture in enumerate(network.mixtures())
-            for owner in [operation_owner(network, mixture)]
-            for key, weight in mixture.named_weights().items() if owner.operation_weights(mixture, key)
-            and (max_copies is None or _copies(mixture, key) < max_copies)}
-
-
-def _copies(mixture: Mixture, key: str) -> int:
-    """How often the mixture holds the operation of `key`."""
-    return [operation_name(held) for held in mixture.keys].count(operation_name(key))
+    found: dict[Operation, float] = {}
+    for i, mixture in enumerate(network.mixtures()):
+        owner, copies = operation_owner(network, mixture), Counter(map(operation_name, mixture.keys))
+        found |= {(i, key): weight for key, weight in mixture.named_weights().items()
+                  if copies[operation_name(key)] < max_copies and owner.operation_weights(mixture, key)}
+    return found
 
 
 def _random_direction(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -168,31 +150,21 @@ def carry_moments(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, ta
         optimizer.state[new] = state
 
 
-# ---- which operation a search duplicates
-
-LANCZOS_STEPS = 60  # most products with the matrices; each costs about two forward passes
-
-
 def steepest_descent(network: SearchSpace, task: Task, settings: SearchSettings) -> tuple[list[Split], float]:
     """The operation whose split lowers the training loss in the most units, or all whose split lowers it [JG criteria].
 
     The loss is that of one training batch, in the network's present mode: only in train mode is a convolution with its batch norm
-    curved, since it is then divided by the deviation of the batch. Running statistics stay as they are. There are no splits if every
-    operation has `max_copies` copies, or no eigenvalue is negative.
-
-    Returns
-    -------
-    The splits, and what the choice cost in forward passes over the training data, at most.
+    curved, since it is then divided by the deviation of the batch. There are no splits if every operation has `max_copies`
+    copies, or no eigenvalue is negative. The second result is what the choice cost in forward passes over the training data,
+    at most.
     """
     growable = growable_operations(network, max_copies=settings.max_copies)
     if not growable:
         return [], 0.0
     batches = task.train_batches()
     first = next(batches)
-    n_batches = 1 + sum(1 for _ in batches)
-    matrices = [place for place in splitting_matrices(network, task.loss, [first]) if place.operation in growable]
-    passes = (3 + 2 * LANCZOS_STEPS) / n_batches
-    splits = possible_splits(matrices, max_steps=LANCZOS_STEPS)
+    passes = (3 + 2 * LANCZOS_STEPS) / (1 + sum(1 for _ in batches))
+    splits = possible_splits(place for place in splitting_matrices(network, task.loss, first) if place.operation in growable)
     if settings.grow_operations == "splitting_all":
         return all_operations(splits), passes
     best = select_operation(splits)

@@ -23,10 +23,9 @@ def prune(network: SearchSpace, theta_optimizer: Optimizer, alpha_optimizer: Opt
     dropped = []
     for name, mixture in named_mixtures(network).items():
         weak = operations_to_prune(mixture.named_weights(), prune_below, keep_all_above)
-        if not weak:
-            continue
-        dropped += [f"{name}: {key}" for key in weak]
-        keep(network, mixture, [key for key in mixture.keys if key not in weak], alpha_optimizer)
+        if weak:
+            dropped += [f"{name}: {key}" for key in weak]
+            keep(network, mixture, [key for key in mixture.keys if key not in weak], alpha_optimizer)
     replace_parameters(network, theta_optimizer, alpha_optimizer)
     return dropped
 

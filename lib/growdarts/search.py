@@ -22,7 +22,7 @@ from growdarts.checkpoints import Checkpoint, fingerprint
 from growdarts.settings import SearchSettings
 from growdarts.criteria import Operation, gained_since, growing_helps, operation_to_duplicate, stage_is_over
 from growdarts.history import Progress, SearchResult, mixture_weights
-from growdarts.growth import grow_node, grow_operation, growable_operations, growth_step, steepest_descent
+from growdarts.growth import grow_node, grow_operation, growable_operations, steepest_descent
 from growdarts.pruning import held_operations, prune, renew_statistics, resample
 from growdarts.training import DivergenceError, MeanLoss, Task, learning_rate, theta_epoch, theta_optimizer, theta_step
 
@@ -58,7 +58,7 @@ class Search:
         settings, state = self.settings, self.state
         while True:
             self._train_backbone()  # line 4
-            if settings.prune == "stage" and self._prune(refill=settings.resample):  # 6
+            if settings.prune == "stage" and self._prune():  # 6
                 self._tune()  # 7
             with self._note_change("stage") as event:
                 state.stage_errors.append(self._stage_error())  # 9
@@ -74,7 +74,7 @@ class Search:
                 break
             self._grow()  # 12
         self._restore(state.best)
-        if settings.prune == "end" and self._prune(refill=settings.resample) and settings.resample:  # 19
+        if settings.prune == "end" and self._prune() and settings.resample:  # 19
             self._tune()  # the operations that were added
         return SearchResult(self.network.genotype(), self.validation_error(), state.epoch, state.seconds,
                             state.flops, state.stage_errors, state.history, state.events)
@@ -134,11 +134,14 @@ class Search:
 
     def _duplicate_chosen(self) -> bool:
         """Duplicate what `grow_operations` chooses [JG Alg. 4]; whether there was anything to choose."""
-        started, chosen = time.perf_counter(), self._chosen_operations()
+        settings, started, chosen = self.settings, time.perf_counter(), self._chosen_operations()
         self.state.seconds += time.perf_counter() - started
-        for operation, direction in chosen.items():
-            if operation in growable_operations(self.network, max_copies=self.settings.max_copies):  # else now full
-                self._duplicate(operation, direction)
+        for (position, key), direction in chosen.items():
+            if (position, key) in growable_operations(self.network, max_copies=settings.max_copies):  # else now full
+                with self._note_change("grow_operation") as event:
+                    twin = grow_operation(self.network, self.theta_optimizer, self.alpha_optimizer, mixture=position, key=key,
+                                          step=settings.noise * settings.epsilon**0.5, direction=direction)
+                    event["what"] = [f"{self.network.mixture_names()[position]}: {key} -> {twin}"]
         return bool(chosen)
 
     def _chosen_operations(self) -> dict[Operation, Mapping[str, Tensor] | None]:
@@ -160,7 +163,7 @@ class Search:
         with self.graphs.of(self.network):
             for train_batch, validation_batch in self.task.search_batches():
                 gradient = alpha_gradient(self.network, self.task.loss, train_batch, validation_batch,
-                                          order=settings.order, step=VirtualStep.of(self.theta_optimizer, thetas, clip),
+                                          order=settings.order, step=VirtualStep(self.theta_optimizer, thetas, clip),
                                           radius=settings.radius)
                 for alpha, g in zip(alphas, gradient, strict=True):
                     alpha.grad = g
@@ -173,21 +176,11 @@ class Search:
         settings = self.settings
         with self._note_change("grow_node") as event:
             grow_node(self.network, self.theta_optimizer, self.alpha_optimizer, morphism=self.morphism,
-                      epsilon=settings.epsilon, noise=settings.noise, max_nodes=settings.max_nodes)
+                      epsilon=settings.epsilon, noise=settings.noise)
             event["what"] = [f"node {self.network.n_nodes()}"]
 
-    def _duplicate(self, operation: Operation, direction: Mapping[str, Tensor] | None = None) -> None:
-        """Duplicate an operation, in a random direction if none is given [JG Alg. 4]."""
-        settings, (position, key) = self.settings, operation
-        with self._note_change("grow_operation") as event:
-            name = self.network.mixture_names()[position]
-            twin = grow_operation(self.network, self.theta_optimizer, self.alpha_optimizer, mixture=position, key=key,
-                                  step=growth_step(settings.epsilon, settings.noise), direction=direction,
-                                  max_copies=settings.max_copies)
-            event["what"] = [f"{name}: {key} -> {twin}"]
-
-    def _prune(self, *, refill: bool = False) -> bool:
-        """Drop weak operations, maybe let others in; whether any was dropped."""
+    def _prune(self) -> bool:
+        """Drop weak operations, with `resample` let others in; whether any was dropped."""
         settings, before = self.settings, held_operations(self.network)
         optimizers = (self.theta_optimizer, self.alpha_optimizer)
         with self._note_change("prune") as event:
@@ -195,7 +188,7 @@ class Search:
                                   keep_all_above=settings.keep_all_above)
             if event["what"] and renew_statistics(self.network, self.task):
                 self.state.flops += self.task.flops(self.network)
-        if event["what"] and refill:
+        if event["what"] and settings.resample:
             with self._note_change("resample") as refilled:
                 refilled["what"] = resample(self.network, *optimizers, before=before, weight=settings.epsilon)
         return bool(event["what"])
@@ -252,14 +245,12 @@ class Search:
     def _restore(self, snapshot: dict[str, Any]) -> None:
         """Back to a snapshot, whatever has been grown or pruned since."""
         if snapshot["structure"] != self.network.structure():
-            random = torch.get_rng_state()  # the fresh weights are overwritten: they must not cost draws
-            self.network.restructure(snapshot["structure"])
-            torch.set_rng_state(random)
-        # tensors of the snapshot's own memory format: another one would round differently
-        device, tensors = self.network.theta_parameters()[0].device, copy.deepcopy(snapshot["network"])
-        for name in tensors:  # those of a checkpoint are on the CPU
-            tensors[name] = tensors[name].to(device)
-        self.network.load_state_dict(tensors, assign=True)
+            with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten: they must not cost draws
+                self.network.restructure(snapshot["structure"])
+        device = self.network.theta_parameters()[0].device
+        # in the snapshot's own memory format: another one would round differently
+        self.network.load_state_dict(copy.deepcopy(snapshot["network"]), assign=True)
+        self.network.to(device)  # tensors of a checkpoint are on the CPU
         self._new_optimizers()
         self.theta_optimizer.load_state_dict(copy.deepcopy(snapshot["theta_optimizer"]))
         self.alpha_optimizer.load_state_dict(copy.deepcopy(snapshot["alpha_optimizer"]))

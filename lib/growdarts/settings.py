@@ -36,9 +36,8 @@ class Settings(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            allowed = sorted(cls.model_fields)
             problems = error.errors(include_url=False)
-            raise ConfigError("\n".join(_describe(p, allowed) for p in problems)) from None
+            raise ConfigError("\n".join(_describe(p, sorted(cls.model_fields)) for p in problems)) from None
 
 
 class SearchSettings(Settings):

@@ -17,8 +17,7 @@ class Genotype(Protocol):
 
 
 class SearchSpace(Protocol):
-    """What `growdarts.search` needs of a network; it must not know which space it grows. A network may inherit from it.
-    """
+    """What `growdarts.search` needs of a network, whatever space that is of. A network may inherit from it."""
 
     operations: Sequence[str]  # candidates of every mixture, also of those that are grown
 

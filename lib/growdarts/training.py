@@ -73,8 +73,7 @@ def learning_rate(settings: SearchSettings, epoch: int, epochs: int) -> float:
     return settings.learning_rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
-def theta_step(network: nn.Module, task: Task, optimizer: Optimizer, batch: Batch,
-               grad_clip: float) -> Tensor:
+def theta_step(network: nn.Module, task: Task, optimizer: Optimizer, batch: Batch, grad_clip: float) -> Tensor:
     """One weight step; returns the loss () before it, where the network is. alpha gets no gradient."""
     parameters = optimizer.param_groups[0]["params"]
     value, gradients = gradient(network, task.loss, batch, parameters)

@@ -36,9 +36,8 @@ class Memory:
             while self.free and self.in_use + sum(map(len, self.free)) > self.most:
                 del self.free[0]  # the one that has not been used for longest
         block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):  # a kernel without them
-                block.madvise(mmap.MADV_HUGEPAGE)
+        with suppress(AttributeError, OSError):  # a system or a kernel without them
+            block.madvise(mmap.MADV_HUGEPAGE)
         return block
 
     def give_back(self, block: mmap.mmap) -> None:
@@ -59,7 +58,3 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     array = np.frombuffer(block, np.uint8)
     weakref.finalize(array, _memory.give_back, block).atexit = False
     return torch.from_numpy(array).view(dtype).view(shape)
-
-
-def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return empty(shape, dtype).zero_()

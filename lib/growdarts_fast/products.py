@@ -43,14 +43,14 @@ def matmul(x: Tensor, W: Tensor, out: Tensor | None = None, *, halves: bool = Fa
     return found if out is None else out.copy_(found)
 
 
-def add_product(total: Tensor, x: Tensor, W: Tensor, *, halves: bool = False) -> None:
+def add_product(total: Tensor, x: Tensor, W: Tensor) -> None:
     """total += x W of matrices (n, k) and (k, m), computed in the type of W; autograd does not follow it."""
     if x.dtype != W.dtype:
         x = x.to(W.dtype)
     if W.dtype == total.dtype and not _is_faster(x, W):
         total.addmm_(x, W)  # in place: memory that is new to the process takes long
     else:
-        total += matmul(x, W, halves=halves)
+        total += matmul(x, W)
 
 
 def over_time(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:

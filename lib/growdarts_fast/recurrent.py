@@ -14,7 +14,6 @@ Shapes: T time, B batch, H hidden, N nodes, L edges of a node, K activations.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,15 +28,6 @@ from growdarts_fast.derivatives import kept_once
 from growdarts_fast.memory import empty
 from growdarts_fast.products import matmul, over_time
 from growdarts_fast.recurrent_kernels import COLUMNS, add_at, mix, mix_backward, normalise, normalise_backward
-
-
-@dataclass(frozen=True)
-class Norm:
-    """The batch norms of all states: `mean` and `variance` (N + 1, H) are given in eval mode, None in train mode."""
-
-    eps: float
-    mean: Tensor | None = None
-    variance: Tensor | None = None
 
 
 # Of a node: for each of its weights the states that are multiplied by it, one edge each.
@@ -66,11 +56,12 @@ def states(cell: RecurrentSearchCell, x: Tensor, h: Tensor, x_mask: Tensor | Non
     output_weights = torch.stack([U.new_tensor(1 / plain) if node.output_weight is None else node.output_weight
                                   for node in cell.nodes])
     norms = [cell.bn, *(node.bn or cell.bn for node in cell.nodes)]
-    norm = Norm(cell.bn.eps) if cell.training else Norm(cell.bn.eps, *(
-        torch.stack([getattr(bn, name) for bn in norms]) for name in ("running_mean", "running_var")))
+    running = None if cell.training else [torch.stack([getattr(bn, name) for bn in norms])
+                                          for name in ("running_mean", "running_var")]
     dtype = product_type(wx)
     with torch.autocast("cpu", enabled=False):
-        found, means, variances = _MixedScan.apply(nodes, norm, dtype, wx, h, h_mask, U, output_weights, *mixtures, *weights)
+        found, means, variances = _MixedScan.apply(nodes, cell.bn.eps, running, dtype, wx, h, h_mask, U, output_weights,
+                                                   *mixtures, *weights)
     if cell.training:
         for bn in dict.fromkeys(norms):
             its = [state for state, other in enumerate(norms) if other is bn]
@@ -111,6 +102,7 @@ class _Work:
 class _MixedScan(torch.autograd.Function):
     """States h_1 .. h_T (T, B, H), and mean and variance of every batch norm's input, (T, N + 1, H) each.
 
+    eps, running : of all batch norms; mean and variance (N + 1, H) in eval mode, None in train mode.
     wx, U : transformed inputs (T, B, 2 H) and the weight (H, 2 H) of the state before, in state 0.
     h, h_mask : the state before, (B, H), and the dropout mask of all states (B, H).
     r : output weights (N,).
@@ -119,10 +111,10 @@ class _MixedScan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, nodes: Sequence[Blocks], norm: Norm, dtype: torch.dtype, wx: Tensor,
+    def forward(ctx: Any, nodes: Sequence[Blocks], eps: float, running: Sequence[Tensor] | None, dtype: torch.dtype, wx: Tensor,
                 h: Tensor, h_mask: Tensor | None, U: Tensor, r: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         T, (B, H), N = len(wx), h.shape, len(nodes)
-        train, work = norm.mean is None, _Work(nodes, h, dtype)
+        train, work = running is None, _Work(nodes, h, dtype)
         mixtures, Ws, U = tensors[:N], _by_node(nodes, [W.to(dtype) for W in tensors[N:]]), U.to(dtype)
         states = empty((T, N + 1, B, H), wx.dtype)
         read = states if h_mask is None and dtype == wx.dtype else empty((T, N + 1, B, H), dtype)
@@ -130,13 +122,13 @@ class _MixedScan(torch.autograd.Function):
         products = [empty((T, len(sources), B, 2 * H), dtype) for sources in work.sources]
         means, variances = wx.new_empty(T, N + 1, H), wx.new_empty(T, N + 1, H)
         if not train:
-            means[:], variances[:] = norm.mean, norm.variance
+            means[:], variances[:] = running
         hidden[0] = h
         w, (s, m, v, z) = _arrays(mixtures), _arrays((states, means, variances, work.z))
 
         def normalise_state(t: int, i: int, z: np.ndarray) -> None:
             """z becomes state i."""
-            normalise(z, m[t, i], v[t, i], norm.eps, train, s[t, i])
+            normalise(z, m[t, i], v[t, i], eps, train, s[t, i])
             if read is not states:
                 read[t, i] = masked(states[t, i], h_mask)
 
@@ -156,29 +148,28 @@ class _MixedScan(torch.autograd.Function):
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(h_mask, U, r, *mixtures, *(W for block in Ws for W in block))
             ctx.kept = states, read, first, products, hidden, variances, work
-            ctx.nodes, ctx.norm, ctx.dtype = nodes, norm, dtype
+            ctx.nodes, ctx.eps, ctx.train, ctx.dtype = nodes, eps, train, dtype
         ctx.mark_non_differentiable(means, variances)
         return hidden[1:], means, variances
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         states, read, first, products, hidden, variances, work = kept_once(ctx, "mixed_scan")
-        nodes, dtype, norm, N = ctx.nodes, ctx.dtype, ctx.norm, len(ctx.nodes)
-        train = norm.mean is None
+        nodes, dtype, N = ctx.nodes, ctx.dtype, len(ctx.nodes)
         h_mask, U, r, *tensors = ctx.saved_tensors
         mixtures, Ws = tensors[:N], _by_node(nodes, tensors[N:])
-        _, _, _, wants_wx, wants_h, _, wants_U, wants_r, *wanted = ctx.needs_input_grad
+        _, _, _, _, wants_wx, wants_h, _, wants_U, wants_r, *wanted = ctx.needs_input_grad
         wants_w = any(wanted[:N])
         dws = [torch.zeros_like(mixture) for mixture in mixtures]
         dhs = torch.empty_like(hidden)  # total gradients of h_0 .. h_T
         dhs[-1] = 0
         ds, dz = work.states, work.z
         w, dw, (s, v, by_s, by_z) = _arrays(mixtures), _arrays(dws), _arrays((states, variances, ds, dz))
-        mask = np.empty((0, 0), by_z.dtype) if h_mask is None else h_mask.numpy()
+        mask = np.ones_like(by_z) if h_mask is None else h_mask.numpy()
 
         def normalise_state_backward(t: int, i: int) -> None:
             """dz of what became state i."""
-            normalise_backward(by_s[i], s[t, i], v[t, i], norm.eps, train, by_z)
+            normalise_backward(by_s[i], s[t, i], v[t, i], ctx.eps, ctx.train, by_z)
 
         for t in reversed(range(len(grad))):
             dh = dhs[t + 1].add_(grad[t])
@@ -210,7 +201,7 @@ class _MixedScan(torch.autograd.Function):
                        for g in _weight_gradients(read, blocks, product)]
         grad_U = over_time(masked(hidden[:-1], h_mask), first, dtype) if wants_U else None
         grad_r = torch.einsum("tbh,tnbh->n", dhs[1:], states[:, 1:]) if wants_r else None
-        return (None, None, None, first if wants_wx else None, dhs[0] if wants_h else None, None, grad_U, grad_r,
+        return (None, None, None, None, first if wants_wx else None, dhs[0] if wants_h else None, None, grad_U, grad_r,
                 *(dws if wants_w else [None] * N), *grads_W)
 
 
@@ -231,9 +222,6 @@ def _pick(states: Tensor, index: Sequence[int]) -> Tensor:
 
 def _weight_gradients(read: Tensor, blocks: Blocks, product: Tensor) -> list[Tensor]:
     """Of every weight of a node, from the gradients by its products (T, L, B, 2 H)."""
-    gradients, row = [], 0
-    for block in blocks:
-        sources = _pick(read.transpose(0, 1), block).transpose(0, 1)  # (T, edges, B, H)
-        gradients.append(over_time(sources, product[:, row:row + len(block)], product.dtype))
-        row += len(block)
-    return gradients
+    parts = product.split([len(block) for block in blocks], dim=1)  # (T, edges, B, 2 H)
+    return [over_time(_pick(read.transpose(0, 1), block).transpose(0, 1), part, product.dtype)
+            for block, part in zip(blocks, parts, strict=True)]

@@ -23,7 +23,7 @@ compiled = numba.njit(cache=True, error_model="numpy")  # sums are added up as t
 
 
 @compiled
-def mix(states: np.ndarray, sources: np.ndarray, products: np.ndarray, w: np.ndarray, z: np.ndarray) -> None:
+def mix(states, sources, products, w, z):
     """z (B, H) of a node."""
     B, H = z.shape
     one, two, zero = z.dtype.type(1), z.dtype.type(2), z.dtype.type(0)
@@ -44,8 +44,7 @@ def mix(states: np.ndarray, sources: np.ndarray, products: np.ndarray, w: np.nda
 
 
 @compiled
-def mix_backward(states: np.ndarray, sources: np.ndarray, products: np.ndarray, w: np.ndarray, dz: np.ndarray,
-                 d_states: np.ndarray, dw: np.ndarray, wants_w: bool) -> None:
+def mix_backward(states, sources, products, w, dz, d_states, dw, wants_w):
     """From the gradient dz (B, H) of a node: those by `products`, in their place; by w, added to `dw` (L, 4) if wanted; by
     the states, except through the products, added to `d_states`."""
     B, H = dz.shape
@@ -91,7 +90,7 @@ def mix_backward(states: np.ndarray, sources: np.ndarray, products: np.ndarray, 
 
 
 @compiled
-def normalise(z: np.ndarray, mean: np.ndarray, variance: np.ndarray, eps: float, train: bool, state: np.ndarray) -> None:
+def normalise(z, mean, variance, eps, train, state):
     """Batch norm of z (B, H) into `state`, by its own `mean` and `variance` (H,), which it fills, in train mode.
 
     In float64: what float32 would lose of them is lost for all samples of a unit alike, and in every later time step.
@@ -116,8 +115,7 @@ def normalise(z: np.ndarray, mean: np.ndarray, variance: np.ndarray, eps: float,
 
 
 @compiled
-def normalise_backward(ds: np.ndarray, state: np.ndarray, variance: np.ndarray, eps: float, train: bool,
-                       dz: np.ndarray) -> None:
+def normalise_backward(ds, state, variance, eps, train, dz):
     """Gradient dz (B, H) by what went into a batch norm, from `ds` by the `state` that came out."""
     B, H = ds.shape
     scale = (1 / np.sqrt(variance + eps)).astype(ds.dtype)
@@ -134,15 +132,10 @@ def normalise_backward(ds: np.ndarray, state: np.ndarray, variance: np.ndarray, 
 
 
 @compiled
-def add_at(d_states: np.ndarray, sources: np.ndarray, values: np.ndarray, mask: np.ndarray) -> None:
-    """d_states[sources] += values * mask, values (L, B, H); a mask (0, 0) stands for none."""
-    masked = len(mask) > 0
+def add_at(d_states, sources, values, mask):
+    """d_states[sources] += values * mask, values (L, B, H), mask (B, H)."""
     for e in range(len(sources)):
         for b in range(values.shape[1]):
             row, value = d_states[sources[e], b], values[e, b]
-            if masked:
-                for h in range(len(row)):
-                    row[h] += value[h] * mask[b, h]
-            else:
-                for h in range(len(row)):
-                    row[h] += value[h]
+            for h in range(len(row)):
+                row[h] += value[h] * mask[b, h]

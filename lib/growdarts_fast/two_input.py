@@ -3,10 +3,8 @@ r"""The two-input cell over all time steps as one autograd function with a backw
 Node j of N makes $s_j = \sum_o w_{jo}\, o(W_j x_t + b_j,\; U_j s_{j-1},\; s_{j-1})$. The plain form is
 `growdarts.spaces.two_input.cell.TwoInputCell.states`, which also computes cells of operations that have no kernel.
 
-An operation works unit by unit, so a node's derivatives by its transformed inputs and by its state have an entry each:
-$D^{wx}$, $D^{us}$, $D^s$. `two_input_kernels` has them, and step by step the gradient goes back by
-
-$$ ds_{j-1} = D^s_j \odot ds_j + U_j^\top (D^{us}_j \odot ds_j) . $$
+An operation works unit by unit, so its derivatives $D^{us}$ by U s and $D^s$ by s itself have an entry a unit, and the gradient
+goes back by $ds_{j-1} = D^s_j \odot ds_j + U_j^\top (D^{us}_j \odot ds_j)$; `two_input_kernels` has them.
 
 Samples are columns here, so that all numbers of an operation lie side by side. What a node reads is one matrix, the state over
 x_t over a row of ones, and its weights are another, (U, W, b); operations that multiply W x + b by U s have rows (U, 0, 0)
@@ -29,7 +27,7 @@ from growdarts.spaces.precision import product_type
 from growdarts.spaces.two_input.cell import TwoInputCell
 from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts_fast.derivatives import kept_once
-from growdarts_fast.memory import empty, zeros
+from growdarts_fast.memory import empty
 from growdarts_fast.products import LEAST, ROWS, add_product, matmul
 from growdarts_fast.two_input_kernels import CODES, MULTIPLIED, mix, mix_backward
 
@@ -144,7 +142,7 @@ class _TwoInputScan(torch.autograd.Function):
         _, _, wants_x, _, *wants = ctx.needs_input_grad
         used = C - 1 if wants_x else H  # rows of what is read
         back = [node_pass.weights[:, :used].t().contiguous() for node_pass in passes]
-        by_read, ds = [zeros((T, used, B), grad.dtype) for _ in passes], grad.new_zeros(H, B)
+        by_read, ds = [empty((T, used, B), grad.dtype).zero_() for _ in passes], grad.new_zeros(H, B)
         with torch.inference_mode():
             for t in reversed(range(T)):
                 ds = ds + grad[t].t()
@@ -153,11 +151,10 @@ class _TwoInputScan(torch.autograd.Function):
                     ds = gradients[t, :H]
         grads = []
         for j, node_pass in enumerate(passes):
-            wants_W, wants_b, wants_U, wants_w = wants[4 * j:4 * j + 4]
             dW = db = dU = None
-            if wants_W or wants_b or wants_U:
+            if any(wants[4 * j:4 * j + 3]):
                 by_weights = node_pass.by_weights()
-                dU, (dW, db) = by_weights[node_pass.of_us, :H], by_weights[node_pass.of_wx, H:].split((C - 1 - H, 1), dim=1)
-            grads += [value if value is None else value.contiguous() for value in (
-                dW, None if db is None else db[:, 0], dU, node_pass.dw.to(grad.dtype))]
+                dU, by_wx = by_weights[node_pass.of_us, :H], by_weights[node_pass.of_wx, H:]
+                dW, db = by_wx[:, :-1], by_wx[:, -1]
+            grads += [value if value is None else value.contiguous() for value in (dW, db, dU, node_pass.dw.to(grad.dtype))]
         return None, None, sum(by_read)[:, H:].transpose(1, 2).contiguous() if wants_x else None, ds.t(), *grads

@@ -15,12 +15,8 @@ Device = Literal["auto", "cpu", "cuda"]
 def find_device(asked: str | torch.device) -> torch.device:
     """The device of a name: "auto" is the GPU where there is one, else the CPU.
 
-    A process computes on one GPU, torch's current one: CUDA_VISIBLE_DEVICES chooses among several.
-
-    Raises
-    ------
-    ConfigError
-        there is no such device; the message names those that there are.
+    A process computes on one GPU, torch's current one: CUDA_VISIBLE_DEVICES chooses among several. If there is no such
+    device, a ConfigError names those that there are.
     """
     if asked == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -7,13 +7,13 @@ from growdarts.drawing.charts import BLUE, LEGEND, WIDTH, Chart, Weights, _arrow
 from growdarts.drawing.graphs import arranged, derived_cells, derived_edges
 from growdarts.drawing.text import LETTER, text, width
 from growdarts.mixture import operation_keys, operation_name
-from growdarts.spaces.genotype import SPACES, genotype_from_dict
+from growdarts.spaces.genotype import genotype_from_dict
 
 
 def genotype(data: dict[str, Any]) -> str:
     """A derived cell in its `to_dict` form as SVG: a chain of boxes, or graphs with operations on their edges."""
     genotype_from_dict(data)  # for its checks
-    if not _is_chain(data["space"]):
+    if "layers" not in data:
         return arranged([("", derived_cells(data), 0)])
     rows = []
     for layer, nodes in enumerate(data["layers"], start=1):
@@ -40,24 +40,19 @@ def growth(record: dict[str, Any]) -> str:
         rows.append((title, [drawn], chart.height))
     legend = text(4, 12, LEGEND) + text(4, 27, f"Framed: derived from stage {best + 1}, the best.")
     rows.append(("", [legend], 34))
-    if not _is_chain(data["space"]):
+    if "layers" not in data:
         rows.append(("derived cell" if "recurrent" in data else "", derived_cells(data), 0))
     return arranged(rows)
 
 
 def derived_keys(data: dict[str, Any], weights: Weights) -> set[tuple[str, str]]:
     """(mixture, key) of what a derived cell in its `to_dict` form took of these mixtures; copies are all of them."""
-    if _is_chain(data["space"]):
+    if "layers" in data:
         taken = {(f"layer {layer}, node {node}", name) for layer, nodes in enumerate(data["layers"], start=1)
                  for node, names in enumerate(nodes, start=1) for name in names}
     else:
         taken = {(f"{part} {i} <- {j}", name) for part, edges in derived_edges(data).items() for j, i, name in edges}
     return {(mixture, key) for mixture, keys in weights.items() for key in keys if (mixture, operation_name(key)) in taken}
-
-
-def _is_chain(space: str) -> bool:
-    """Whether the cells of `space` are chains of nodes, whose genotype has `layers`, else they are graphs with edges."""
-    return "layers" in SPACES[space].__dataclass_fields__
 
 
 def _derived_chain(nodes: Sequence[Sequence[str]], space: str) -> tuple[str, float]:

@@ -49,9 +49,8 @@ class Chart:
         for name in names:
             part, node, _ = place(name)
             self.parts.setdefault(part, {}).setdefault(node, []).append(name)
-        held = {(name, key) for frame in frames for name, mixture in frame.items() for key in mixture}
-        self.slots = [(name, key) for name in names for key in self.rows if (name, key) in held]
-        self.nodes = [(part, node) for part, nodes in self.parts.items() for node in nodes]
+        self.slots = [(name, key) for name in names for key in self.rows
+                      if any(key in frame.get(name, ()) for frame in frames)]
         self.most = max(weight for frame in frames for mixture in frame.values() for weight in mixture.values())
         self.chain = bool(names) and place(names[0])[2] is None
         self._lay_out()
@@ -63,11 +62,7 @@ class Chart:
         self.columns: dict[str, tuple[float, float]] = {}
         self.strips: dict[str, tuple[float, float, float]] = {}
         self.lists: list[float] = []
-        if self.chain:
-            most = max(len(nodes) for nodes in self.parts.values())
-            self.column = min(64.0, (room - 34) / most)
-        else:
-            self.column = 23.0
+        self.column = min(64.0, (room - 34) / max(map(len, self.parts.values()))) if self.chain else 23.0
         self.titled, rows = len(self.parts) > 1, len(self.rows) * ROW
         x = y = bottom = 0.0
         for part, nodes in self.parts.items():
@@ -115,11 +110,11 @@ class Chart:
             parts.append(self._ends(part, x, y, wide))
         if not self.chain:
             parts += [self._arc(name, weights.get(name)) for name in self.columns if whole or name in weights]
-        for part, node in self.nodes:
-            names = self.parts[part][node]
-            there = any(name in weights for name in names)
-            if there or whole:
-                parts.append(self._node(part, node, there, there and not any(name in before for name in names)))
+        for part, nodes in self.parts.items():
+            for node, names in nodes.items():
+                there = any(name in weights for name in names)
+                if there or whole:
+                    parts.append(self._node(part, node, there, there and not any(name in before for name in names)))
         for name, key in self.slots:
             mixture = weights.get(name)
             gone = mixture is not None and key not in mixture
@@ -131,20 +126,16 @@ class Chart:
         return "\n".join(parts)
 
     def _slot(self, name: str, key: str, weight: float, state: str, framed: bool) -> str:
-        """A weight: a bar, its number over it."""
-        x, top = self.columns[name]
+        """A weight: a bar, its number over it; the largest of all frames fills its column."""
+        (x, top), bar = self.columns[name], (self.column - 3) * weight / self.most
         size = f'width="{self.column - 3:.1f}" height="{ROW - 3}"'
         frame = (f'<rect class="gd-frame" {size} fill="none" stroke="{NEW if "new" in state else "#222222"}" stroke-width="1.5"'
                  + ("/>" if "new" in state or "chosen" in state else ' opacity="0"/>')) if framed else ""
         return (f'<g class="gd-w{state}" transform="translate({x + 1:.1f},{top + self.rows.index(key) * ROW + 1:.1f})"'
                 + (' opacity="0">' if "off" in state else ">")
                 + f'<rect class="gd-track" {size} fill="#8a8a8a" fill-opacity="0.1"/>'
-                f'<rect class="gd-bar" width="{self.length(weight):.1f}" height="{ROW - 3}" fill="{BLUE}" fill-opacity="0.45"/>'
+                f'<rect class="gd-bar" width="{bar:.1f}" height="{ROW - 3}" fill="{BLUE}" fill-opacity="0.45"/>'
                 + frame + text(self.column - 6, ROW - 6, "\u00d7" if "gone" in state else f"{100 * weight:.0f}", "end") + "</g>")
-
-    def length(self, weight: float) -> float:
-        """Of the bar of a weight; the largest of all frames fills its column."""
-        return (self.column - 3) * weight / self.most
 
     def _node(self, part: str, node: int, there: bool, new: bool) -> str:
         """Box of a node with what leads into it; of a node with edges the head of its columns as well."""

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
-
+from dataclasses import fields
+from typing import Any, ClassVar, Self, TypeVar
 
 G = TypeVar("G", bound="JsonForm")
 
@@ -13,10 +13,14 @@ class GenotypeError(ValueError):
 
 
 class JsonForm:
-    """JSON text, for a class that has `to_dict`, plain lists by name, and its inverse `from_dict`. Records also count
-    its `n_nodes`, those of the deepest cell, and `operations`, those of all nodes or edges."""
+    """JSON text of a dataclass whose fields are tuples, nested or not. Records also count its `n_nodes`, those of the
+    deepest cell, and `operations`, those of all nodes or edges."""
 
-    space: str
+    space: ClassVar[str]  # set by `genotypes_of`
+
+    def to_dict(self) -> dict[str, Any]:
+        """The space and the fields, as plain lists."""
+        return {"space": self.space} | {field.name: _lists(getattr(self, field.name)) for field in fields(self)}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict())
@@ -31,13 +35,24 @@ class JsonForm:
         return cls.from_dict(data)
 
     @classmethod
-    def contents(cls, data: Any) -> dict[str, Any]:
-        """Of the `to_dict` form: all but the space, which must be that of the class."""
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Inverse of `to_dict`."""
         if not isinstance(data, dict) or "space" not in data:
             raise GenotypeError(f"not a genotype: {data!r:.200} (it names no space)")
         if data["space"] != cls.space:
             raise GenotypeError(f"a genotype of space {data['space']!r}: expected {cls.space!r}")
-        return {name: value for name, value in data.items() if name != "space"}
+        values = {name: value for name, value in data.items() if name != "space"}
+        names = [field.name for field in fields(cls)]
+        if values.keys() != set(names):
+            raise GenotypeError(f"not a genotype of space {cls.space!r}: "
+                                f"missing {[name for name in names if name not in values]}, "
+                                f"left over {[name for name in values if name not in names]}")
+        return cls(**values)
+
+
+def _lists(value: Any) -> Any:
+    """Tuples, also those within tuples, as lists."""
+    return list(map(_lists, value)) if isinstance(value, tuple) else value
 
 
 SPACES: dict[str, type[JsonForm]] = {}  # name of a space -> its genotypes
@@ -47,7 +62,7 @@ def genotypes_of(space: str) -> Callable[[type[G]], type[G]]:
     """Decorator of a `JsonForm`: its objects are the genotypes of `space`, by which name `genotype_from_dict` finds them."""
 
     def register(kind: type[G]) -> type[G]:
-        SPACES[space] = kind
+        SPACES[space], kind.space = kind, space
         return kind
 
     return register

@@ -5,6 +5,7 @@ Shapes: B batch, C channels, H = W pixels, K classes.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Literal
 
 import torch
@@ -92,13 +93,10 @@ class ImageTask:
 
         The validation images come in a new order whenever all have been used.
         """
-        return zip(self.train_batches(), self._endless(self._part("validation")))
-
-    def _endless(self, images: Images) -> Iterator[Batch]:
+        images = self._part("validation")
         if len(images.y) < 2:
             raise DataError(f"{len(images.y)} validation images are not possible for a search: allowed are at least 2")
-        while True:
-            yield from self._pass(images)
+        return zip(self.train_batches(), chain.from_iterable(map(self._pass, repeat(images))))
 
     def _pass(self, images: Images) -> Iterator[Batch]:
         draws = self.device if self.device.type == "cuda" else "cpu"

@@ -6,11 +6,12 @@ Shapes: T window length (tokens), B columns of text, E embedding, H hidden (E = 
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from itertools import chain, count
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import register_dataclass
+from torch.utils._pytree import register_dataclass, tree_map
 
 from growdarts.devices.captured import Graphs
 from growdarts.training import MeanLoss
@@ -204,11 +205,8 @@ class LanguageTask:
 
     def search_batches(self) -> Iterator[tuple[Window, Window]]:
         """Training windows, each with a validation window for the alpha step, whose states are carried over as well."""
-        return zip(self.train_batches(), self._endless("validation"), strict=False)
-
-    def _endless(self, part: str) -> Iterator[Window]:
-        while True:
-            yield from self._windows(part, regularised=False)
+        validation = chain.from_iterable(self._windows("validation", regularised=False) for _ in count())
+        return zip(self.train_batches(), validation, strict=False)
 
     def _windows(self, part: str, *, regularised: bool) -> Iterator[Window]:
         columns, before = batchify(getattr(self.text, part), self.batch_size), None
@@ -231,7 +229,7 @@ class LanguageTask:
         if network.training and memory.masks is None:
             memory.masks = network.draw_masks(window.x.shape[1])
         output = network(window.x, memory.before, memory.masks if network.training else Masks(), window.y)
-        memory.after, loss = detached(output.carried), output.loss
+        memory.after, loss = tree_map(Tensor.detach, output.carried), output.loss
         if window.regularised and self.act_reg:
             loss = loss + self.act_reg * output.dropped.square().mean()
         if window.regularised and self.temporal_act_reg and len(output.states) > 1:
@@ -259,8 +257,3 @@ class LanguageTask:
     def flops(self, network: LanguageModel) -> int:
         """Floating-point operations of one forward pass over the training text."""
         return len(self.text.train) * network.flops()
-
-
-def detached(state: State) -> State:
-    """The same values without their history."""
-    return tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()

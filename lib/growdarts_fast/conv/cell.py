@@ -24,8 +24,8 @@ from growdarts.spaces.darts_conv.cell import SearchCell
 from growdarts.spaces.darts_conv.operations import FactorizedReduce, ReLUConvBN, SeparableConv, Zero
 from growdarts_fast.derivatives import refuse_second_derivative
 from growdarts_fast.conv.norm_kernels import row_sums
-from growdarts_fast.conv.passes import Fit, Norm, Nothing, Operation, Pool, Repeat, Separable, Skip, flat
-from growdarts_fast.memory import empty, zeros
+from growdarts_fast.conv.passes import Fit, Norm, Operation, Pool, Repeat, Separable, Skip, flat
+from growdarts_fast.memory import empty
 from growdarts.forms import fast_form
 
 
@@ -47,7 +47,7 @@ def forward(cell: SearchCell, s0: Tensor, s1: Tensor, mixtures: Sequence[tuple[S
     if cell.channels >= WIDE or None in chain(fits, *edges):
         return SearchCell.forward.plain(cell, *(s.contiguous(memory_format=torch.channels_last) for s in (s0, s1)), mixtures)
     batch_last = [s.permute(1, 2, 3, 0).contiguous() for s in (s0, s1)]
-    out = mixed_cell(*batch_last, fits, edges, [w for _, w in mixtures], cell.channels, cell.stride(0))
+    out = mixed_cell(*batch_last, fits, edges, [w for _, w in mixtures], cell.n_nodes, cell.channels, cell.stride(0))
     return out.permute(3, 0, 1, 2)
 
 
@@ -55,7 +55,7 @@ def as_operation(module: nn.Module) -> Operation | None:
     """The passes of an operation or of a fitting map of a search network; None if they are not written out."""
     match module:
         case Zero():
-            return Nothing()
+            return Operation()
         case nn.Identity():
             return Skip()
         case SeparableConv():
@@ -70,9 +70,9 @@ def as_operation(module: nn.Module) -> Operation | None:
         case nn.Sequential() if len(module) == 2 and (norm := _as_norm(module[1])):
             pool = module[0]
             if type(pool) is nn.MaxPool2d and (pool.kernel_size, pool.padding, pool.dilation) == (3, 1, 1):
-                return Pool(3, pool.stride, False, norm)
+                return Pool(pool.stride, False, norm)
             if type(pool) is nn.AvgPool2d and (pool.kernel_size, pool.padding, pool.count_include_pad) == (3, 1, False):
-                return Pool(3, pool.stride, True, norm)
+                return Pool(pool.stride, True, norm)
     return None
 
 
@@ -98,17 +98,14 @@ class Task(NamedTuple):
 
 
 def mixed_cell(s0: Tensor, s1: Tensor, fits: Sequence[Operation], edges: Sequence[Sequence[Operation]],
-               weights: Sequence[Tensor], channels: int, stride: int) -> Tensor:
+               weights: Sequence[Tensor], n_nodes: int, channels: int, stride: int) -> Tensor:
     """Output (N C, H / stride, W / stride, B) of inputs whose second is (..., H, W, B).
 
     fits : operations that make states 0 and 1 of s0 and s1.
     edges, weights : operations of every edge, those of node i after those of node i-1, and (K,) for each.
-    channels, stride : C, and of the edges from states 0 and 1.
+    n_nodes, channels, stride : N, C, and of the edges from states 0 and 1.
     """
-    ends, target = [(0, 2), (1, 3)], 4
-    while len(ends) < 2 + len(edges):
-        ends += [(source, target) for source in range(2, target)]
-        target += 1
+    ends = [(0, 2), (1, 3), *((source, target) for target in range(4, 4 + n_nodes) for source in range(2, target))]
     tasks: list[Task] = []
     theta: list[Tensor] = []
     for edge, ((source, target), operations) in enumerate(zip(ends, [*([fit] for fit in fits), *edges], strict=True)):
@@ -117,7 +114,7 @@ def mixed_cell(s0: Tensor, s1: Tensor, fits: Sequence[Operation], edges: Sequenc
             tasks.append(Task(operation, source, target, edge, place, own))
             theta += operation.theta
     shape = (channels, *((size - 1) // stride + 1 for size in s1.shape[1:3]), s1.shape[3])
-    return _MixedCell.apply(tasks, (target - 3, *shape), len(weights), s0, s1, *weights, *theta)
+    return _MixedCell.apply(tasks, (n_nodes, *shape), len(weights), s0, s1, *weights, *theta)
 
 
 class _MixedCell(torch.autograd.Function):
@@ -127,8 +124,8 @@ class _MixedCell(torch.autograd.Function):
                 *tensors: Tensor) -> Tensor:
         with torch_alone() as threads:
             weights = [[1.0], [1.0], *(w.tolist() for w in tensors[:n_edges])]
-            theta, out = tensors[n_edges:], zeros(shape, s1.dtype)
-            states = [s0, s1, *zeros((2, shape[1], *s1.shape[1:]), s1.dtype), *out]
+            theta, out = tensors[n_edges:], empty(shape, s1.dtype).zero_()
+            states = [s0, s1, *empty((2, shape[1], *s1.shape[1:]), s1.dtype).zero_(), *out]
             sizes = [task.operation.keeps for task in tasks]
             buffers = [*empty((2, *states[2].shape), s1.dtype).split(sizes[:2]),
                      *empty((sum(sizes[2:]), *shape[1:]), s1.dtype).split(sizes[2:])]
@@ -159,7 +156,7 @@ class _MixedCell(torch.autograd.Function):
         with torch_alone() as threads:
             # by inputs, fitted inputs, nodes
             wanted = [*wants[:2], *(wants[fit.source] or any(wants_theta[fit.theta]) for fit in tasks[:2])]
-            gradients = [zeros(x.shape, x.dtype) if w else None for x, w in zip(states, wanted)]
+            gradients = [empty(x.shape, x.dtype).zero_() if w else None for x, w in zip(states, wanted)]
             gradients += empty((n_nodes := len(states) - 4, *states[-1].shape), grad.dtype).copy_(
                 grad.unflatten(0, (n_nodes, -1)))
             sums, scratch = {}, empty((threads, 4, *states[-1].shape), grad.dtype)
@@ -199,7 +196,7 @@ def _share_out(compute: Callable[[int, Tensor | None, Tensor], None], adds_to: d
         shares[least].append(k)
         load[least] += tasks[k].operation.cost
     shares = [share for share in shares if share]
-    others = [{i: zeros(totals[i].shape, totals[i].dtype) for i in {adds_to[k] for k in share} if totals[i] is not None}
+    others = [{i: empty(totals[i].shape, totals[i].dtype).zero_() for i in {adds_to[k] for k in share} if totals[i] is not None}
               for share in shares[1:]]
 
     def run(share: Sequence[int], own: dict[int, Tensor] | None, scratch: Tensor) -> None:

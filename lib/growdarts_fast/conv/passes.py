@@ -19,7 +19,7 @@ Gradients = tuple[float, list[Tensor | None]]
 
 
 class Operation:
-    """An operation o; the signatures below are those of all of them."""
+    """An operation o, with the signatures of all; this one is `none`, the absence of an edge."""
 
     theta: Sequence[nn.Parameter] = ()  # in the order of its module's
     cost: float = 0  # multiply-adds for a pixel of the output, roughly
@@ -32,13 +32,13 @@ class Operation:
 
         In `scratch` (4, C, H, W, B) anything may be written.
         """
-        raise NotImplementedError
+        return []
 
     def backward(self, x: Tensor, theta: Sequence[Tensor], kept: Sequence[Tensor], weight: float, G: Tensor,
                  g_sum: np.ndarray, dx: Tensor | None, wants: Sequence[bool], scratch: Tensor) -> Gradients:
         """From the gradient G by weight * o(x), with sums g_sum (C,): those by the weight and, if wanted, by theta; that by
         x is added to `dx`, unless this is None."""
-        raise NotImplementedError
+        return 0.0, []
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,6 @@ class Norm:
         return norm_kernels.normalised_backward(flat(G), g_sum, flat(d), known.numpy(), weight, self.train, flat(g))
 
 
-class Nothing(Operation):
-    """The absence of an edge."""
-
-    def forward(self, x, theta, weight, out, buffer, scratch):
-        return []
-
-    def backward(self, x, theta, kept, weight, G, g_sum, dx, wants, scratch):
-        return 0.0, []
-
-
 class Skip(Operation):
     """The identity."""
 
@@ -96,53 +86,42 @@ class Skip(Operation):
 
 @dataclass(frozen=True)
 class Pool(Operation):
-    """Mean or largest of kernel x kernel pixels, the border not counted, and batch norm."""
+    """Mean or largest of 3 x 3 pixels, the border not counted, and batch norm."""
 
-    kernel: int
     stride: int
     mean: bool
     norm: Norm
 
-    keeps = 1
-
-    @property
-    def cost(self) -> float:
-        return 2 * self.kernel**2
-
-    def _ones(self, x: Tensor) -> np.ndarray:
-        return x.new_ones(len(x), self.kernel, self.kernel).numpy()
-
-    def _shares(self, x: Tensor) -> Tensor:
-        return _shares(*x.shape[1:3], self.kernel, self.stride, x.dtype)
+    cost, keeps = 18, 1
 
     def forward(self, x, theta, weight, out, buffer, scratch):
         d = buffer[0]
         if self.mean:
-            conv_kernels.convolve(x.numpy(), self._ones(x), d.numpy(), self.stride, 1, False)
-            d *= self._shares(x)
+            conv_kernels.convolve(x.numpy(), x.new_ones(len(x), 3, 3).numpy(), d.numpy(), self.stride, 1, False)
+            d *= _shares(*x.shape[1:3], self.stride, x.dtype)
         else:
-            conv_kernels.max_pool(x.numpy(), d.numpy(), self.kernel, self.stride)
+            conv_kernels.max_pool(x.numpy(), d.numpy(), 3, self.stride)
         return [d, self.norm.add(d, weight, out)]
 
     def backward(self, x, theta, kept, weight, G, g_sum, dx, wants, scratch):
         g = scratch[0]
         by_weight = self.norm.backward(*kept, weight, G, g_sum, g)
         if dx is not None and self.mean:
-            g *= self._shares(x)
-            ones = self._ones(x)
+            g *= _shares(*x.shape[1:3], self.stride, x.dtype)
+            ones = x.new_ones(len(x), 3, 3).numpy()
             conv_kernels.convolve_backward(x.numpy(), ones, g.numpy(), dx.numpy(), ones, self.stride, 1, False, True, False)
         elif dx is not None:
-            conv_kernels.max_pool_backward(x.numpy(), g.numpy(), dx.numpy(), self.kernel, self.stride)
+            conv_kernels.max_pool_backward(x.numpy(), g.numpy(), dx.numpy(), 3, self.stride)
         return by_weight, []
 
 
 @cache
-def _shares(height: int, width: int, kernel: int, stride: int, dtype: torch.dtype) -> Tensor:
+def _shares(height: int, width: int, stride: int, dtype: torch.dtype) -> Tensor:
     """1 / number of pixels that each mean is over, (H / stride, W / stride, 1)."""
     counts = []
     for size in (height, width):
-        centre, reach = torch.arange(0, size, stride), kernel // 2
-        counts.append((centre + reach).clamp(max=size - 1) - (centre - reach).clamp(min=0) + 1)
+        centre = torch.arange(0, size, stride)
+        counts.append((centre + 1).clamp(max=size - 1) - (centre - 1).clamp(min=0) + 1)
     return 1 / (counts[0][:, None, None] * counts[1][:, None]).to(dtype)
 
 
@@ -168,21 +147,19 @@ class Fit(Operation):
         return x[:, k::self.stride, k::self.stride]
 
     def forward(self, x, theta, weight, out, buffer, scratch):
-        d, start = buffer[0], 0
-        for k, W in enumerate(theta):
-            torch.mm(W.flatten(1), torch.relu(self._pixels(x, k)).flatten(1), out=d[start:start + len(W)].flatten(1))
-            start += len(W)
+        d = buffer[0]
+        for k, (W, part) in enumerate(zip(theta, d.split([len(W) for W in theta]), strict=True)):
+            torch.mm(W.flatten(1), torch.relu(self._pixels(x, k)).flatten(1), out=part.flatten(1))
         return [d, self.norm.add(d, weight, out)]
 
     def backward(self, x, theta, kept, weight, G, g_sum, dx, wants, scratch):
-        g, gradients, start = torch.empty_like(G), [], 0
+        g, gradients = torch.empty_like(G), []
         by_weight = self.norm.backward(*kept, weight, G, g_sum, g)
-        for k, (W, wanted) in enumerate(zip(theta, wants, strict=True)):
-            pixels, rows = self._pixels(x, k), g[start:start + len(W)].flatten(1)
+        for k, (W, part, wanted) in enumerate(zip(theta, g.split([len(W) for W in theta]), wants, strict=True)):
+            pixels, rows = self._pixels(x, k), part.flatten(1)
             gradients.append((rows @ torch.relu(pixels).flatten(1).t()).view_as(W) if wanted else None)
             if dx is not None:
                 self._pixels(dx, k).add_((W.flatten(1).t() @ rows).view(pixels.shape).mul_(pixels > 0))
-            start += len(W)
         return by_weight, gradients
 
 

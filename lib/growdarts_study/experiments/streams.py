@@ -156,7 +156,7 @@ class Learner:
         while self.purse >= cost:
             days = day - 1 - torch.randperm(recent, generator=generator)[: 2 * config.batch_size]
             batch, held_out = ((self.stream.x[:, part].to(self.device), self.stream.y[part].to(self.device)) for part in days.chunk(2))
-            step = VirtualStep.of(theta, self.network.theta_parameters(), config.grad_clip)
+            step = VirtualStep(theta, self.network.theta_parameters(), config.grad_clip)
             gradient = alpha_gradient(self.network, self.task.loss, batch, held_out, order=config.order, step=step,
                                       radius=config.radius)
             for logits, g in zip(self.network.alpha_parameters(), gradient, strict=True):

@@ -70,7 +70,7 @@ class StackedForecasters(nn.Module):
 
     def _weights(self, stacked, node: int, i: int) -> Weights:
         name = self.operations[i]
-        W, U, b = (stacked({node: i}, lambda network, part=part: network.cells[0].nodes[node].weights_of(name)[part])
+        W, U, b = (stacked({node: i}, lambda network, part=part: getattr(network.cells[0].nodes[node], part)[name])
                    for part in "WUb")
         where = tuple(slice(None) for _ in range(node)) + (slice(i, i + 1),)
         return Weights(name, where, W, U, nn.Parameter(b.detach().unsqueeze(-2)))

@@ -7,12 +7,12 @@ of `Genotype` such a text builds the same architecture.
     Genotype(normal=[('skip_connect', 0), ('sep_conv_3x3', 1)], normal_concat=[2], reduce=..., reduce_concat=...)
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 from operator import index
-from typing import Any, Self
+from typing import ClassVar
 
-from growdarts.spaces.genotype import GenotypeError, JsonForm, genotypes_of, require_space
+from growdarts.spaces.genotype import GenotypeError, JsonForm, genotypes_of
 
 Edge = tuple[str, int]  # operation, predecessor
 
@@ -23,60 +23,56 @@ CONVOLUTIONAL_OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connec
 
 
 class DartsGenotype(JsonForm):
-    """What both kinds of genotype share. A `GenotypeError` lists everything that is wrong with the fields."""
+    """What both kinds of genotype share: fields in pairs, a cell's edges and the states that its output is made of.
+
+    Node `inputs` is the first of a cell, after the states that are its inputs, and each node has `per_node` edges. A
+    `GenotypeError` lists everything that is wrong with the fields.
+    """
+
+    inputs: ClassVar[int]
+    per_node: ClassVar[int]
+    candidates: ClassVar[tuple[str, ...]]
 
     def __post_init__(self) -> None:
-        require_space(self, type(self).space)
-        for name in self._names():
-            value = getattr(self, name)
+        for name, value in list(vars(self).items()):
             try:
-                plain = (tuple(index(i) for i in value) if name.endswith("concat") else
+                plain = (tuple(map(index, value)) if name.endswith("concat") else
                          tuple((str(operation), index(j)) for operation, j in value))
             except (TypeError, ValueError) as error:
                 wanted = "node numbers" if name.endswith("concat") else "pairs (operation, predecessor)"
                 raise GenotypeError(f"{name} = {value!r:.200}: allowed is a list of {wanted} ({error})") from None
             object.__setattr__(self, name, plain)  # the dataclass is frozen for everybody else
-        if problems := self._problems():
+        if problems := [problem for cell in self._cells() for problem in self._problems(*cell)]:
             raise GenotypeError("; ".join(problems))
+
+    def _cells(self) -> list[tuple[str, str]]:
+        """Of every cell the names of its two fields."""
+        names = list(vars(self))
+        return list(zip(names[::2], names[1::2], strict=True))
+
+    def _problems(self, cell: str, output: str) -> Iterator[str]:
+        edges, concat = getattr(self, cell), getattr(self, output)
+        if not edges or len(edges) % self.per_node:
+            yield f"{cell}: {len(edges)} edges, allowed is {self.per_node} for every node, at least one node"
+        for k, (operation, predecessor) in enumerate(edges):
+            node = self.inputs + k // self.per_node
+            where = f"{cell}, edge {k % self.per_node} of node {node}"
+            if operation not in self.candidates:
+                yield f"{where}: unknown operation {operation!r}, allowed are {', '.join(self.candidates)}"
+            if not 0 <= predecessor < node:
+                yield f"{where}: predecessor {predecessor}, allowed is 0 to {node - 1}"
+        states = self.inputs + len(edges) // self.per_node
+        if not concat or len(set(concat)) != len(concat) or not all(0 <= i < states for i in concat):
+            yield f"{output} = {list(concat)}: allowed are different nodes out of 0 to {states - 1}, at least one"
+
+    @property
+    def n_nodes(self) -> int:
+        """Intermediate nodes of the deepest cell."""
+        return max(len(getattr(self, edges)) for edges, _ in self._cells()) // self.per_node
 
     @property
     def operations(self) -> list[str]:
-        return [name for field in self._names() if not field.endswith("concat") for name, _ in getattr(self, field)]
-
-    @classmethod
-    def _names(cls) -> list[str]:
-        return [field.name for field in fields(cls) if field.name != "space"]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"space": self.space} | {
-            name: [list(item) if isinstance(item, tuple) else item for item in getattr(self, name)]
-            for name in self._names()}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        values = cls.contents(data)
-        missing = [name for name in cls._names() if name not in values]
-        left_over = [name for name in values if name not in cls._names()]
-        if missing or left_over:
-            raise GenotypeError(f"the dictionary is no genotype of space {cls.space!r}: "
-                                f"missing {missing}, left over {left_over}")
-        return cls(**values)
-
-
-def _edge_problems(where: str, edge: Edge, n_predecessors: int, allowed: Iterable[str]) -> list[str]:
-    operation, predecessor = edge
-    problems = []
-    if operation not in allowed:
-        problems.append(f"{where}: unknown operation {operation!r}, allowed are {', '.join(allowed)}")
-    if not 0 <= predecessor < n_predecessors:
-        problems.append(f"{where}: predecessor {predecessor}, allowed is 0 to {n_predecessors - 1}")
-    return problems
-
-
-def _concat_problems(name: str, concat: tuple[int, ...], n_states: int) -> list[str]:
-    if not concat or len(set(concat)) != len(concat) or not all(0 <= i < n_states for i in concat):
-        return [f"{name} = {list(concat)}: allowed are different nodes out of 0 to {n_states - 1}, at least one"]
-    return []
+        return [name for edges, _ in self._cells() for name, _ in getattr(self, edges)]
 
 
 @genotypes_of("darts_recurrent")
@@ -92,18 +88,7 @@ class RecurrentGenotype(DartsGenotype):
 
     recurrent: tuple[Edge, ...]
     concat: tuple[int, ...]
-    space: str = "darts_recurrent"
-
-    @property
-    def n_nodes(self) -> int:
-        """Intermediate nodes."""
-        return len(self.recurrent)
-
-    def _problems(self) -> list[str]:
-        problems = [] if self.recurrent else ["recurrent: a cell needs a node"]
-        for i, edge in enumerate(self.recurrent, start=1):
-            problems += _edge_problems(f"recurrent, node {i}", edge, i, RECURRENT_OPERATIONS[1:])
-        return problems + _concat_problems("concat", self.concat, self.n_nodes + 1)
+    inputs, per_node, candidates = 1, 1, RECURRENT_OPERATIONS[1:]
 
 
 @genotypes_of("darts_conv")
@@ -121,21 +106,4 @@ class ConvolutionalGenotype(DartsGenotype):
     normal_concat: tuple[int, ...]
     reduce: tuple[Edge, ...]
     reduce_concat: tuple[int, ...]
-    space: str = "darts_conv"
-
-    @property
-    def n_nodes(self) -> int:
-        """Intermediate nodes of the deeper cell."""
-        return max(len(self.normal), len(self.reduce)) // 2
-
-    def _problems(self) -> list[str]:
-        problems = []
-        for name in ("normal", "reduce"):
-            edges, concat = getattr(self, name), getattr(self, f"{name}_concat")
-            if not edges or len(edges) % 2:
-                problems.append(f"{name}: {len(edges)} edges, allowed is two for every node")
-            for k, edge in enumerate(edges):
-                problems += _edge_problems(f"{name}, edge {k} of node {2 + k // 2}", edge, 2 + k // 2,
-                                           CONVOLUTIONAL_OPERATIONS[1:])
-            problems += _concat_problems(f"{name}_concat", concat, 2 + len(edges) // 2)
-        return problems
+    inputs, per_node, candidates = 2, 2, CONVOLUTIONAL_OPERATIONS[1:]

@@ -6,18 +6,20 @@ after those of node i-1, so a grown node leaves the numbers of all others as the
 Shapes: B batch, C channels, H and W pixels, N nodes, K operations of an edge.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from growdarts.spaces.darts_conv.operations import (FactorizedReduce, ReLUConvBN, Zero, build_operation, convolution_flops, drop_path)
+from growdarts.spaces.darts_conv.operations import FactorizedReduce, ReLUConvBN, Zero, build_operation, drop_path
 from growdarts.spaces.darts.genotypes import Edge
 from growdarts.spaces.genotype import GenotypeError
 from growdarts.mixture import Mixture, operation_name
 from growdarts.spaces.containers import OperationModules
 from growdarts.forms import has_fast_form
+
+T = TypeVar("T")
 
 
 class Cell(nn.Module):
@@ -27,7 +29,7 @@ class Cell(nn.Module):
     ----------
     inputs, channels : of s0 and s1, and C of every node.
     reduction : edges from the two inputs have stride 2.
-    after_reduction : s1 comes from a reduction cell, so s0 has twice its height and width.
+    after_reduction : s1 comes from a reduction cell, so s0 has twice its height and width. The two are the `place`.
     affine : whether the batch norms have weights; a search network's have none.
     """
 
@@ -44,12 +46,6 @@ class Cell(nn.Module):
     def stride(self, predecessor: int) -> int:
         """Of an edge from state `predecessor`."""
         return 2 if self.reduction and predecessor < 2 else 1
-
-    def flops(self, pixels: int) -> int:
-        """Of the convolutions, for one sample whose s1 has `pixels` = H * W; multiply-adds counted twice."""
-        after = pixels // self.stride(0) ** 2
-        return (sum(convolution_flops(fit, pixels) for fit in (self.preprocess0, self.preprocess1))
-                + sum(convolution_flops(operation, after) for operation in self.edge_operations()))
 
 
 class MixedEdge(nn.Module):
@@ -76,36 +72,32 @@ class SearchCell(Cell):
     r"""$x_i = \sum_{j < i} \bar o_{ij}(x_j)$, the output is $x_2, x_3, \dots$ side by side [DARTS Eq. 1]; `edges` are
     the keys of their operations."""
 
-    def __init__(self, inputs: tuple[int, int], channels: int, edges: Sequence[Sequence[str]], *,
-                 reduction: bool, after_reduction: bool) -> None:
-        super().__init__(inputs, channels, reduction=reduction, after_reduction=after_reduction, affine=False)
-        self.n_nodes = count_nodes(len(edges))
-        predecessors = [j for i in range(self.n_nodes) for j in range(2 + i)]
+    def __init__(self, inputs: tuple[int, int], channels: int, edges: Sequence[Sequence[str]], **place: bool) -> None:
+        super().__init__(inputs, channels, affine=False, **place)
         self.edges = nn.ModuleList(MixedEdge(channels, self.stride(j), keys)
-                                   for j, keys in zip(predecessors, edges, strict=True))
+                                   for node in by_node(edges) for j, keys in enumerate(node))
+
+    @property
+    def n_nodes(self) -> int:
+        return len(by_node(self.edges))
 
     @property
     def width(self) -> int:
         return self.n_nodes * self.channels
 
-    def edge_operations(self) -> Iterator[nn.Module]:
-        return (operation for edge in self.edges for operation in edge.operations.values())
-
     @has_fast_form
     def forward(self, s0: Tensor, s1: Tensor, mixtures: Sequence[tuple[Sequence[str], Tensor]]) -> Tensor:
         """-> (B, N * C, H, W), edge after edge [DARTS Eq. 1]; `mixtures` are every edge's keys and weights."""
-        states, edges = [self.preprocess0(s0), self.preprocess1(s1)], zip(self.edges, mixtures, strict=True)
-        for _ in range(self.n_nodes):
-            states.append(sum(edge(x, *mixture) for x, (edge, mixture) in zip(states, edges)))  # next len(states)
+        states = [self.preprocess0(s0), self.preprocess1(s1)]
+        for node in by_node(zip(self.edges, mixtures, strict=True)):
+            states.append(sum(edge(x, *mixture) for x, (edge, mixture) in zip(states, node, strict=True)))
         return torch.cat(states[2:], dim=1)
 
     def add_node(self, keys: Sequence[str]) -> None:
         """Append a node with edges from all states; its weights are fresh, nobody reads it yet."""
         like = self.preprocess1.op[1].weight
-        new = [MixedEdge(self.channels, self.stride(j), keys).to(like).train(self.training)
-               for j in range(2 + self.n_nodes)]
-        self.edges.extend(new)
-        self.n_nodes += 1
+        self.edges.extend([MixedEdge(self.channels, self.stride(j), keys).to(like).train(self.training)
+                           for j in range(2 + self.n_nodes)])
 
     def theta_parameters(self, mixtures: Sequence[Mixture]) -> list[nn.Parameter]:
         """Weights, those of an edge in the order of its alpha."""
@@ -119,32 +111,28 @@ class SearchCell(Cell):
         A batch norm leaves at most 1, an identity what it is given, and root mean squares of terms add up
         at most linearly.
         """
-        rms, position = [1.0, 1.0], 0
-        for i in range(self.n_nodes):
+        rms = [1.0, 1.0]
+        for node in by_node(zip(self.edges, mixtures, strict=True)):
             total = 0.0
-            for j in range(2 + i):
-                edge = self.edges[position + j].operations
-                for key, weight in mixtures[position + j].named_weights().items():
-                    total += weight * (rms[j] if isinstance(edge[key], nn.Identity) else
-                                       0.0 if isinstance(edge[key], Zero) else 1.0)
+            for j, (edge, mixture) in enumerate(node):
+                for key, weight in mixture.named_weights().items():
+                    operation = edge.operations[key]
+                    total += weight * (rms[j] if isinstance(operation, nn.Identity) else
+                                       0.0 if isinstance(operation, Zero) else 1.0)
             rms.append(total)
-            position += 2 + i
         return rms[-1]
 
 
 class FixedCell(Cell):
     """A derived cell: every node sums two `edges`, an operation and a predecessor each; `concat` make the output."""
 
-    def __init__(self, inputs: tuple[int, int], channels: int, edges: Sequence[Edge], concat: Sequence[int], *,
-                 reduction: bool, after_reduction: bool) -> None:
-        super().__init__(inputs, channels, reduction=reduction, after_reduction=after_reduction, affine=True)
+    def __init__(self, inputs: tuple[int, int], channels: int, edges: Sequence[Edge], concat: Sequence[int],
+                 **place: bool) -> None:
+        super().__init__(inputs, channels, affine=True, **place)
         self.concat, self.predecessors = tuple(concat), [j for _, j in edges]
         self.operations = nn.ModuleList(build_operation(name, channels, self.stride(j), search=False)
                                         for name, j in edges)
         self.width = len(self.concat) * channels
-
-    def edge_operations(self) -> Iterator[nn.Module]:
-        return iter(self.operations)
 
     def forward(self, s0: Tensor, s1: Tensor, drop_probability: float) -> Tensor:
         """-> (B, width, H, W); in train mode every edge but an identity is dropped with `drop_probability`."""
@@ -159,14 +147,14 @@ class FixedCell(Cell):
         return torch.cat([states[i] for i in self.concat], dim=1)
 
 
-def count_edges(n_nodes: int) -> int:
-    """Edges of a cell: node i = 0, 1, ... has i + 2."""
-    return n_nodes * (n_nodes + 3) // 2
-
-
-def count_nodes(n_edges: int) -> int:
-    """Inverse of `count_edges`."""
-    return (math.isqrt(9 + 8 * n_edges) - 3) // 2
+def by_node(edges: Iterable[T]) -> list[list[T]]:
+    """The edges of a cell, or what belongs to them, node by node: the first two, the next three, ..."""
+    left, nodes = list(edges), []
+    while left:
+        n = len(nodes) + 2
+        nodes.append(left[:n])
+        left = left[n:]
+    return nodes
 
 
 def derive(mixtures: Sequence[Mixture], kind: str) -> tuple[Edge, ...]:
@@ -175,18 +163,16 @@ def derive(mixtures: Sequence[Mixture], kind: str) -> tuple[Edge, ...]:
     `none` competes in the softmax but is not taken; copies of a duplicated operation count together.
     """
     edges: list[Edge] = []
-    start = 0
-    for i in range(count_nodes(len(mixtures))):
+    for i, node in enumerate(by_node(mixtures), start=2):
         found = []
-        for j, mixture in enumerate(mixtures[start:start + 2 + i]):
+        for j, mixture in enumerate(node):
             weights = {name: w for name, w in mixture.operation_weights().items() if name != "none"}
             if weights:
                 best = max(weights, key=weights.__getitem__)
                 found.append((weights[best], best, j))
         if len(found) < 2:
-            raise GenotypeError(f"node {2 + i} of the {kind} cell: {len(found)} edges hold an operation "
+            raise GenotypeError(f"node {i} of the {kind} cell: {len(found)} edges hold an operation "
                                 "other than none, a genotype needs two")
         found.sort(key=lambda entry: -entry[0])  # stable: of equal edges the first
         edges += [(best, j) for _, best, j in found[:2]]
-        start += 2 + i
     return tuple(edges)

@@ -4,11 +4,14 @@ Stem, a stack of cells of which those at one and two thirds reduce, global avera
 Shapes: B batch, C channels, H = W = image_size pixels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from growdarts.spaces.darts_conv.operations import convolution_flops
+from growdarts.forms import plain_forms
 from growdarts.spaces.darts_conv.cell import Cell, FixedCell
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
 from growdarts.spaces.genotype import require_space
@@ -39,14 +42,15 @@ class ImageNetwork(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(image_channels, width, 3, padding=1, bias=False),
                                   nn.BatchNorm2d(width))
 
-    def _build(self, make: Callable[..., Cell]) -> None:
-        """Cells and head; `make(inputs, channels, reduction=..., after_reduction=...)` gives a cell."""
+    def _build(self, kind: type[Cell], normal: Sequence[Any], reduce: Sequence[Any]) -> None:
+        """Cells and head; `normal` and `reduce` are what cells of this `kind` take besides their place."""
         widths = (self.stem_multiplier * self.channels,) * 2
         channels, after_reduction, cells = self.channels, False, []
         for position in range(self.n_cells):
             reduction = position in (self.n_cells // 3, 2 * self.n_cells // 3)
             channels *= 2 if reduction else 1
-            cells.append(make(widths, channels, reduction=reduction, after_reduction=after_reduction))
+            cells.append(kind(widths, channels, *(reduce if reduction else normal), reduction=reduction,
+                              after_reduction=after_reduction))
             widths, after_reduction = (widths[1], cells[-1].width), reduction
         self.cells = nn.ModuleList(cells)
         self.classifier = nn.Linear(widths[1], self.classes)
@@ -71,14 +75,15 @@ class ImageNetwork(nn.Module):
             pass
         return self.classified(s)
 
+    @torch.no_grad()
     def flops(self) -> int:
         """Of the convolutions and the linear layer for one image, multiply-adds counted twice."""
-        pixels = self.image_shape[1] * self.image_shape[2]
-        total = convolution_flops(self.stem, pixels) + 2 * self.classifier.weight.numel()
-        for cell in self.cells:
-            total += cell.flops(pixels)
-            pixels //= cell.stride(0) ** 2
-        return total
+        training, counter = self.training, FlopCounterMode(display=False)
+        self.eval()
+        with plain_forms(), counter:
+            self(self.stem[0].weight.new_zeros(1, *self.image_shape))
+        self.train(training)
+        return counter.get_total_flops()
 
 
 class FixedImageNetwork(ImageNetwork):
@@ -93,13 +98,7 @@ class FixedImageNetwork(ImageNetwork):
         super().__init__(channels, classes, n_cells, image_channels=image_channels, image_size=image_size)
         require_space(genotype, "darts_conv")
         self.genotype, self.drop_path = genotype, 0.0
-
-        def make(inputs: tuple[int, int], channels: int, *, reduction: bool, after_reduction: bool) -> Cell:
-            edges, concat = ((genotype.reduce, genotype.reduce_concat) if reduction else
-                             (genotype.normal, genotype.normal_concat))
-            return FixedCell(inputs, channels, edges, concat, reduction=reduction, after_reduction=after_reduction)
-
-        self._build(make)
+        self._build(FixedCell, (genotype.normal, genotype.normal_concat), (genotype.reduce, genotype.reduce_concat))
 
     def _cell_arguments(self) -> list[float]:
         return [self.drop_path] * self.n_cells

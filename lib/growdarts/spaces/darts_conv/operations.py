@@ -1,69 +1,50 @@
 """Convolutional candidate operations by name, and the maps that fit a cell's inputs.
 
 Every operation maps (B, C, H, W) -> (B, C, H / stride, W / stride). To add one, write a function that
-builds its module and the line `@convolutional()`; mixing, growing and pruning then know it. A searched cell that holds
-it is computed in its plain form. Submodules carry the names of the original's, so that its state dicts fit.
+builds its module and the line `@convolutional`; mixing, growing and pruning then know it. A searched cell that holds
+it is computed in its plain form. In a search all operations but `none` and the identity end in a batch norm that is not
+affine. Submodules carry the names of the original's, so that its state dicts fit.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 Build = Callable[[int, int, bool], nn.Module]  # channels C, stride, whether batch norms are affine
+CONVOLUTIONAL: dict[str, Build] = {}
 
 
-@dataclass(frozen=True)
-class ConvolutionalOperation:
-    """A named operation; a batch norm without affine follows in a search if `add_norm`."""
-
-    name: str
-    build: Build
-    add_norm: bool
-
-
-CONVOLUTIONAL: dict[str, ConvolutionalOperation] = {}
-
-
-def convolutional(add_norm: bool = False) -> Callable[[Build], Build]:
-    """Register the decorated function as an operation; `add_norm` if it ends without a batch norm.
+def convolutional(build: Build) -> Build:
+    """Register the decorated function as an operation.
 
     The module is tried on a few pixels: a ValueError says that it fails or returns another shape.
     """
-
-    def register(function: Build) -> Build:
-        name = function.__name__
-        if not name.isidentifier():
-            raise ValueError(f"operation {name!r}: allowed are the names that a function can have")
-        if name in CONVOLUTIONAL:
-            raise ValueError(f"operation {name!r} is registered twice")
-        for stride in (1, 2):
-            expected = (2, 4, 8 // stride, 8 // stride)
-            try:
-                with torch.random.fork_rng(devices=[]):
-                    shape = tuple(function(4, stride, False)(torch.rand(2, 4, 8, 8)).shape)
-            except Exception as error:
-                raise ValueError(f"operation {name!r} fails with 4 channels and stride {stride}: "
-                                 f"{type(error).__name__}: {error}") from error
-            if shape != expected:
-                raise ValueError(f"operation {name!r} with stride {stride} returns shape {shape} for images of shape "
-                                 f"(2, 4, 8, 8): allowed is {expected}")
-        CONVOLUTIONAL[name] = ConvolutionalOperation(name, function, add_norm)
-        return function
-
-    return register
+    name = build.__name__
+    if not name.isidentifier():
+        raise ValueError(f"operation {name!r}: allowed are the names that a function can have")
+    if name in CONVOLUTIONAL:
+        raise ValueError(f"operation {name!r} is registered twice")
+    for stride in (1, 2):
+        expected = (2, 4, 8 // stride, 8 // stride)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                shape = tuple(build(4, stride, False)(torch.rand(2, 4, 8, 8)).shape)
+        except Exception as error:
+            raise ValueError(f"operation {name!r} fails with 4 channels and stride {stride}: "
+                             f"{type(error).__name__}: {error}") from error
+        if shape != expected:
+            raise ValueError(f"operation {name!r} with stride {stride} returns shape {shape} for images of shape "
+                             f"(2, 4, 8, 8): allowed is {expected}")
+    CONVOLUTIONAL[name] = build
+    return build
 
 
 def build_operation(name: str, channels: int, stride: int, *, search: bool) -> nn.Module:
     """The module of operation `name`, in the form of the search network or of a fixed one."""
     if name not in CONVOLUTIONAL:
         raise ValueError(f"unknown operation {name!r}: allowed are {', '.join(CONVOLUTIONAL)}")
-    operation = CONVOLUTIONAL[name]
-    module = operation.build(channels, stride, not search)
-    if search and operation.add_norm:
-        return nn.Sequential(module, nn.BatchNorm2d(channels, affine=False))
-    return module
+    return CONVOLUTIONAL[name](channels, stride, not search)
 
 
 class Zero(nn.Module):
@@ -140,49 +121,54 @@ class SeparableConv(nn.Module):
         return self.op(x)
 
 
-@convolutional()
+def _pool(pool: nn.Module, channels: int, affine: bool) -> nn.Module:
+    """A pooling, with a batch norm in a search only, as in DARTS."""
+    return pool if affine else nn.Sequential(pool, nn.BatchNorm2d(channels, affine=False))
+
+
+@convolutional
 def none(channels: int, stride: int, affine: bool) -> nn.Module:
     """No connection."""
     return Zero(stride)
 
 
-@convolutional(add_norm=True)
+@convolutional
 def max_pool_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
     """Largest of 3 x 3 pixels."""
-    return nn.MaxPool2d(3, stride=stride, padding=1)
+    return _pool(nn.MaxPool2d(3, stride=stride, padding=1), channels, affine)
 
 
-@convolutional(add_norm=True)
+@convolutional
 def avg_pool_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
     """Mean of 3 x 3 pixels, the border not counted."""
-    return nn.AvgPool2d(3, stride=stride, padding=1, count_include_pad=False)
+    return _pool(nn.AvgPool2d(3, stride=stride, padding=1, count_include_pad=False), channels, affine)
 
 
-@convolutional()
+@convolutional
 def skip_connect(channels: int, stride: int, affine: bool) -> nn.Module:
     """x itself, or its factorized reduction."""
     return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine=affine)
 
 
-@convolutional()
+@convolutional
 def sep_conv_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
     """Separable convolution, applied twice."""
     return SeparableConv(channels, 3, stride, affine, repeats=2)
 
 
-@convolutional()
+@convolutional
 def sep_conv_5x5(channels: int, stride: int, affine: bool) -> nn.Module:
     """Separable convolution, applied twice."""
     return SeparableConv(channels, 5, stride, affine, repeats=2)
 
 
-@convolutional()
+@convolutional
 def dil_conv_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
     """Separable convolution of every second pixel: it sees 5 x 5."""
     return SeparableConv(channels, 3, stride, affine, dilation=2)
 
 
-@convolutional()
+@convolutional
 def dil_conv_5x5(channels: int, stride: int, affine: bool) -> nn.Module:
     """Separable convolution of every second pixel: it sees 9 x 9."""
     return SeparableConv(channels, 5, stride, affine, dilation=2)
@@ -193,16 +179,3 @@ def drop_path(x: Tensor, probability: float) -> Tensor:
     keep = 1 - probability
     mask = torch.empty(len(x), 1, 1, 1, dtype=x.dtype, device=x.device).bernoulli_(keep)
     return x * mask / keep
-
-
-def convolution_flops(module: nn.Module, pixels: int) -> int:
-    """Multiply-adds, counted twice, of an operation's convolutions for one sample whose output has `pixels`.
-
-    The convolutions are taken for a chain, each working on what the one before it left.
-    """
-    total = 0
-    for convolution in reversed([part for part in module.modules() if isinstance(part, nn.Conv2d)]):
-        total += 2 * convolution.weight.numel() * pixels
-        if not isinstance(module, FactorizedReduce):  # its two work side by side
-            pixels *= convolution.stride[0] * convolution.stride[1]
-    return total

@@ -5,14 +5,15 @@ Shapes: C channels, H and W pixels, K operations of an edge, E edges of a cell.
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from growdarts.spaces.darts_conv.operations import FactorizedReduce, ReLUConvBN
-from growdarts.space import Duplicate, OperationOwner, SearchSpace
-from growdarts.spaces.darts_conv.cell import Cell, MixedEdge, SearchCell, count_edges, derive
+from growdarts.space import SearchSpace
+from growdarts.spaces.containers import OperationHolder, OperationModules
+from growdarts.spaces.darts_conv.cell import MixedEdge, SearchCell, derive
 from growdarts.tracing import Call, OperationTrace, record_calls, statistics_kept
 from growdarts.spaces.darts.genotypes import CONVOLUTIONAL_OPERATIONS, ConvolutionalGenotype
 from growdarts.spaces.darts_conv.network import ImageNetwork
@@ -20,7 +21,7 @@ from growdarts.mixture import Mixture
 from growdarts.forms import plain_forms
 
 
-class SearchImageNetwork(ImageNetwork, SearchSpace, OperationOwner):
+class SearchImageNetwork(ImageNetwork, OperationHolder, SearchSpace):
     """The network that is searched.
 
     All normal cells share one mixture an edge, `normal`, and all reduction cells another, `reduce`: an operation of
@@ -33,16 +34,13 @@ class SearchImageNetwork(ImageNetwork, SearchSpace, OperationOwner):
                  image_size: int = 32) -> None:
         super().__init__(channels, classes, n_cells, image_channels=image_channels, image_size=image_size)
         self.operations = list(operations)
-        self._build_edges({kind: [self.operations] * count_edges(n_nodes) for kind in ("normal", "reduce")})
+        n_edges = sum(range(2, 2 + n_nodes))
+        self._build_edges([self.operations] * n_edges, [self.operations] * n_edges)
 
-    def _build_edges(self, structure: dict[str, list[list[str]]]) -> None:
-        def make(inputs: tuple[int, int], channels: int, *, reduction: bool, after_reduction: bool) -> Cell:
-            return SearchCell(inputs, channels, structure["reduce" if reduction else "normal"],
-                              reduction=reduction, after_reduction=after_reduction)
-
-        self._build(make)
-        self.normal = nn.ModuleList(Mixture(keys) for keys in structure["normal"])
-        self.reduce = nn.ModuleList(Mixture(keys) for keys in structure["reduce"])
+    def _build_edges(self, normal: Sequence[Sequence[str]], reduce: Sequence[Sequence[str]]) -> None:
+        self._build(SearchCell, [normal], [reduce])
+        self.normal = nn.ModuleList(map(Mixture, normal))
+        self.reduce = nn.ModuleList(map(Mixture, reduce))
 
     def _mixtures_of(self, cell: SearchCell) -> "nn.ModuleList[Mixture]":
         return self.reduce if cell.reduction else self.normal
@@ -85,23 +83,13 @@ class SearchImageNetwork(ImageNetwork, SearchSpace, OperationOwner):
         level = {cell: noise * epsilon / readers**0.5 / max(cell.node_rms(self._mixtures_of(cell)), 1.0)
                  if morphism else None for cell in self.cells}
         replaced = []
-        for source, first, second in zip(self.cells, [*self.cells[1:], None], [*self.cells[2:], None, None]):
-            if first is not None:
-                replaced += widen_fitting(first.preprocess1, source.channels, level[source])
-            if second is not None:
-                replaced += widen_fitting(second.preprocess0, source.channels, level[source])
+        for position, source in enumerate(self.cells, start=1):
+            for reader, fit in zip(self.cells[position:], ("preprocess1", "preprocess0"), strict=False):
+                replaced += widen_fitting(getattr(reader, fit), source.channels, level[source])
         last = self.cells[-1]
         rows = self.classifier.weight.square().mean(dim=1).sqrt()  # as large as the entries of each row
         replaced.append(widen(self.classifier, last.channels, rows * level[last] if morphism else None))
         return replaced
-
-    def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        before = set(mixture.keys)
-        old, new = mixture.keep(index)
-        for edge in self._edges_of(mixture).values():
-            for key in before - set(mixture.keys):
-                del edge.operations[key]
-        return old, new
 
     def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
         built = [(edge, edge.build(name)) for edge in self._edges_of(mixture).values()]
@@ -115,19 +103,9 @@ class SearchImageNetwork(ImageNetwork, SearchSpace, OperationOwner):
         return {f"cell {number}": edge for number, cell in enumerate(self.cells)
                 for edge, candidate in zip(cell.edges, self._mixtures_of(cell), strict=True) if candidate is mixture}
 
-    def operation_weights(self, mixture: Mixture, key: str) -> dict[str, nn.Parameter]:
-        """Weights of operation `key` in all cells of the kind, by names such as `"cell 0.op.1.weight"`."""
-        return {f"{cell}.{name}": weight for cell, edge in self._edges_of(mixture).items()
-                for name, weight in edge.operations[key].named_parameters()}
-
-    def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
-        """Add an identical copy of `key`, running statistics included, in every cell of the kind [JG 3.2.2]."""
-        weights = self.operation_weights(mixture, key)
-        twin, old, new = mixture.duplicate(key)
-        for edge in self._edges_of(mixture).values():
-            edge.operations[twin] = copy.deepcopy(edge.operations[key])
-        copies = self.operation_weights(mixture, twin)
-        return Duplicate(twin, old, new, {name: (weights[name], copies[name]) for name in weights})
+    def containers(self, mixture: Mixture) -> dict[str, OperationModules]:
+        """Those of the edge of `mixture` in every cell of its kind, by the name of the cell."""
+        return {cell: edge.operations for cell, edge in self._edges_of(mixture).items()}
 
     def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
         """Of every operation that ends in a convolution, cell by cell; meant for train mode."""
@@ -143,7 +121,7 @@ class SearchImageNetwork(ImageNetwork, SearchSpace, OperationOwner):
 
     def restructure(self, structure: dict[str, list[list[str]]]) -> None:
         like = self.stem[0].weight
-        self._build_edges(structure)
+        self._build_edges(**structure)
         self.to(like).train(self.training)
 
     def genotype(self) -> ConvolutionalGenotype:
@@ -161,9 +139,7 @@ Widened = tuple[nn.Parameter, nn.Parameter, tuple[slice, ...]]  # old, the new t
 def widen(layer: nn.Conv2d | nn.Linear, extra: int, deviation: Tensor | None) -> Widened:
     """Let `layer` read `extra` more inputs, after those it reads [JG 3.2.1].
 
-    Parameters
-    ----------
-    deviation : (rows,) of the normal new entries; None draws them as fresh weights are drawn.
+    `deviation` (rows,) is that of the normal new entries; None draws them as fresh weights are drawn.
     """
     old = layer.weight
     columns = old.new_empty(old.shape[0], extra, *old.shape[2:])
@@ -227,16 +203,12 @@ def convolution_traces(mixture: Mixture, key: str, place: str, operation: nn.Mod
     traces = []
     for name, channels in last_convolutions(operation).items():
         convolution = operation.get_submodule(name)
-        prefix = f"{name}." if name else ""
-        weights = {f"{place}.{prefix}{part}": weight for part, weight in convolution.named_parameters()}
-        traces.append(OperationTrace(
-            mixture, key, weights, partial(_outputs, frozen, place, [call.arguments for call in calls], channels),
-            torch.cat([call.gradient[:, channels] for call in calls]), convolution.out_channels))
+        weights = {f"{place}.{part}": weight for part, weight in convolution.named_parameters(name)}
+
+        def outputs(theta: Mapping[str, Tensor], channels: slice = channels) -> Tensor:
+            own = {part.removeprefix(f"{place}."): weight for part, weight in theta.items()}
+            return torch.cat([functional_call(frozen, own, call.arguments)[:, channels] for call in calls])
+
+        gradient = torch.cat([call.gradient[:, channels] for call in calls])
+        traces.append(OperationTrace(mixture, key, weights, outputs, gradient, convolution.out_channels))
     return traces
-
-
-def _outputs(operation: nn.Module, place: str, arguments: Sequence[tuple[Tensor, ...]], channels: slice,
-             theta: Mapping[str, Tensor]) -> Tensor:
-    """Channels of all calls' outputs with weights `theta` in place of the operation's, (sum B, channels, H, W)."""
-    weights = {name.removeprefix(f"{place}."): weight for name, weight in theta.items()}
-    return torch.cat([torch.func.functional_call(operation, weights, args)[:, channels] for args in arguments])

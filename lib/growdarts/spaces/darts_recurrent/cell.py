@@ -1,26 +1,106 @@
-"""The recurrent search cell of DARTS, which can grow.
+"""The recurrent search cell of DARTS, which can grow, and its nodes.
 
-Shapes: T time, B batch, I inputs, H hidden, N nodes, E edges, K operations.
+Shapes: T time, B batch, I inputs, H hidden, N nodes, E edges, L live edges of a node, K operations.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from growdarts.space import Duplicate, OperationOwner, SearchSpace
+from growdarts.space import Duplicate, SearchSpace
+from growdarts.spaces.containers import OperationHolder
 from growdarts.devices import constant
-from growdarts.spaces.darts_recurrent.highway import HighwayCell, masked
-from growdarts.spaces.darts_recurrent.node import PrivateOperation, RecurrentNode
+from growdarts.spaces.darts_recurrent.highway import ACTIVATIONS, HighwayCell, highway, masked, uniform
 from growdarts.tracing import OperationTrace, record_calls, statistics_kept
 from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS, RecurrentGenotype
 from growdarts.spaces.genotype import GenotypeError
+from growdarts.spaces.precision import product
 from growdarts.mixture import Mixture, operation_name
 from growdarts.forms import has_fast_form, plain_forms
 
 
-class RecurrentSearchCell(HighwayCell, SearchSpace, OperationOwner):
+class PrivateOperation(NamedTuple):
+    """An operation with weights of its own, in one evaluation."""
+
+    source: int  # position of its predecessor among the live ones
+    activation: str
+    W: Tensor  # (H, 2 H)
+    weight: Tensor  # of the mixture, ()
+
+
+class RecurrentNode(nn.Module):
+    """A node of the search cell: a mixture an edge, one W for all operations but the copies, which have their own.
+
+    edges : for every predecessor the keys of its operations.
+    weighted : whether the node has an output weight and a batch norm of its own (a node grown by morphism).
+    private : for every predecessor the keys of operations with a W of their own, as those that were duplicated have.
+    """
+
+    def __init__(self, hidden: int, edges: Sequence[Sequence[str]], weighted: bool,
+                 private: Sequence[Sequence[str]] | None = None) -> None:
+        super().__init__()
+        private = private or [()] * len(edges)
+        shared = {key for keys, own in zip(edges, private, strict=True) for key in keys if key not in own}
+        names = {operation_name(key) for own in private for key in own}
+        unknown = sorted((shared - set(RECURRENT_OPERATIONS)) | (names - set(ACTIVATIONS)))
+        if unknown:
+            raise ValueError(f"unknown operations {unknown}: allowed are {', '.join(RECURRENT_OPERATIONS)}")
+        self.hidden = hidden
+        self.W = uniform(hidden, 2 * hidden)
+        self.edges = nn.ModuleList(Mixture(keys) for keys in edges)
+        self.private = nn.ModuleList(nn.ParameterDict({key: uniform(hidden, 2 * hidden) for key in own})
+                                     for own in private)
+        self.output_weight = nn.Parameter(torch.zeros(())) if weighted else None
+        self.bn = nn.BatchNorm1d(hidden, affine=False) if weighted else None
+
+    def live(self) -> list[int]:
+        """Predecessors whose edge holds more than `none`; a node without any computes zero times state 0."""
+        return [j for j, edge in enumerate(self.edges) if edge.keys != ["none"]] or [0]
+
+    def activations(self) -> list[str]:
+        """Activations that W serves on at least one edge."""
+        held = {key for edge, own in zip(self.edges, self.private, strict=True) for key in edge.keys if key not in own}
+        return [name for name in ACTIVATIONS if name in held] or ["identity"]
+
+    def own(self) -> list[list[str]]:
+        """For every edge the keys with a W of their own, in the order of alpha."""
+        return [[key for key in edge.keys if key in own] for edge, own in zip(self.edges, self.private, strict=True)]
+
+    def forward(self, sources: Tensor, h_mask: Tensor | None, names: list[str], weights: Tensor,
+                private: Sequence[PrivateOperation]) -> Tensor:
+        r"""$\sum_j \sum_o w_{jo}\, o(s_j) = \sum_j q_j s_j + \sigma(c_j)(\sum_o w_{jo} f_o(u_j) - q_j s_j)$ with
+        $q_j = \sum_o w_{jo}$, $[c_j, u_j]$ from the dropped states, before the batch norm: live states (L, B, H) -> (B,
+        H) [DARTS Eq. 2]. `weights` (L, K) are those of the operations that share W, of activations `names`.
+        """
+        dropped = masked(sources, h_mask)
+        c, u = product(dropped, self.W).chunk(2, dim=-1)
+        candidates = torch.stack([ACTIVATIONS[name](u) for name in names], dim=1)  # (L, K, B, H)
+        mixed = (weights[:, :, None, None] * candidates).sum(dim=1)
+        kept = weights.sum(dim=1)[:, None, None] * sources
+        mixed = torch.lerp(kept, mixed, torch.sigmoid(c)).sum(dim=0)
+        for j, activation, W, weight in private:
+            mixed = mixed + weight * highway(sources[j], product(dropped[j], W), activation)
+        return mixed
+
+    def theta_parameters(self) -> list[nn.Parameter]:
+        """W, the private weights, and the output weight if there is one."""
+        private = [own[key] for keys, own in zip(self.own(), self.private, strict=True) for key in keys]
+        return [self.W, *private] + ([] if self.output_weight is None else [self.output_weight])
+
+    def structure(self) -> dict[str, Any]:
+        """The arguments that build such a node."""
+        return {"edges": [list(edge.keys) for edge in self.edges], "weighted": self.output_weight is not None,
+                "private": self.own()}
+
+    def flops(self) -> int:
+        """Multiply-adds, counted twice, of the matrix products of one time step and sample."""
+        return 2 * self.W.numel() * (len(self.live()) + sum(map(len, self.own())))
+
+
+class RecurrentSearchCell(HighwayCell, OperationHolder, SearchSpace):
     r"""The recurrent search cell of DARTS, which can grow.
 
     $$ s_i = \mathrm{BN}\Big(\sum_{j<i} \sum_{o \neq none} \mathrm{softmax}(\alpha^{(i,j)})_o\, o(s_j)\Big),
@@ -101,22 +181,17 @@ class RecurrentSearchCell(HighwayCell, SearchSpace, OperationOwner):
     def grow_node(self, *, morphism: bool, epsilon: float, noise: float) -> None:
         r"""Append a node with edges from all states; function-preserving if `morphism` [JG 3.2.1].
 
-        The plain mean over N + 1 nodes would keep the output only if the new state were $m$, the mean of the old
-        ones, in every batch. No weights give that in train mode: batch norm leaves the new state a variance of
-        $v / (v + \epsilon_{bn})$ whatever W and alpha are, so that $\mathrm{BN}(z) = m$ needs $z = \kappa m$ with
-        $\kappa^2 = \epsilon_{bn} / (1 - \mathrm{var}\, m)$, which changes from batch to batch. Closing the gates does
-        not help either, since $s_j W$ has no bias: $\sigma(c)$ is open for one sign of $s_j$ or 1/2 for all.
-
-        Hence the new node gets what a new channel gets in a convolutional cell, an output weight of its own,
-        near zero:
+        The plain mean over N + 1 nodes would keep the output only if the new state were $m$, the mean of the old ones,
+        in every batch. No weights give that in train mode: $\mathrm{BN}(z) = m$ needs $z = \kappa m$ with
+        $\kappa^2 = \epsilon_{bn} / (1 - \mathrm{var}\, m)$, which changes from batch to batch; nor can the gates be
+        closed, since $s_j W$ has no bias. Hence the new node has an output weight of its own, near zero:
 
         $$ h_t = \frac1N \sum_{i \le N} s_i + w\, s_{N+1}, \qquad w = \frac{\text{noise} \cdot \epsilon}{10\,(N + 1)} . $$
 
-        Without noise the function is kept exactly, for any W and alpha, in both modes. With it a state changes by
-        about $w\sqrt N$ of its size; the tenth allows for what the recurrence adds up over time. The gradient of w has
-        full size from the first step, those of W and alpha grow with it. Its batch norm is its own: the shared running
-        statistics would count it in from the next window on. Without `morphism` the node has neither and joins the
-        mean, as in a fresh cell.
+        Without noise the function is kept exactly, for any W and alpha, in both modes. With it a state changes by about
+        $w\sqrt N$ of its size; the tenth allows for what the recurrence adds up over time. The gradient of w has full
+        size from the first step, those of W and alpha grow with it. Its batch norm is its own: the shared running
+        statistics would count it in from the next window on. Without `morphism` it has neither and joins the mean.
         """
         like = self.nodes[0].W
         node = RecurrentNode(self.hidden, [self.operations] * (len(self.nodes) + 1), morphism).to(like).train(self.training)
@@ -136,39 +211,31 @@ class RecurrentSearchCell(HighwayCell, SearchSpace, OperationOwner):
     def n_nodes(self) -> int:
         return len(self.nodes)
 
-    def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        private, (old, new) = self._private(mixture), mixture.keep(index)
-        for key in set(private.keys()) - set(mixture.keys):
-            del private[key]
-        return old, new
-
     def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
         if name not in RECURRENT_OPERATIONS:
             raise ValueError(f"unknown operation {name!r}: allowed are {', '.join(RECURRENT_OPERATIONS)}")
         return mixture.add(name, weight)  # it computes with the node's W, as all others
 
-    def _private(self, mixture: Mixture) -> nn.ParameterDict:
-        """The weights of operations of its edge that have their own."""
-        node, j = self._edge_of(mixture)
-        return node.private[j]
-
     def _edge_of(self, mixture: Mixture) -> tuple[RecurrentNode, int]:
         """Node and predecessor of the edge of `mixture`."""
         return next((node, j) for node in self.nodes for j, edge in enumerate(node.edges) if edge is mixture)
 
+    def containers(self, mixture: Mixture) -> dict[str, nn.ParameterDict]:
+        """The W of operations that have their own."""
+        node, j = self._edge_of(mixture)
+        return {"W": node.private[j]}
+
     def operation_weights(self, mixture: Mixture, key: str) -> dict[str, nn.Parameter]:
         """`W`, (H, 2 H), of an operation: its own, or the one that it shares; empty for `none`."""
-        node, j = self._edge_of(mixture)
-        return node.weights_of(j, key)
+        shared = {} if key == "none" else {"W": self._edge_of(mixture)[0].W}
+        return super().operation_weights(mixture, key) or shared
 
     def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
         """Add an identical copy of an operation to its edge; each then has a W of its own [JG 3.2.2]."""
-        private, W = self._private(mixture), self.operation_weights(mixture, key)["W"].detach()
-        copy, old, new = mixture.duplicate(key)
+        private = self.containers(mixture)["W"]
         if key not in private:
-            private[key] = nn.Parameter(W.clone())
-        private[copy] = nn.Parameter(W.clone())
-        return Duplicate(copy, old, new, {"W": (private[key], private[copy])})
+            private[key] = nn.Parameter(self.operation_weights(mixture, key)["W"].detach().clone())
+        return super().duplicate_operation(mixture, key)
 
     def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
         """Every operation but `none` on all samples and time steps that `loss` runs the cell over.
@@ -180,9 +247,14 @@ class RecurrentSearchCell(HighwayCell, SearchSpace, OperationOwner):
             calls = record_calls([*self.nodes], loss)
         traces = []
         for node in self.nodes:
-            sources = torch.cat([call.arguments[0] for call in calls[node]], dim=1)
+            sources = torch.cat([call.arguments[0] for call in calls[node]], dim=1)  # (L, n, H)
             dropped = torch.cat([masked(*call.arguments[:2]) for call in calls[node]], dim=1)
-            traces += node.traces(sources, dropped, torch.cat([call.gradient for call in calls[node]]))
+            gradient = torch.cat([call.gradient for call in calls[node]])
+            for s, s_dropped, j in zip(sources, dropped, node.live(), strict=True):
+                edge = node.edges[j]
+                traces += [OperationTrace(edge, key, self.operation_weights(edge, key),
+                                          partial(_output, s, s_dropped, key), gradient, self.hidden, 1, weight)
+                           for key, weight in zip(edge.keys, edge.weights().detach(), strict=True) if key != "none"]
         return traces
 
     def structure(self) -> list[dict[str, Any]]:
@@ -214,3 +286,8 @@ class RecurrentSearchCell(HighwayCell, SearchSpace, OperationOwner):
         if not recurrent:
             raise GenotypeError("every edge of the cell holds none only: no architecture can be derived")
         return RecurrentGenotype(tuple(recurrent), tuple(range(1, len(recurrent) + 1)))
+
+
+def _output(s: Tensor, dropped: Tensor, key: str, theta: Mapping[str, Tensor]) -> Tensor:
+    """An operation on states (n, H) before and after dropout; unit u owns columns u and H + u of W."""
+    return highway(s, dropped @ theta["W"], operation_name(key))

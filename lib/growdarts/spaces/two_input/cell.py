@@ -3,37 +3,33 @@
 Shapes: T time, B batch, I inputs of the layer, H hidden, N nodes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from growdarts.space import Duplicate, OperationOwner
-from growdarts.tracing import OperationTrace, record_calls
 from growdarts.spaces.two_input.node import TwoInputNode
 from growdarts.mixture import Mixture, operation_keys, operation_name
-from growdarts.forms import has_fast_form, plain_forms
+from growdarts.forms import has_fast_form
 from growdarts.spaces.precision import product_type, require_float, without_autocast
 from growdarts.spaces.two_input.operations import TWO_INPUT
 
 
-class TwoInputCell(nn.Module, OperationOwner):
+class TwoInputCell(nn.Module):
     r"""A chain of two-input nodes run over time: $s_0 = h_{t-1}$, $h_t = s_N$ [JG Eq. 3].
 
     Parameters
     ----------
     inputs, hidden : width I of x_t and H of every state.
-    nodes : for every node the keys of its operations; one key a node gives the fixed form.
-    operations : operations of a node that is grown; default the first node's.
+    nodes : for every node the keys of its operations; a node that is grown gets those that the first one starts with.
     """
 
-    def __init__(self, inputs: int, hidden: int, nodes: Sequence[Sequence[str]],
-                 operations: Sequence[str] | None = None) -> None:
+    def __init__(self, inputs: int, hidden: int, nodes: Sequence[Sequence[str]]) -> None:
         super().__init__()
         if not nodes:
             raise ValueError("a cell needs at least one node")
         self.inputs, self.hidden = inputs, hidden
-        self.operations = list(operations or nodes[0])
+        self.operations = list(nodes[0])
         self.nodes = nn.ModuleList(TwoInputNode(inputs, hidden, keys) for keys in nodes)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
@@ -69,28 +65,6 @@ class TwoInputCell(nn.Module, OperationOwner):
         if morphism:
             node.become_identity(epsilon, noise)
         self.nodes.append(node)
-
-    def operation_weights(self, mixture: Mixture, key: str) -> dict[str, nn.Parameter]:
-        """`W`, `U`, `b` of an operation; empty if it owns none."""
-        return self._node_of(mixture).weights_of(key)
-
-    def duplicate_operation(self, mixture: Mixture, key: str) -> Duplicate:
-        return self._node_of(mixture).duplicate(key)
-
-    def _node_of(self, mixture: Mixture) -> TwoInputNode:
-        return next(node for node in self.nodes if node.mixture is mixture)
-
-    def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
-        """Every operation with weights on all samples and time steps that `loss` runs the cell over.
-
-        Its gradient at a time step is the total one: also through the later steps that the state reaches.
-        """
-        with plain_forms():
-            calls = record_calls([self, *self.nodes], loss)
-        x = torch.cat([call.arguments[0].flatten(0, 1) for call in calls[self]])
-        return [trace for node in self.nodes
-                for trace in node.traces(x, torch.cat([call.arguments[2] for call in calls[node]]),
-                                         torch.cat([call.gradient for call in calls[node]]))]
 
     def mixtures(self) -> Iterator[Mixture]:
         return (node.mixture for node in self.nodes)

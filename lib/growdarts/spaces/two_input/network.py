@@ -1,15 +1,20 @@
 """Networks around the cells: the forecaster of multivariate series, and stacked cells for a language model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 
+from growdarts.forms import plain_forms
+from growdarts.spaces.containers import OperationHolder
 from growdarts.spaces.two_input.cell import TwoInputCell, fixed_cell
 from growdarts.spaces.two_input.node import TwoInputNode
 from growdarts.spaces.genotype import require_space
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.mixture import Mixture
 from growdarts.space import SearchSpace
+from growdarts.tracing import OperationTrace, record_calls
 
 
 class Forecaster(nn.Module):
@@ -30,7 +35,7 @@ class Forecaster(nn.Module):
         return list(self.parameters())
 
 
-class TwoInputForecaster(Forecaster, SearchSpace):
+class TwoInputForecaster(Forecaster, OperationHolder, SearchSpace):
     """A forecaster of two-input cells as a search space; a mixture a node, layer by layer."""
 
     cells: "nn.ModuleList[TwoInputCell]"
@@ -52,14 +57,34 @@ class TwoInputForecaster(Forecaster, SearchSpace):
         for cell in self.cells:
             cell.grow_node(morphism=morphism, epsilon=epsilon, noise=noise)
 
-    def keep_operations(self, mixture: Mixture, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        return self._node_of(mixture).keep(index)
-
     def add_operation(self, mixture: Mixture, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
         return self._node_of(mixture).add(name, weight)
 
+    def containers(self, mixture: Mixture) -> dict[str, nn.ParameterDict]:
+        node = self._node_of(mixture)
+        return {"W": node.W, "U": node.U, "b": node.b}
+
     def _node_of(self, mixture: Mixture) -> TwoInputNode:
         return next(node for cell in self.cells for node in cell.nodes if node.mixture is mixture)
+
+    def trace_operations(self, loss: Callable[[], Tensor]) -> list[OperationTrace]:
+        """Every operation with weights on all samples and time steps that `loss` runs the cells over.
+
+        Its gradient at a time step is the total one: also through the later steps that the state reaches.
+        """
+        with plain_forms():
+            calls = record_calls([*self.cells, *(node for cell in self.cells for node in cell.nodes)], loss)
+        traces = []
+        for cell, node in ((cell, node) for cell in self.cells for node in cell.nodes):
+            x = torch.cat([call.arguments[0].flatten(0, 1) for call in calls[cell]])
+            s = torch.cat([call.arguments[2] for call in calls[node]])
+            gradient = torch.cat([call.gradient for call in calls[node]])
+            weights = node.mixture.weights().detach()
+            traces += [OperationTrace(node.mixture, key, self.operation_weights(node.mixture, key),
+                                      partial(operation.output, x, s), gradient, cell.hidden, weight=weight)
+                       for key, operation, weight in zip(node.mixture.keys, node.operations(), weights, strict=True)
+                       if operation.blocks]
+        return traces
 
     def structure(self) -> list[list[list[str]]]:
         return [cell.structure() for cell in self.cells]
@@ -72,9 +97,10 @@ class TwoInputForecaster(Forecaster, SearchSpace):
         return [f"layer {layer}, node {node}" for layer, cell in enumerate(self.cells, start=1)
                 for node in range(1, len(cell.nodes) + 1)]
 
-    def flops(self, steps: int) -> int:
+    def flops(self, steps: int = 1) -> int:
         """Of one sample of `steps` time steps; the head is applied once."""
-        return steps * sum(cell.flops() for cell in self.cells) + 2 * self.head.weight.numel()
+        head = sum(2 * p.numel() for p in self.head.parameters() if p.ndim == 2)
+        return steps * sum(cell.flops() for cell in self.cells) + head
 
     def genotype(self) -> Genotype:
         return Genotype(tuple(cell.derive() for cell in self.cells))
@@ -112,10 +138,6 @@ class TwoInputLayers(TwoInputForecaster):
             x = cell(x, start)
             last.append(x[-1])
         return x, tuple(last)
-
-    def flops(self, steps: int = 1) -> int:
-        """Of one sample of `steps` time steps."""
-        return steps * sum(cell.flops() for cell in self.cells)
 
 
 def two_input_layers(width: int, n_layers: int, n_nodes: int, operations: Sequence[str]) -> TwoInputLayers:

@@ -3,14 +3,11 @@
 Shapes: T time, B batch, I inputs of the layer, H hidden, K operations of a node.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from growdarts.space import Duplicate
-from growdarts.tracing import OperationTrace
 from growdarts.mixture import Mixture, operation_name
 from growdarts.spaces.containers import OperationWeights
 from growdarts.spaces.two_input.operations import TWO_INPUT, TwoInputOperation
@@ -45,15 +42,12 @@ class TwoInputNode(nn.Module):
 
     def input_weights(self) -> tuple[Tensor, Tensor]:
         """W (sum rows, I) and b (sum rows) of all operations."""
-        if not len(self.W):
-            return self.mixture.alpha.new_zeros(0, self.inputs), self.mixture.alpha.new_zeros(0)
-        return torch.cat(list(self.W.values())), torch.cat(list(self.b.values()))
+        none = self.mixture.alpha.new_zeros(0, self.inputs)  # torch.cat wants one tensor at least
+        return torch.cat([none, *self.W.values()]), torch.cat([none[:, 0], *self.b.values()])
 
     def state_weights(self) -> Tensor:
         """U of all operations, (sum rows, H)."""
-        if not len(self.U):
-            return self.mixture.alpha.new_zeros(0, self.hidden)
-        return torch.cat(list(self.U.values()))
+        return torch.cat([self.mixture.alpha.new_zeros(0, self.hidden), *self.U.values()])
 
     def forward(self, wx: Tensor, us: Tensor, s: Tensor, weights: Tensor) -> Tensor:
         r"""$\sum_o w_o\, o(x_t, s)$ from the transformed inputs of one time step; (B, H) [JG Eq. 3]."""
@@ -68,13 +62,6 @@ class TwoInputNode(nn.Module):
     def theta_parameters(self) -> list[nn.Parameter]:
         return [part[key] for key in self.mixture.keys if key in self.W for part in (self.W, self.U, self.b)]
 
-    def keep(self, index: list[int]) -> tuple[nn.Parameter, nn.Parameter]:
-        dropped = set(self.mixture.keys) - {self.mixture.keys[i] for i in index}
-        for key in dropped:
-            if key in self.W:
-                del self.W[key], self.U[key], self.b[key]
-        return self.mixture.keep(index)
-
     def add(self, name: str, weight: float) -> tuple[nn.Parameter, nn.Parameter]:
         """Add operation `name` with fresh weights at mixture weight `weight`; the old and the new alpha."""
         _refuse_unknown([name])
@@ -83,53 +70,24 @@ class TwoInputNode(nn.Module):
         self.to(new)
         return old, new
 
-    def weights_of(self, key: str) -> dict[str, nn.Parameter]:
-        """`W`, `U`, `b` of operation `key`; empty if it owns none."""
-        return {"W": self.W[key], "U": self.U[key], "b": self.b[key]} if key in self.W else {}
-
-    def duplicate(self, key: str) -> Duplicate:
-        """Add an identical copy `"name#2"` of `key`; the two share its mixture weight [JG 3.2.2]."""
-        weights = self.weights_of(key)
-        copy, old, new = self.mixture.duplicate(key)
-        for name in weights:
-            getattr(self, name)[copy] = nn.Parameter(weights[name].detach().clone())
-        copies = self.weights_of(copy)
-        return Duplicate(copy, old, new, {name: (weights[name], copies[name]) for name in weights})
-
-    def traces(self, x: Tensor, s: Tensor, gradient: Tensor) -> list[OperationTrace]:
-        """Every operation with weights on inputs (n, I) and states (n, H), the loss's `gradient` by the node (n, H)."""
-
-        def output(operation: TwoInputOperation, theta: Mapping[str, Tensor]) -> Tensor:
-            linear = nn.functional.linear
-            return operation.function(linear(x, theta["W"], theta["b"]), linear(s, theta["U"]), s)
-
-        return [OperationTrace(self.mixture, key, self.weights_of(key), partial(output, operation),
-                               gradient, self.hidden, weight=weight)
-                for key, operation, weight in zip(self.mixture.keys, self.operations(),
-                                                  self.mixture.weights().detach(), strict=True) if key in self.W]
-
     @torch.no_grad()
     def become_identity(self, epsilon: float, noise: float) -> None:
         r"""Initialise so that the node returns its state input up to the noise [JG 3.2.1].
 
-        With all weights zero every operation is an affine function of the state alone,
-        $o(0, 0, s) = k_o s + c_o$ (tanh: 0, sigmoid: 1/2, a gate: s/2, ...), found by evaluation, not by
-        declaration. `add_identity` takes up the rest, $U = u I$ and $b = v$ with
+        With all weights zero every operation is an affine function of the state alone, $o(0, 0, s) = k_o s + c_o$
+        (tanh: 0, sigmoid: 1/2, a gate: s/2, ...). `add_identity` takes up the rest, $U = u I$ and $b = v$ with
 
         $$ w_{id}\, u = 1 - \sum_{o \neq id} w_o k_o, \qquad w_{id}\, v = -\sum_{o \neq id} w_o c_o , $$
 
-        so the mixture is the identity for *any* alpha and no unit starts saturated. Where no gradient would
-        reach an operation at zero weights (a product of two zeros, the kink of relu), its bias starts at one.
-        Noise of deviation `noise * epsilon / 10 / sqrt(I + H + 1)` then makes every weight non-zero. How much the output
-        changes depends on how long the cell holds a state: over 250 steps a test finds below 20 `noise` * `epsilon` in
-        all and below 0.2 `noise` * `epsilon` in half of all cells of default operations. Operations that are not affine
-        there enter with a weight of `epsilon` / 10 together, and change the state by that share at every time step.
+        so the mixture is the identity for *any* alpha and no unit starts saturated. Noise of deviation
+        `noise * epsilon / 10 / sqrt(I + H + 1)` then makes every weight non-zero; the method page of the book says how
+        much the output changes by it. Operations that are not affine there enter with a weight of `epsilon` / 10
+        together, and change the state by that share at every time step.
         """
         operations, mixture = self.operations(), self.mixture
         if "add_identity" not in mixture.keys:
             raise ValueError(f"a node of {mixture.keys} cannot be grown by morphism: it needs add_identity")
-        bias = [_start_bias(operation) for operation in operations]
-        affine = [_affine_at_zero(operation, start) for operation, start in zip(operations, bias, strict=True)]
+        bias, affine = zip(*map(_at_zero_weights, operations), strict=True)
         rest = mixture.keys.index("add_identity")
         for parameter in self.theta_parameters():
             parameter.zero_()
@@ -159,27 +117,20 @@ def _refuse_unknown(keys: Sequence[str]) -> None:
             raise ValueError(f"unknown operation {name!r}: allowed are {', '.join(TWO_INPUT)}")
 
 
-def _states(operation: TwoInputOperation, bias: float) -> tuple[Tensor, Tensor, Tensor]:
-    """wx, us and s, one unit wide, of an operation with zero weights on a grid of states."""
-    s = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
-    us = s.new_zeros(len(s), operation.blocks)
-    return us + bias, us, s
-
-
 @torch.enable_grad()
-def _start_bias(operation: TwoInputOperation) -> float:
-    """0 if a gradient reaches the operation's weights when they are all zero, else 1."""
-    wx, us, s = (value.requires_grad_() for value in _states(operation, 0.0))
-    if not operation.blocks:
-        return 0.0
-    gradients = torch.autograd.grad(operation.function(wx, us, s).sum(), (wx, us), materialize_grads=True)
-    return 0.0 if any(gradient.any() for gradient in gradients) else 1.0
+def _at_zero_weights(operation: TwoInputOperation) -> tuple[float, tuple[float, float] | None]:
+    """The bias of an operation that starts with zero weights; (k, c) if o(bias, 0, s) = k s + c for all s, else None.
 
-
-def _affine_at_zero(operation: TwoInputOperation, bias: float) -> tuple[float, float] | None:
-    """(k, c) if o(bias, 0, s) = k s + c for all s, else None; checked on a grid of states."""
-    wx, us, s = _states(operation, bias)
-    output = operation.function(wx, us, s)
+    The bias is one where no gradient would reach the weights (a product of two zeros, the kink of relu), else zero. All
+    this is found by evaluation on a grid of states, one unit wide.
+    """
+    s = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    zero, bias = s.new_zeros(len(s), operation.blocks), 0.0
+    if operation.blocks:
+        wx, us, state = (value.clone().requires_grad_() for value in (zero, zero, s))
+        gradients = torch.autograd.grad(operation.function(wx, us, state).sum(), (wx, us), materialize_grads=True)
+        bias = 0.0 if any(gradient.any() for gradient in gradients) else 1.0
+    output = operation.function(zero + bias, zero, s)
     c = output[4].item()
     k = (output[8].item() - c) / 2
-    return (k, c) if torch.allclose(output, k * s + c, atol=1e-12, rtol=0) else None
+    return bias, ((k, c) if torch.allclose(output, k * s + c, atol=1e-12, rtol=0) else None)

@@ -9,11 +9,12 @@ of `wx` and `us` only; all dimensions before the last are taken alike. To add on
 `@two_input(blocks=...)` line; weights, mixing, growing and pruning then know it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class TwoInputOperation:
     name: str
     blocks: int
     function: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+    def output(self, x: Tensor, s: Tensor, theta: Mapping[str, Tensor]) -> Tensor:
+        """o(x, s) of inputs (n, I) and states (n, H) with weights `W`, `U` and `b`."""
+        return self.function(linear(x, theta["W"], theta["b"]), linear(s, theta["U"]), s)
 
     def admits_input(self) -> bool:
         """Whether the input gets through to the output while the state is zero, as it is at first.
