@@ -173,7 +173,10 @@ def test_flops_are_two_a_weight_and_pixel_of_every_convolution():
         for hook in hooks:
             hook.remove()
         network.load_state_dict(state)
-        assert network.flops() == sum(counted) + 2 * network.classifier.weight.numel() and network.training
+        network.stem.eval()
+        modes = [part.training for part in network.modules()]
+        assert network.flops() == sum(counted) + 2 * network.classifier.weight.numel()
+        assert [part.training for part in network.modules()] == modes
         assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 

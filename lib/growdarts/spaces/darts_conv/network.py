@@ -5,6 +5,7 @@ Shapes: B batch, C channels, H = W = image_size pixels.
 """
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -78,11 +79,9 @@ class ImageNetwork(nn.Module):
     @torch.no_grad()
     def flops(self) -> int:
         """Of the convolutions and the linear layer for one image, multiply-adds counted twice."""
-        training, counter = self.training, FlopCounterMode(display=False)
-        self.eval()
+        copied, counter = deepcopy(self).eval(), FlopCounterMode(display=False)  # modes and statistics stay as they are
         with plain_forms(), counter:
-            self(self.stem[0].weight.new_zeros(1, *self.image_shape))
-        self.train(training)
+            copied(self.stem[0].weight.new_zeros(1, *self.image_shape))
         return counter.get_total_flops()
 
 
