@@ -20,6 +20,13 @@ NODES = {"default": [DEFAULT_TWO_INPUT] * 3, "all": [ALL] * 3, "all, one node": 
          "copies": [["gate", "gate#2", "hadamard"], ["gated_update"], ["mul_tanh#2", "add_tanh", "mul_tanh", "mul_sigmoid"]]}
 
 
+@pytest.fixture(autouse=True, params=["one call", "a product of the library each"])
+def paths(request, monkeypatch):
+    """The two ways of the scan; which of them is the faster one depends on the sizes."""
+    if request.param != "one call":
+        monkeypatch.setattr(two_input_scan, "SMALL", 0)
+
+
 def cell_and_inputs(nodes, dtype=torch.float64):
     torch.manual_seed(1)
     cell = TwoInputCell(F, H, nodes).to(dtype)

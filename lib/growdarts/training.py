@@ -61,7 +61,8 @@ class Task(Protocol):
 def theta_optimizer(parameters: list[nn.Parameter], settings: SearchSettings) -> Optimizer:
     """Adam or SGD for the weights, in the search as in training from scratch; one parameter group."""
     if settings.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        fused = parameters[0].is_cpu or None  # one call a weight
+        return torch.optim.Adam(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused)
     return torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum,
                            weight_decay=settings.weight_decay)
 

@@ -128,8 +128,8 @@ def _add_gradients(code, a, b, s, out, share, ds, back):
             a[i] = by_us
 
 
-@compiled
-def mix(codes, firsts, kept, s, w, z):
+@inlined
+def _mix(codes, firsts, kept, s, w, z):
     """z (n,) = sum_o w_o o, the node's next state; added up in float64, as later time steps make more of what is lost.
 
     `kept` has a in place of what is kept of it.
@@ -152,8 +152,8 @@ def mix(codes, firsts, kept, s, w, z):
             next_state[i] = sums[i]
 
 
-@compiled
-def mix_backward(codes, firsts, kept, s, w, ds, back, dw):
+@inlined
+def _mix_backward(codes, firsts, kept, s, w, ds, back, dw):
     """From the loss's gradient `ds` (n,) by the node's next state: those by U s and W x + b in the place of `kept`; that
     by the state s, except through U, added to `back` (n,); those by the mixture weights, added to `dw` (K,) of float64."""
     n, scratch = len(s), np.empty(BLOCK, s.dtype)
@@ -165,3 +165,81 @@ def mix_backward(codes, firsts, kept, s, w, ds, back, dw):
             a, b = kept[first:first + m], kept[first + n:first + n + m]
             dw[o] += dot(gradient, _output(codes[o], a, b, state, out))
             _add_gradients(codes[o], a, b, state, out, w[o], gradient, by_state)
+
+
+@inlined
+def _add_product(out, W, x):
+    """out (R, n) += W x of (R, C) and (C, n), four terms at once; terms are added up first, so that small ones count."""
+    (R, C), n = W.shape, x.shape[1]
+    total, fours = np.empty(n, x.dtype), C // 4 * 4
+    for r in range(R):
+        total[:] = 0
+        for c in range(0, fours, 4):
+            w0, w1, w2, w3 = W[r, c], W[r, c + 1], W[r, c + 2], W[r, c + 3]
+            x0, x1, x2, x3 = x[c], x[c + 1], x[c + 2], x[c + 3]
+            for i in range(n):
+                total[i] += w0 * x0[i] + w1 * x1[i] + w2 * x2[i] + w3 * x3[i]
+        for c in range(fours, C):
+            w, term = W[r, c], x[c]
+            for i in range(n):
+                total[i] += w * term[i]
+        row = out[r]
+        for i in range(n):
+            row[i] += total[i]
+
+
+@inlined
+def _add_outer(out, x, y):
+    """out (R, C) += x y^T of (R, n) and (C, n), four columns at once."""
+    (R, n), C = x.shape, len(y)
+    fours = C // 4 * 4
+    for r in range(R):
+        row = x[r]
+        for c in range(0, fours, 4):
+            y0, y1, y2, y3 = y[c], y[c + 1], y[c + 2], y[c + 3]
+            s0 = s1 = s2 = s3 = x.dtype.type(0)
+            for i in range(n):
+                s0 += row[i] * y0[i]
+                s1 += row[i] * y1[i]
+                s2 += row[i] * y2[i]
+                s3 += row[i] * y3[i]
+            out[r, c] += s0
+            out[r, c + 1] += s1
+            out[r, c + 2] += s2
+            out[r, c + 3] += s3
+        for c in range(fours, C):
+            out[r, c] += dot(row, y[c])
+
+
+@compiled
+def scan(codes, firsts, ends, rows, weights, w, kept, chain, H, steps, products):
+    """The nodes' steps `steps` (first, last), of T N in the order of `chain` (T N + 1, C, B), which has what they read one after another.
+
+    ends, rows (N + 1,): where a node's operations and its rows of `weights` (R, C) begin and end. kept (T, R, B): the products, made
+    first if `products` is true.
+    """
+    N = len(ends) - 1
+    for k in range(steps[0], steps[1]):
+        j, t = k % N, k // N
+        sums, of_node = kept[t, rows[j]:rows[j + 1]], slice(ends[j], ends[j + 1])
+        if products:
+            sums[:] = 0
+            _add_product(sums, weights[rows[j]:rows[j + 1]], chain[k])
+        _mix(codes[of_node], firsts[of_node], sums.reshape(-1), chain[k, :H].reshape(-1), w[of_node], chain[k + 1, :H].reshape(-1))
+
+
+@compiled
+def scan_backward(codes, firsts, ends, rows, weights, w, kept, chain, H, steps, products, by_chain, by_weights, dw):
+    """Back through `scan`: from the loss's gradient by the last node's states, in `by_chain` (T N + 1, H or more, B) in their place and
+    zero elsewhere, to that by as many rows of all of `chain`, if `products` is true also through these; then that by `weights`
+    is added to `by_weights`, unless it has no rows. That by `w` is added to `dw` of float64, `kept` has the one by the products."""
+    N, used = len(ends) - 1, by_chain.shape[1]
+    for k in range(steps[1] - 1, steps[0] - 1, -1):
+        j, t = k % N, k // N
+        gradient, of_node = kept[t, rows[j]:rows[j + 1]], slice(ends[j], ends[j + 1])
+        _mix_backward(codes[of_node], firsts[of_node], gradient.reshape(-1), chain[k, :H].reshape(-1), w[of_node],
+                      by_chain[k + 1, :H].reshape(-1), by_chain[k, :H].reshape(-1), dw[of_node])
+        if products:
+            _add_product(by_chain[k], weights[rows[j]:rows[j + 1], :used].T, gradient)
+            if len(by_weights):
+                _add_outer(by_weights[rows[j]:rows[j + 1]], gradient, chain[k])
