@@ -7,9 +7,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
-from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS
+from growdarts.spaces.darts_recurrent.highway import RecurrentCell
+from growdarts.spaces.darts.genotypes import RECURRENT_OPERATIONS, RecurrentGenotype
 from growdarts.tasks.language import LanguageModel
 from growdarts.forms import plain_forms
+from growdarts_fast import recurrent
 from reference_darts_recurrent import language_loss, search_cell
 from original_states import export_alphas, original_tensors
 
@@ -51,9 +53,16 @@ def ours(cell, x, h, weight, *masks):
     return states, [torch.stack(found[:len(alphas)]), *found[len(alphas):]]
 
 
+@pytest.fixture(params=["one call", "a product of the library each"])
+def paths(request, monkeypatch):
+    """The two ways of the scan; which of them is the faster one depends on the sizes."""
+    if request.param != "one call":
+        monkeypatch.setattr(recurrent, "SMALL", 0)
+
+
 @pytest.mark.parametrize("n_nodes", [1, 4])
 @pytest.mark.parametrize("masked", [False, True])
-def test_it_is_the_loop_written_out(n_nodes, masked):
+def test_it_is_the_loop_written_out(n_nodes, masked, paths):
     cell, (x, h, weight, *masks) = cell_of(n_nodes), inputs()
     masks = masks if masked else []
     states, gradients = ours(cell, x, h, weight, *masks)
@@ -180,3 +189,27 @@ def test_it_refuses_a_second_derivative_and_a_second_backward_pass():
     torch.autograd.grad(loss, cell.W0, retain_graph=True)
     with pytest.raises(RuntimeError, match="run that again"):
         torch.autograd.grad(loss, cell.W0)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_derived_cell_is_its_plain_form(masked, paths):
+    genotype = RecurrentGenotype((("sigmoid", 0), ("relu", 1), ("tanh", 1), ("identity", 2)), (1, 3, 4))
+    x, h, weight, *masks = inputs()
+    torch.manual_seed(0)
+    cell = RecurrentCell(H, H, genotype).double()
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.mul_(10)
+
+    def outcome():
+        leaves = [value.detach().requires_grad_() for value in (x, h)]
+        states = cell(*leaves, *(masks if masked else []))
+        return states, torch.autograd.grad((states * weight).sum(), [*leaves, *cell.theta_parameters()])
+
+    states, gradients = outcome()
+    assert "MixedScan" in type(states.grad_fn).__name__
+    with plain_forms():
+        expected, expected_gradients = outcome()
+    torch.testing.assert_close(states, expected, rtol=0, atol=1e-12)
+    for found, wanted in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-11)

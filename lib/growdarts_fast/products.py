@@ -15,6 +15,7 @@ from growdarts.forms import fast_form
 from growdarts.spaces.precision import product
 
 LEAST = 2**21  # multiply-adds from which oneDNN is the faster one
+SMALL = 2**20  # multiply-adds up to which a loop that is compiled with all else of a cell is faster than either library
 LONG = 256  # terms of a sum from which halves are worth their time
 ROWS = 4096  # of a product over time: as many are copied side by side at once
 

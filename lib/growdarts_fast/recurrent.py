@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from growdarts.forms import fast_form
 from growdarts.spaces.precision import product_type
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
-from growdarts.spaces.darts_recurrent.highway import masked
+from growdarts.spaces.darts_recurrent.highway import RecurrentCell, masked
 from growdarts_fast.derivatives import kept_once
 from growdarts_fast.memory import empty
-from growdarts_fast.products import matmul, over_time
-from growdarts_fast.recurrent_kernels import COLUMNS, add_at, mix, mix_backward, normalise, normalise_backward
+from growdarts_fast.products import SMALL, matmul, over_time
+from growdarts_fast.recurrent_kernels import COLUMNS, add_at, mix, mix_backward, normalise, normalise_backward, scan, scan_backward
 
 
 # Of a node: for each of its weights the states that are multiplied by it, one edge each.
@@ -69,6 +69,21 @@ def states(cell: RecurrentSearchCell, x: Tensor, h: Tensor, x_mask: Tensor | Non
     return found
 
 
+@fast_form(RecurrentCell.states, "cpu")
+def derived_states(cell: RecurrentCell, x: Tensor, h: Tensor, x_mask: Tensor | None, h_mask: Tensor | None) -> Tensor:
+    """`RecurrentCell.states` in float32 or float64: a searched cell with one operation a node, whose batch norms change nothing."""
+    edges, concat = cell.genotype().recurrent, cell.genotype().concat
+    if h.dtype not in (torch.float32, torch.float64) or 0 in concat:
+        return NotImplemented
+    wx, U = cell.transformed_inputs(x, x_mask), cell.W0[cell.inputs:]
+    mixtures = torch.eye(len(COLUMNS)).to(U)[[COLUMNS.index(activation) for activation, _ in edges]].split(1)
+    r = U.new_tensor([concat.count(i) / len(concat) for i in range(1, len(edges) + 1)])
+    identity = [make(len(edges) + 1, cell.hidden) for make in (U.new_zeros, U.new_ones)]
+    dtype = product_type(wx)
+    with torch.autocast("cpu", enabled=False):
+        return _MixedScan.apply([([j],) for _, j in edges], 0.0, identity, dtype, wx, h, h_mask, U, r, *mixtures, *cell.Ws)[0]
+
+
 @torch.no_grad()
 def _count(bn: nn.BatchNorm1d, means: Tensor, variances: Tensor) -> None:
     """Running statistics after batches of these means and variances (n, H), one after the other."""
@@ -84,15 +99,22 @@ def _count(bn: nn.BatchNorm1d, means: Tensor, variances: Tensor) -> None:
 
 
 class _Work:
-    """Arrays of one time step that are used again at every other, and a node's edges as an array."""
+    """Arrays of one time step that are used again at every other, and the edges as arrays."""
 
     def __init__(self, nodes: Sequence[Blocks], like: Tensor, dtype: torch.dtype) -> None:
         B, H = like.shape
         self.sources = [np.array([j for block in blocks for j in block]) for blocks in nodes]
+        self.ends = np.cumsum([0, *map(len, self.sources)])
+        blocks = [block for blocks in nodes for block in blocks]
+        self.edges = np.concatenate(self.sources), np.repeat(np.arange(len(blocks)), list(map(len, blocks))), self.ends
         longest = max(map(len, self.sources))
         self.back = like.new_empty(longest, B, H, dtype=dtype)
         self.wide = like.new_empty(longest, B, 2 * H) if dtype != like.dtype else None
         self.z, self.states = like.new_empty(B, H), like.new_empty(len(nodes) + 1, B, H)
+
+    def mask(self, h_mask: Tensor | None) -> Tensor:
+        """The mask, or ones."""
+        return torch.ones_like(self.z) if h_mask is None else h_mask.to(self.z).contiguous()
 
     def widened(self, product: Tensor) -> Tensor:
         """A node's products in the type of the states."""
@@ -119,81 +141,93 @@ class _MixedScan(torch.autograd.Function):
         states = empty((T, N + 1, B, H), wx.dtype)
         read = states if h_mask is None and dtype == wx.dtype else empty((T, N + 1, B, H), dtype)
         first, hidden = empty((T, B, 2 * H), wx.dtype), empty((T + 1, B, H), wx.dtype)
-        products = [empty((T, len(sources), B, 2 * H), dtype) for sources in work.sources]
+        kept = empty((T, work.ends[-1], B, 2 * H), dtype)
+        products = kept.split(list(map(len, work.sources)), dim=1)  # by node
         means, variances = wx.new_empty(T, N + 1, H), wx.new_empty(T, N + 1, H)
         if not train:
             means[:], variances[:] = running
         hidden[0] = h
-        w, (s, m, v, z) = _arrays(mixtures), _arrays((states, means, variances, work.z))
+        if small := dtype == wx.dtype and B * U.numel() <= SMALL:
+            scan(*work.edges, *_arrays((torch.cat(mixtures), r)), eps, train, *_arrays((
+                torch.stack([W for block in Ws for W in block]), U, wx, work.mask(h_mask), first, hidden, states, read, kept, means, variances)))
+        else:
+            w, (s, m, v, z) = _arrays(mixtures), _arrays((states, means, variances, work.z))
 
-        def normalise_state(t: int, i: int, z: np.ndarray) -> None:
-            """z becomes state i."""
-            normalise(z, m[t, i], v[t, i], eps, train, s[t, i])
-            if read is not states:
-                read[t, i] = masked(states[t, i], h_mask)
+            def normalise_state(t: int, i: int, z: np.ndarray) -> None:
+                """z becomes state i."""
+                normalise(z, m[t, i], v[t, i], eps, train, s[t, i])
+                if read is not states:
+                    read[t, i] = masked(states[t, i], h_mask)
 
-        for t in range(T):
-            torch.add(wx[t], matmul(masked(hidden[t], h_mask).to(dtype), U, halves=True), out=first[t])
-            c, u = first[t].chunk(2, dim=-1)
-            normalise_state(t, 0, torch.lerp(hidden[t], torch.tanh(u), torch.sigmoid(c)).numpy())
-            for i, blocks in enumerate(nodes):
-                product, row = products[i][t], 0
-                for block, W in zip(blocks, Ws[i], strict=True):
-                    rows = product[row:row + len(block)].view(-1, 2 * H)
-                    matmul(_pick(read[t], block).flatten(0, 1), W, out=rows, halves=True)
-                    row += len(block)
-                mix(s[t], work.sources[i], work.widened(product).numpy(), w[i], z)
-                normalise_state(t, i + 1, z)
-            torch.mv(states[t, 1:].view(N, -1).t(), r, out=hidden[t + 1].view(-1))
+            for t in range(T):
+                torch.add(wx[t], matmul(masked(hidden[t], h_mask).to(dtype), U, halves=True), out=first[t])
+                c, u = first[t].chunk(2, dim=-1)
+                normalise_state(t, 0, torch.lerp(hidden[t], torch.tanh(u), torch.sigmoid(c)).numpy())
+                for i, blocks in enumerate(nodes):
+                    product, row = products[i][t], 0
+                    for block, W in zip(blocks, Ws[i], strict=True):
+                        rows = product[row:row + len(block)].view(-1, 2 * H)
+                        matmul(_pick(read[t], block).flatten(0, 1), W, out=rows, halves=True)
+                        row += len(block)
+                    mix(s[t], work.sources[i], work.widened(product).numpy(), w[i], z)
+                    normalise_state(t, i + 1, z)
+                torch.mv(states[t, 1:].view(N, -1).t(), r, out=hidden[t + 1].view(-1))
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(h_mask, U, r, *mixtures, *(W for block in Ws for W in block))
-            ctx.kept = states, read, first, products, hidden, variances, work
-            ctx.nodes, ctx.eps, ctx.train, ctx.dtype = nodes, eps, train, dtype
+            ctx.kept = states, read, first, kept, hidden, variances, work
+            ctx.nodes, ctx.eps, ctx.train, ctx.dtype, ctx.small = nodes, eps, train, dtype, small
         ctx.mark_non_differentiable(means, variances)
         return hidden[1:], means, variances
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        states, read, first, products, hidden, variances, work = kept_once(ctx, "mixed_scan")
+        states, read, first, kept, hidden, variances, work = kept_once(ctx, "mixed_scan")
+        products = kept.split(list(map(len, work.sources)), dim=1)
         nodes, dtype, N = ctx.nodes, ctx.dtype, len(ctx.nodes)
         h_mask, U, r, *tensors = ctx.saved_tensors
         mixtures, Ws = tensors[:N], _by_node(nodes, tensors[N:])
         _, _, _, _, wants_wx, wants_h, _, wants_U, wants_r, *wanted = ctx.needs_input_grad
         wants_w = any(wanted[:N])
-        dws = [torch.zeros_like(mixture) for mixture in mixtures]
+        dw_all = torch.zeros(work.ends[-1], len(COLUMNS), dtype=r.dtype)
+        dws = dw_all.split(list(map(len, work.sources)))
         dhs = torch.empty_like(hidden)  # total gradients of h_0 .. h_T
         dhs[-1] = 0
-        ds, dz = work.states, work.z
-        w, dw, (s, v, by_s, by_z) = _arrays(mixtures), _arrays(dws), _arrays((states, variances, ds, dz))
-        mask = np.ones_like(by_z) if h_mask is None else h_mask.numpy()
+        if ctx.small:
+            transposed = torch.stack([W.t() for block in Ws for W in block])
+            scan_backward(*work.edges, *_arrays((torch.cat(mixtures), r)), ctx.eps, ctx.train, *_arrays((
+                transposed, U.t().contiguous(), grad.contiguous(), work.mask(h_mask), first, hidden, states, kept, variances, dhs, dw_all)), wants_w)
+        else:
+            ds, dz = work.states, work.z
+            w, dw, (s, v, by_s, by_z) = _arrays(mixtures), _arrays(dws), _arrays((states, variances, ds, dz))
+            mask = work.mask(h_mask).numpy()
 
-        def normalise_state_backward(t: int, i: int) -> None:
-            """dz of what became state i."""
-            normalise_backward(by_s[i], s[t, i], v[t, i], ctx.eps, ctx.train, by_z)
+            def normalise_state_backward(t: int, i: int) -> None:
+                """dz of what became state i."""
+                normalise_backward(by_s[i], s[t, i], v[t, i], ctx.eps, ctx.train, by_z)
 
-        for t in reversed(range(len(grad))):
-            dh = dhs[t + 1].add_(grad[t])
-            ds[0] = 0
-            torch.mul(r[:, None, None], dh, out=ds[1:])
-            for i in reversed(range(N)):
-                normalise_state_backward(t, i + 1)
-                product, row = products[i][t], 0
-                values = work.widened(product)
-                mix_backward(s[t], work.sources[i], values.numpy(), w[i], by_z, by_s, dw[i], wants_w)
-                if values is not product:
-                    product.copy_(values)
-                for block, W in zip(nodes[i], Ws[i], strict=True):
-                    back = work.back[row:row + len(block)]
-                    matmul(product[row:row + len(block)].flatten(0, 1), W.t(), out=back.view(-1, W.shape[0]))
-                    row += len(block)
-                add_at(by_s, work.sources[i], work.back[:row].to(dz.dtype).numpy(), mask)
-            normalise_state_backward(t, 0)
-            c, u = first[t].chunk(2, dim=-1)
-            gate, candidate = torch.sigmoid(c), torch.tanh(u)
-            dc = torch.ops.aten.sigmoid_backward(dz * (candidate - hidden[t]), gate)
-            torch.cat([dc, torch.ops.aten.tanh_backward(dz * gate, candidate)], dim=1, out=first[t])
-            back = matmul(first[t].to(dtype), U.t()).to(dz.dtype)
-            torch.add(dz * (1 - gate), masked(back, h_mask), out=dhs[t])
+            for t in reversed(range(len(grad))):
+                dh = dhs[t + 1].add_(grad[t])
+                ds[0] = 0
+                torch.mul(r[:, None, None], dh, out=ds[1:])
+                for i in reversed(range(N)):
+                    normalise_state_backward(t, i + 1)
+                    product, row = products[i][t], 0
+                    values = work.widened(product)
+                    mix_backward(s[t], work.sources[i], values.numpy(), w[i], by_z, by_s, dw[i], wants_w)
+                    if values is not product:
+                        product.copy_(values)
+                    for block, W in zip(nodes[i], Ws[i], strict=True):
+                        back = work.back[row:row + len(block)]
+                        matmul(product[row:row + len(block)].flatten(0, 1), W.t(), out=back.view(-1, W.shape[0]))
+                        row += len(block)
+                    add_at(by_s, work.sources[i], work.back[:row].to(dz.dtype).numpy(), mask)
+                normalise_state_backward(t, 0)
+                c, u = first[t].chunk(2, dim=-1)
+                gate, candidate = torch.sigmoid(c), torch.tanh(u)
+                dc = torch.ops.aten.sigmoid_backward(dz * (candidate - hidden[t]), gate)
+                torch.cat([dc, torch.ops.aten.tanh_backward(dz * gate, candidate)], dim=1, out=first[t])
+                back = matmul(first[t].to(dtype), U.t()).to(dz.dtype)
+                torch.add(dz * (1 - gate), masked(back, h_mask), out=dhs[t])
 
         grads_W: list[Tensor | None] = [None] * len(wanted[N:])
         if any(wanted[N:]):

@@ -20,6 +20,7 @@ from growdarts_fast.exponentials import expm1
 COLUMNS = ("tanh", "relu", "sigmoid", "identity")  # of w
 
 compiled = numba.njit(cache=True, error_model="numpy")  # sums are added up as they stand here
+inlined = numba.njit(inline="always", error_model="numpy")  # see growdarts_fast.two_input_kernels
 
 
 @compiled
@@ -139,3 +140,95 @@ def add_at(d_states, sources, values, mask):
             row, value = d_states[sources[e], b], values[e, b]
             for h in range(len(row)):
                 row[h] += value[h] * mask[b, h]
+
+
+_mix, _mix_backward, _normalise, _normalise_backward, _add_at = (
+    inlined(function.py_func) for function in (mix, mix_backward, normalise, normalise_backward, add_at))
+
+
+@inlined
+def _add_product(out, x, W):
+    """out (B, n) += x W of (B, k) and (k, n), four terms at once."""
+    k = len(W)
+    fours = k // 4 * 4
+    for b in range(len(x)):
+        row = out[b]
+        for i in range(0, fours, 4):
+            x0, x1, x2, x3 = x[b, i], x[b, i + 1], x[b, i + 2], x[b, i + 3]
+            w0, w1, w2, w3 = W[i], W[i + 1], W[i + 2], W[i + 3]
+            for j in range(len(row)):
+                row[j] += x0 * w0[j] + x1 * w1[j] + x2 * w2[j] + x3 * w3[j]
+        for i in range(fours, k):
+            xi, wi = x[b, i], W[i]
+            for j in range(len(row)):
+                row[j] += xi * wi[j]
+
+
+@compiled
+def scan(sources, weights, ends, w, r, eps, train, Ws, U, wx, mask, first, hidden, states, read, products, means, variances):
+    """All time steps of a cell whose products are small: to call a library for each of them would take longer.
+
+    sources, weights (L,) say what every edge reads and is multiplied by, ends (N + 1,) where a node's edges begin and end. Ws (n, H, 2 H).
+    All others: see `growdarts_fast.recurrent`. From `first` on they are filled.
+    """
+    (B, H), two = mask.shape, wx.dtype.type(2)
+    z, dropped = np.empty((B, H), wx.dtype), np.empty((B, H), wx.dtype)
+    for t in range(len(wx)):
+        dropped[:] = hidden[t] * mask
+        first[t] = wx[t]
+        _add_product(first[t], dropped, U)
+        for b in range(B):
+            for h in range(H):
+                mu, s = expm1(-first[t, b, H + h]), hidden[t, b, h]
+                tanh = -mu * (two + mu) / (two + two * mu + mu * mu)
+                z[b, h] = s + (tanh - s) / (two + expm1(-first[t, b, h]))
+        hidden[t + 1] = 0
+        for i in range(len(ends)):
+            if i > 0:
+                edges = slice(ends[i - 1], ends[i])
+                for e in range(edges.start, edges.stop):
+                    products[t, e] = 0
+                    _add_product(products[t, e], read[t, sources[e]], Ws[weights[e]])
+                _mix(states[t], sources[edges], products[t, edges], w[edges], z)
+            state = states[t, i]
+            _normalise(z, means[t, i], variances[t, i], eps, train, state)
+            for b in range(B):
+                for h in range(H):
+                    read[t, i, b, h] = state[b, h] * mask[b, h]
+                    if i > 0:
+                        hidden[t + 1, b, h] += r[i - 1] * state[b, h]
+
+
+@compiled
+def scan_backward(sources, weights, ends, w, r, eps, train, Ws, U, grad, mask, first, hidden, states, products, variances, dhs, dw, wants_w):
+    """Back through `scan`, of transposed weights Ws (n, 2 H, H) and U (2 H, H): from `grad` (T, B, H) by h_1 .. h_T to the total gradients
+    `dhs` by h_0 .. h_T, whose last is zero before. Gradients by `products` and `first` take their place; those by w are added to
+    `dw` (L, 4) if wanted."""
+    (B, H), one, two = mask.shape, mask.dtype.type(1), mask.dtype.type(2)
+    ds, dz, back = np.empty(states.shape[1:], grad.dtype), np.empty((B, H), grad.dtype), np.empty((1, B, H), grad.dtype)
+    for t in range(len(grad) - 1, -1, -1):
+        dhs[t + 1] += grad[t]
+        ds[0] = 0
+        for i in range(len(r)):
+            ds[i + 1] = r[i] * dhs[t + 1]
+        for i in range(len(r), -1, -1):
+            _normalise_backward(ds[i], states[t, i], variances[t, i], eps, train, dz)
+            if i > 0:
+                edges = slice(ends[i - 1], ends[i])
+                _mix_backward(states[t], sources[edges], products[t, edges], w[edges], dz, ds, dw[edges], wants_w)
+                for e in range(edges.start, edges.stop):
+                    back[:] = 0
+                    _add_product(back[0], products[t, e], Ws[weights[e]])
+                    _add_at(ds, sources[e:e + 1], back, mask)
+        for b in range(B):
+            for h in range(H):
+                mu, gate = expm1(-first[t, b, H + h]), one / (two + expm1(-first[t, b, h]))
+                tanh = -mu * (two + mu) / (two + two * mu + mu * mu)
+                first[t, b, h] = dz[b, h] * (tanh - hidden[t, b, h]) * gate * (one - gate)
+                first[t, b, H + h] = dz[b, h] * gate * (one - tanh * tanh)
+                dhs[t, b, h] = dz[b, h] * (one - gate)
+        back[:] = 0
+        _add_product(back[0], first[t], U)
+        for b in range(B):
+            for h in range(H):
+                dhs[t, b, h] += back[0, b, h] * mask[b, h]

@@ -29,10 +29,8 @@ from growdarts.spaces.two_input.cell import TwoInputCell
 from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts_fast.derivatives import kept_once
 from growdarts_fast.memory import empty
-from growdarts_fast.products import LEAST, ROWS, add_product, matmul
+from growdarts_fast.products import LEAST, ROWS, SMALL, add_product, matmul
 from growdarts_fast.two_input_kernels import CODES, MULTIPLIED, scan, scan_backward
-
-SMALL = 2**19  # multiply-adds of a node's product up to which a compiled loop is faster than a library
 
 
 @fast_form(TwoInputCell.states, "cpu")

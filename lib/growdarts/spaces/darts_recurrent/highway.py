@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from growdarts.forms import has_fast_form
 from growdarts.spaces.darts.genotypes import RecurrentGenotype
 from growdarts.spaces.genotype import require_space
 from growdarts.spaces.precision import product, require_float
@@ -81,6 +82,11 @@ class RecurrentCell(HighwayCell):
         require_space(genotype, "darts_recurrent")
         self._genotype = genotype
         self.Ws = nn.ParameterList(uniform(hidden, 2 * hidden) for _ in genotype.recurrent)
+
+    @has_fast_form
+    def states(self, x: Tensor, h: Tensor, x_mask: Tensor | None, h_mask: Tensor | None) -> Tensor:
+        """`forward` from a given h, one time step after another."""
+        return super().states(x, h, x_mask, h_mask)
 
     def prepared(self) -> list[tuple[list[int], Tensor | None]]:
         """Per state: the nodes it feeds, and their weights side by side, (H, nodes * 2 H)."""
