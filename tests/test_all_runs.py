@@ -70,12 +70,13 @@ def test_versions_agree():
 
 
 def test_what_was_made_again_is_summed_up_by_kind(tmp_path):
-    def row(kind, numbers, differing, percent, differ, processor):
+    def row(kind, numbers, differing, percent, differ, processor, commit="0123456789"):
         return {"experiment": kind, "record": "x", "numbers": numbers, "differing": differing, "test_percent": percent, "cells_differ": differ,
-                "stored": {"processor": processor}, "again": {"processor": "a"}}
+                "stored": {"processor": processor}, "again": {"processor": "a", "commit": commit}}
 
     (tmp_path / "again.json").write_text(json.dumps({"rows": [
-        row("images", 1000, 2, 0.0, False, "a"), row("images", 500, 1, 1.25, True, "b"), row("language", 7, 0, 0.0, False, "a")]}))
+        row("images", 1000, 2, 0.0, False, "a"), row("images", 500, 1, 1.25, True, "b"), row("language", 7, 0, 0.0, False, "a"),
+        row("language", 8, 8, 0.5, True, "a", "abcdefghij")]}))
     found = all_runs.made_again(tmp_path / "again.json")
-    assert found.loc["images"].tolist() == ["2", "3 of 1,500", "1.2 %", "1", "1"]
-    assert found.loc["language"].tolist() == ["1", "0 of 7", "0 %", "0", "0"]
+    assert found.loc["images"].tolist() == ["0123456", "2", "3 of 1,500", "1.2 %", "1", "1"]
+    assert found.loc["language"].values.tolist() == [["0123456", "1", "0 of 7", "0 %", "0", "0"], ["abcdefg", "1", "8 of 8", "0.5 %", "1", "0"]]

@@ -45,7 +45,7 @@ def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         best = record["floor"] or min(record["closed_forms"].values(), key=lambda model: model["validation"])["test"]
         suffix = ELEMENTARY if "mul_tanh" in config["operations"] else ""
         closed = {name: {"retrained": found} for name, found in record["closed_forms"].items()}
-        for arm, row in [*record["rows"].items(), *(closed.items() if config["group"] == "main" else ())]:
+        for arm, row in [*record["rows"].items(), *(closed.items() if config["group"] in ("main", "controls") else ())]:
             if "retrained" in row:
                 row = row | {"retrained": row["retrained"] | row.get("kept", {})}
             retrained, cell = row.get("retrained", {}), row.get("cell")
