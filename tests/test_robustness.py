@@ -34,6 +34,12 @@ def test_tests_by_signs_and_ranks_agree_with_all_labellings():
     assert wilcoxon == pytest.approx(np.mean(np.abs(rank_sums) >= abs(np.sign(MEANS) @ stats.rankdata(np.abs(MEANS)))))
 
 
+def test_an_error_that_explodes_is_left_out():
+    table = pd.DataFrame({"bilinear": [1.0, 2.0, -6000.0, 3.0], "setar": [3.0, 4.0, 8.0, 5.0]})
+    exploded, of, without = robustness.without_exploded(table)
+    assert (exploded, of) == (1, 8) and without.mean == pytest.approx((2.0 + 5.0) / 2)
+
+
 def test_over_seeds_a_seed_without_all_tasks_is_left_out():
     table = pd.DataFrame({"bilinear": [1.0, 2.0, 6.0, 50.0], "setar": [3.0, 4.0, 8.0, np.nan]})
     found = robustness.over_seeds(table)

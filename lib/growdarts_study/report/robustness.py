@@ -90,6 +90,12 @@ def run_twice(runs: pd.DataFrame, one: str = "grow_2", other: str = "kept_2") ->
     return sum(same), len(both), float(np.exp(ratios.abs().max()))
 
 
+def without_exploded(table: pd.DataFrame, factor: float = 1000.0) -> tuple[int, int, Interval]:
+    """Effects of a table that are a larger factor of the error than this, all that there are, and the mean over tasks without them."""
+    exploded = table.abs() > 100 * np.log(factor)
+    return int(exploded.sum().sum()), int(table.count().sum()), contrast(table.mask(exploded)).over
+
+
 def larger_step(runs: pd.DataFrame, arm: str) -> float:
     """Share of the trainings from scratch that end with the largest step of all that are tried."""
     rates = runs["rate"].dropna()
@@ -110,7 +116,9 @@ def numbers(runs: pd.DataFrame, pilots: pd.DataFrame, spaces: Sequence[TaskSpace
     looser = pilots.assign(errors=pilots["errors"].map(lambda errors: [1.3 * error for error in errors]))
     same, of, most = run_twice(runs)
     seeds, series = scatter(table)
+    exploded, pairs_of, without = without_exploded(effects(runs, "forced_fresh", "forced_morphism", "one_shot"))
     return {
+        "exploded": f"{exploded} of {pairs_of}", "without_exploded": without.percent().text("+.0f"),
         "scatter_seeds": f"{seeds / 100:.2f}", "scatter_series": f"{series / 100:.2f}",
         "without": f"{low} to {high}", "series_worse": f"{above} of {table.shape[1]}", "sign": p_text(sign), "wilcoxon": p_text(wilcoxon),
         "over_seeds": over_seeds(table).percent().text("+.0f"), "whole_seeds": str(len(table.dropna())),
