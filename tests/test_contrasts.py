@@ -130,7 +130,9 @@ def test_records_become_rows():
     runs = searches.read([record("bilinear", 0, {"lstm": {"retrained": {"test": 0.75, "flops": 1.0, "parameters": 3}},
                                                  "grow_1": trained(0.6, ("carry", "hadamard"), one_shot={"test": 0.55})}),
                           record("bilinear", 0, {"grow_1": trained(0.7, one_shot={"test": 0.5})}, "elementary", ["mul_tanh"]),
-                          record("santa_fe_laser", 0, {"lstm": {"retrained": {"test": None, "flops": 1.0, "parameters": 3}}}, floor=None)])
+                          record("santa_fe_laser", 0, {"lstm": {"retrained": {"test": None, "flops": 1.0, "parameters": 3}}}, floor=None),
+                          record("garch", 0, {"grow_1": trained(0.6)}, "controls")])
+    assert runs.loc[("garch", 0, "mean"), "retrained"] == 1.0  # what a control is compared with
     assert runs.loc[("bilinear", 0, "lstm"), "share"] == 0.5
     assert runs.loc[("bilinear", 0, "grow_1"), "nodes"] == 1 and runs.loc[("bilinear", 0, "grow_1"), "flops"] == 3.0
     assert runs.loc[("bilinear", 0, "grow_1 (elementary)"), "retrained"] == 0.7

@@ -1,4 +1,4 @@
-"""Products of matrices, by whichever of torch's two libraries computes them faster.
+"""Products of matrices, by whichever of torch's two libraries computes them faster, or within a compiled loop.
 
 `torch.mm` of float32 goes to the BLAS that torch was built with. That is MKL for x86 processors, which uses the widest
 vector instructions of Intel's alone; `torch.nn.Linear` as `torch.compile` builds it goes to oneDNN, which uses them on
@@ -8,11 +8,17 @@ Intel's processors, and builds without MKL or oneDNN.
 
 from typing import Any
 
+import numba
+import numpy as np
 import torch
 from torch import Tensor
 
 from growdarts.forms import fast_form
 from growdarts.spaces.precision import product
+
+# A compiled function that is called has code of its own and code within its caller, rounded differently: which of the two runs would
+# depend on whether this process has compiled them, or found them in numba's cache.
+inlined = numba.njit(inline="always", nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
 
 LEAST = 2**21  # multiply-adds from which oneDNN is the faster one
 SMALL = 2**20  # multiply-adds up to which a loop that is compiled with all else of a cell is faster than either library
@@ -42,6 +48,27 @@ def matmul(x: Tensor, W: Tensor, out: Tensor | None = None, *, halves: bool = Fa
     found = (_onednn(x[:, :half], W[:half]).add_(_onednn(x[:, half:], W[half:])) if halves and len(W) >= LONG
              else _onednn(x, W))
     return found if out is None else out.copy_(found)
+
+
+@inlined
+def add_small_product(out: Any, W: Any, x: Any) -> None:
+    """For compiled functions: out (R, n) += W x of (R, C) and (C, n), four terms at once, added up before they are added to `out`."""
+    (R, C), n = W.shape, x.shape[1]
+    total, fours = np.empty(n, x.dtype), C // 4 * 4
+    for r in range(R):
+        total[:] = 0
+        for c in range(0, fours, 4):
+            w0, w1, w2, w3 = W[r, c], W[r, c + 1], W[r, c + 2], W[r, c + 3]
+            x0, x1, x2, x3 = x[c], x[c + 1], x[c + 2], x[c + 3]
+            for i in range(n):
+                total[i] += w0 * x0[i] + w1 * x1[i] + w2 * x2[i] + w3 * x3[i]
+        for c in range(fours, C):
+            w, term = W[r, c], x[c]
+            for i in range(n):
+                total[i] += w * term[i]
+        row = out[r]
+        for i in range(n):
+            row[i] += total[i]
 
 
 def add_product(total: Tensor, x: Tensor, W: Tensor) -> None:

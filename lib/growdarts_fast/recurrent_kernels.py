@@ -1,4 +1,4 @@
-r"""The elementwise part of a mixed recurrent node, compiled by numba: its states, and their gradients.
+r"""The elementwise part of a mixed recurrent node, compiled by numba: its states, and their gradients; and all steps of a small cell.
 
 With $g = \sigma(c)$ and $q_e = \sum_k w_{ek}$ a node computes, before its batch norm,
 
@@ -16,11 +16,11 @@ import numba
 import numpy as np
 
 from growdarts_fast.exponentials import expm1
+from growdarts_fast.products import add_small_product, inlined
 
 COLUMNS = ("tanh", "relu", "sigmoid", "identity")  # of w
 
 compiled = numba.njit(cache=True, error_model="numpy")  # sums are added up as they stand here
-inlined = numba.njit(inline="always", error_model="numpy")  # see growdarts_fast.two_input_kernels
 
 
 @compiled
@@ -146,24 +146,6 @@ _mix, _mix_backward, _normalise, _normalise_backward, _add_at = (
     inlined(function.py_func) for function in (mix, mix_backward, normalise, normalise_backward, add_at))
 
 
-@inlined
-def _add_product(out, x, W):
-    """out (B, n) += x W of (B, k) and (k, n), four terms at once."""
-    k = len(W)
-    fours = k // 4 * 4
-    for b in range(len(x)):
-        row = out[b]
-        for i in range(0, fours, 4):
-            x0, x1, x2, x3 = x[b, i], x[b, i + 1], x[b, i + 2], x[b, i + 3]
-            w0, w1, w2, w3 = W[i], W[i + 1], W[i + 2], W[i + 3]
-            for j in range(len(row)):
-                row[j] += x0 * w0[j] + x1 * w1[j] + x2 * w2[j] + x3 * w3[j]
-        for i in range(fours, k):
-            xi, wi = x[b, i], W[i]
-            for j in range(len(row)):
-                row[j] += xi * wi[j]
-
-
 @compiled
 def scan(sources, weights, ends, w, r, eps, train, Ws, U, wx, mask, first, hidden, states, read, products, means, variances):
     """All time steps of a cell whose products are small: to call a library for each of them would take longer.
@@ -176,7 +158,7 @@ def scan(sources, weights, ends, w, r, eps, train, Ws, U, wx, mask, first, hidde
     for t in range(len(wx)):
         dropped[:] = hidden[t] * mask
         first[t] = wx[t]
-        _add_product(first[t], dropped, U)
+        add_small_product(first[t], dropped, U)
         for b in range(B):
             for h in range(H):
                 mu, s = expm1(-first[t, b, H + h]), hidden[t, b, h]
@@ -188,7 +170,7 @@ def scan(sources, weights, ends, w, r, eps, train, Ws, U, wx, mask, first, hidde
                 edges = slice(ends[i - 1], ends[i])
                 for e in range(edges.start, edges.stop):
                     products[t, e] = 0
-                    _add_product(products[t, e], read[t, sources[e]], Ws[weights[e]])
+                    add_small_product(products[t, e], read[t, sources[e]], Ws[weights[e]])
                 _mix(states[t], sources[edges], products[t, edges], w[edges], z)
             state = states[t, i]
             _normalise(z, means[t, i], variances[t, i], eps, train, state)
@@ -218,7 +200,7 @@ def scan_backward(sources, weights, ends, w, r, eps, train, Ws, U, grad, mask, f
                 _mix_backward(states[t], sources[edges], products[t, edges], w[edges], dz, ds, dw[edges], wants_w)
                 for e in range(edges.start, edges.stop):
                     back[:] = 0
-                    _add_product(back[0], products[t, e], Ws[weights[e]])
+                    add_small_product(back[0], products[t, e], Ws[weights[e]])
                     _add_at(ds, sources[e:e + 1], back, mask)
         for b in range(B):
             for h in range(H):
@@ -228,7 +210,7 @@ def scan_backward(sources, weights, ends, w, r, eps, train, Ws, U, grad, mask, f
                 first[t, b, H + h] = dz[b, h] * gate * (one - tanh * tanh)
                 dhs[t, b, h] = dz[b, h] * (one - gate)
         back[:] = 0
-        _add_product(back[0], first[t], U)
+        add_small_product(back[0], first[t], U)
         for b in range(B):
             for h in range(H):
                 dhs[t, b, h] += back[0, b, h] * mask[b, h]

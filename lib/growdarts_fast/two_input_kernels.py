@@ -1,4 +1,4 @@
-r"""The elementwise part of a two-input node, compiled by numba: its mixture and the gradients by it.
+r"""The steps of two-input nodes, compiled by numba: mixtures and the gradients by them, with the products where these are small.
 
 For the operations of `CODES`; what they compute is said in `growdarts.spaces.two_input.operations`. What a node keeps of a
 time step is a row of blocks of n numbers, `kept`, and an operation's blocks in it are, with a = W x + b + U s,
@@ -14,12 +14,12 @@ its blocks begin. Loops run over no more numbers than stay in the cache.
 All functions fill arrays that are given or add to them. Shapes: n numbers of a state, H times the samples, K operations.
 """
 
-import numba
 import numpy as np
 
 from growdarts_fast.conv import norm_kernels
 from growdarts_fast.conv.norm_kernels import compiled
 from growdarts_fast.exponentials import expm1
+from growdarts_fast.products import add_small_product, inlined
 
 CODES = {name: code for code, name in enumerate(
     ("add_tanh", "add_sigmoid", "add_relu", "add_identity", "mul_tanh", "mul_sigmoid", "mul_relu", "mul_identity", "hadamard",
@@ -29,9 +29,6 @@ MULTIPLIED = [name for name, code in CODES.items() if PRODUCT <= code <= HADAMAR
 
 BLOCK = 1024  # numbers at once
 
-# A function that is called has code of its own and code within its caller, rounded differently: which of the two runs would depend
-# on whether this process has compiled them, or found them in numba's cache.
-inlined = numba.njit(inline="always", nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
 dot = inlined(norm_kernels.dot.py_func)
 
 
@@ -168,27 +165,6 @@ def _mix_backward(codes, firsts, kept, s, w, ds, back, dw):
 
 
 @inlined
-def _add_product(out, W, x):
-    """out (R, n) += W x of (R, C) and (C, n), four terms at once; terms are added up first, so that small ones count."""
-    (R, C), n = W.shape, x.shape[1]
-    total, fours = np.empty(n, x.dtype), C // 4 * 4
-    for r in range(R):
-        total[:] = 0
-        for c in range(0, fours, 4):
-            w0, w1, w2, w3 = W[r, c], W[r, c + 1], W[r, c + 2], W[r, c + 3]
-            x0, x1, x2, x3 = x[c], x[c + 1], x[c + 2], x[c + 3]
-            for i in range(n):
-                total[i] += w0 * x0[i] + w1 * x1[i] + w2 * x2[i] + w3 * x3[i]
-        for c in range(fours, C):
-            w, term = W[r, c], x[c]
-            for i in range(n):
-                total[i] += w * term[i]
-        row = out[r]
-        for i in range(n):
-            row[i] += total[i]
-
-
-@inlined
 def _add_outer(out, x, y):
     """out (R, C) += x y^T of (R, n) and (C, n), four columns at once."""
     (R, n), C = x.shape, len(y)
@@ -224,7 +200,7 @@ def scan(codes, firsts, ends, rows, weights, w, kept, chain, H, steps, products)
         sums, of_node = kept[t, rows[j]:rows[j + 1]], slice(ends[j], ends[j + 1])
         if products:
             sums[:] = 0
-            _add_product(sums, weights[rows[j]:rows[j + 1]], chain[k])
+            add_small_product(sums, weights[rows[j]:rows[j + 1]], chain[k])
         _mix(codes[of_node], firsts[of_node], sums.reshape(-1), chain[k, :H].reshape(-1), w[of_node], chain[k + 1, :H].reshape(-1))
 
 
@@ -240,6 +216,6 @@ def scan_backward(codes, firsts, ends, rows, weights, w, kept, chain, H, steps, 
         _mix_backward(codes[of_node], firsts[of_node], gradient.reshape(-1), chain[k, :H].reshape(-1), w[of_node],
                       by_chain[k + 1, :H].reshape(-1), by_chain[k, :H].reshape(-1), dw[of_node])
         if products:
-            _add_product(by_chain[k], weights[rows[j]:rows[j + 1], :used].T, gradient)
+            add_small_product(by_chain[k], weights[rows[j]:rows[j + 1], :used].T, gradient)
             if len(by_weights):
                 _add_outer(by_weights[rows[j]:rows[j + 1]], gradient, chain[k])

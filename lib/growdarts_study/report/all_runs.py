@@ -94,13 +94,15 @@ def _rows(file: Path, place: Path) -> Iterator[dict[str, Any]]:
 
 
 def made_again(file: Path = RESULTS / "benchmarks" / "again.json") -> pd.DataFrame:
-    """A row a kind of record and commit of the second making, from what `benchmarks/again.py` noted: how many were made again, the numbers that differ by more than 0.001 %, the
-    largest difference of a test error, records with other cells or events, and those whose first making was on another processor."""
+    """A row a kind of record and commit of the second making, from what `benchmarks/again.py` noted: how many were made again, the numbers
+    that differ by more than 0.001 %, the largest difference of a test error, records with other cells or events, and those whose
+    first making was on another processor."""
     by_kind: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in json.loads(file.read_text())["rows"]:
         by_kind.setdefault((row["experiment"], row["again"]["commit"][:7]), []).append(row)
     return pd.DataFrame([{
-        "experiment": kind, "made again at": commit, "records": str(len(some)), "numbers that differ": f"{sum(row['differing'] for row in some):,} of {sum(row['numbers'] for row in some):,}",
+        "experiment": kind, "made again at": commit, "records": str(len(some)),
+        "numbers that differ": f"{sum(row['differing'] for row in some):,} of {sum(row['numbers'] for row in some):,}",
         "test error, at most": f"{max(row['test_percent'] for row in some):.2g} %", "other cells or events": str(sum(row["cells_differ"] for row in some)),
         "first on another processor": str(sum(row["stored"]["processor"] != row["again"]["processor"] for row in some))}
         for (kind, commit), some in by_kind.items()]).set_index("experiment")
