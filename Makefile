@@ -120,9 +120,9 @@ picture: $(ENV)  ## draw the growing cell anew from the records
 	  > book/_static/growing_cell.svg
 
 # On GPUs one job each, if CORES are at least as many.
-batch: $(ENV)  ## missing runs of a tier: make batch TIER=reduced EXPERIMENT=language CORES=2 DEVICE=cuda (no experiment: all)
+batch: $(ENV)  ## missing runs of a tier: make batch TIER=reduced EXPERIMENT=searches TASK=bilinear CORES=2 DEVICE=cpu (no experiment or task: all)
 	@python -m growdarts_study
-	snakemake --cores $(CORES) --config "tier=$(TIER)" $(if $(EXPERIMENT),"experiment=$(EXPERIMENT)") \
+	snakemake --cores $(CORES) --config "tier=$(TIER)" $(if $(EXPERIMENT),"experiment=$(EXPERIMENT)") $(if $(TASK),"task=$(TASK)") \
 	  $(if $(DEVICE),"device=$(DEVICE)") --resources gpu=$$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
 
 # On two threads, and on a machine with nothing else to do: the record says how busy it was.

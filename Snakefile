@@ -1,6 +1,6 @@
 # The batch: every job of a tier through papermill. `make batch TIER=reduced EXPERIMENT=language`, or on a cluster
 # `snakemake --workflow-profile profiles/slurm --config tier=full`. Without an experiment, all that have the tier run;
-# `device=cuda`, or cpu, replaces that of the tier (DEVICE=cuda with make).
+# `task=bilinear` asks for the jobs on these data only, `device=cuda`, or cpu, replaces that of the tier (TASK=, DEVICE= with make).
 #
 # A job is one method and one seed of an experiment. Only jobs that lack a record are asked for: a record's
 # name holds the hash of its configuration, so a rerun makes what is missing or changed, also in a fresh
@@ -13,7 +13,7 @@ import torch
 from growdarts_study.grids import all_jobs
 
 TIER = config.get("tier", "reduced")
-JOBS = {job.name: job for job in all_jobs(TIER, config.get("experiment"), device=config.get("device"))}
+JOBS = {job.name: job for job in all_jobs(TIER, config.get("experiment"), device=config.get("device"), task=config.get("task"))}
 GPUS = torch.cuda.device_count()
 MISSING = [name for name, job in JOBS.items() if not job.is_done()]
 EXECUTED = f"_build/batch/{TIER}"

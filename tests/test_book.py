@@ -247,6 +247,12 @@ def test_links_and_anchors_resolve():
 
 
 @built
+def test_what_is_quoted_from_a_notebook_is_shown():
+    """Markdown that one page quotes from another comes out as the name of its Python object."""
+    assert [page.name for page in pages() if "&lt;IPython.core.display" in page.read_text(encoding="utf-8")] == []
+
+
+@built
 def test_pictures_say_what_is_seen():
     silent = [(page.name, picture.get("alt")) for page in pages() for picture in BeautifulSoup(
         page.read_text(encoding="utf-8"), "html.parser").select("article img") if len(picture.get("alt", "").split()) < 8]

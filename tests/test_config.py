@@ -104,6 +104,14 @@ def test_a_grid_is_read_in_any_locale_and_an_unreadable_one_is_named(tmp_path):
             grids.jobs("language", "reduced", tmp_path / name)
 
 
+def test_jobs_of_one_task():
+    found = grids.all_jobs("reduced", "searches", task="setar")
+    assert found and all(run.dataset == "setar" for job in found for run in job.runs().values())
+    assert len(found) == len([job for job in grids.all_jobs("reduced", "searches") if "setar" in job.config.series])
+    with pytest.raises(ConfigError, match="task 'magic': allowed are bilinear, .*setar"):
+        grids.all_jobs("reduced", "searches", task="magic")
+
+
 def test_a_missing_parameter_is_named(settings):
     del settings["hidden"]
     with pytest.raises(ConfigError, match="parameter 'hidden' is missing"):

@@ -94,6 +94,39 @@ def test_costs_are_ratios_until_the_target_of_the_pilots():
     assert list(costs["bilinear"]) == pytest.approx([100 * np.log(40 / 10), 0.0]) and (ours, theirs) == (0.5, 0.5)
 
 
+def test_all_sizes_together_cost_what_their_searches_spend():
+    def run(task, seed, group="main", **errors):
+        return record(task, seed, {arm: trained(0.5, errors=found, spent=[10.0 * (i + 1) for i in range(len(found))]) for arm, found in errors.items()}, group)
+
+    sizes = {"fixed_1": [0.9], "fixed_2": [0.9, 0.4], "fixed_4": [0.5, 0.4], "fixed_8": [0.9, 0.8, 0.7], "grow_1": [0.4]}
+    pilots = searches.read([run(task, 100, "pilot", fixed_4=[0.5]) for task in ("bilinear", "setar")])
+    found = searches.target_table(searches.read([run(task, 0, **sizes) for task in ("bilinear", "setar")]), pilots)
+    assert found.loc["all four sizes, in full", "operations"].startswith("+700 %")  # 10 + 20 + 20 + 30 over 10
+    assert found.loc["fixed backbone, 1 node", "operations"].startswith("+300 %") and found.loc["fixed backbone, 1 node", "never reach it"] == "100%"
+    assert found.loc["growing from 1 node", "operations"].startswith("+0 %") and "growing from 2 nodes" not in found.index
+
+
+def test_a_closed_form_is_chosen_on_validation():
+    def run(task, seed, ridge):
+        return record(task, seed, {"grow_1": trained(0.7), "random": trained(0.35), "lstm": trained(1.4)}) | {
+            "closed_forms": {"mean": {"validation": 1.0, "test": 1.0}, "ridge": {"validation": ridge, "test": 0.7}, "har": {"validation": 0.9, "test": 0.1}}}
+
+    runs = searches.read([run(task, seed, 0.8) for task in ("bilinear", "garch") for seed in range(3)] + [run("setar", 0, 2.0)])
+    found = searches.closed_table(runs)
+    assert list(found.index) == ["bilinear", "setar"] and list(found["closed form"]) == ["ridge on lags", "HAR"]
+    assert [found.loc["bilinear", searches.NAMES[arm]][:5] for arm in ("grow_1", "random", "lstm")] == ["+0 % ", "-50 %", "+100 "]
+
+
+def test_arms_are_shown_as_searched_and_retrained_and_say_on_how_many_series():
+    rows = lambda more: {"grow_1": trained(0.5, one_shot={"test": 0.25}), "lstm": {"retrained": {"test": 0.5, "validation": 0.5, "flops": 1.0, "parameters": 3}}, **more}  # noqa: E731
+    runs = searches.read([record("bilinear", 0, rows({"grow_2": trained(1.0, one_shot={"test": 1.0})})), record("setar", 0, rows({})),
+                          record("bilinear", 0, {"halving": trained(0.25, operations=["mul_tanh"])}, "elementary", ["mul_tanh"])])
+    found = searches.arms_table(runs)
+    assert found.loc["growing from 1 node", "as searched"].startswith("-50 %") and found.loc["growing from 1 node", "retrained"].startswith("+0 %")
+    assert found.loc["growing from 2 nodes (1 series)", "retrained"].startswith("+100 %") and found.loc["LSTM", "as searched"] == "-"
+    assert found.loc["successive halving, same cost, elementary operations (1 series)", ["as searched", "retrained"]].map(lambda text: text[:5]).tolist() == ["-", "-50 %"]
+
+
 def test_log_ratios_are_read_as_percent():
     found = Interval(100 * np.log(0.5), 100 * np.log(0.25), 0.0, 3).percent()
     assert (found.mean, found.low, found.high) == pytest.approx((-50.0, -75.0, 0.0)) and found.text("+.0f") == "-50 % (-75 to +0)"
@@ -193,8 +226,30 @@ def test_weights_in_the_order_of_the_errors_have_tau_one():
         zip(weights[0], reversed(weights[0].values())))]])]
     assert searches.rank_correlation(searches.read(found[:1]), [space])["bilinear"] == pytest.approx(1.0)
     assert searches.rank_correlation(searches.read(found[1:]), [space])["bilinear"] == pytest.approx(-1.0)
-    regret = searches.regret(searches.read(found), [space], ["grow_1"])["grow_1"]
-    assert regret.mean == pytest.approx(100 * np.log(0.2 / 0.1))
+    regret, rank = searches.regret(searches.read(found), [space], ["grow_1"])["grow_1"]
+    assert regret.mean == pytest.approx(100 * np.log(0.2 / 0.1)) and rank == 0.25  # one of four cells is better
+
+
+def test_the_order_of_searches_by_loss_is_compared_with_that_of_their_cells():
+    def runs(*losses):
+        rows = {arm: trained(test, errors=[1.0, loss]) for arm, test, loss in zip(("grow_1", "grow_2", "fixed_4"), (0.1, 0.2, 0.3), losses, strict=True)}
+        return searches.read([record(task, 0, rows | {"lstm": trained(0.5)}) for task in ("bilinear", "setar", "garch")])
+
+    assert searches.order_by_loss(runs(0.4, 0.5, 0.6)).mean == 1 and searches.order_by_loss(runs(0.6, 0.5, 0.4)).mean == -1
+    assert searches.order_by_loss(runs(0.4, 0.6, 0.5)).mean == pytest.approx(1 / 3) and searches.order_by_loss(runs(0.4, 0.5, 0.6)).n == 2
+
+
+def test_the_gap_of_a_stage_is_that_of_the_derived_cell_over_the_mixture():
+    def run(task, seed, judged):
+        return record(task, seed, {"grow_1": trained(0.5, stage_errors=[0.4, 0.3, 0.3]), "judged_1": trained(0.5, stage_errors=judged),
+                                   "grow_2": trained(0.5, stage_errors=[0.4]), "judged_2": trained(0.5, stage_errors=[0.6])})
+
+    runs = searches.read([run("bilinear", 0, [0.8, 0.3]), run("bilinear", 1, [0.2]), run("setar", 0, [0.4, 0.6])])
+    gaps = searches.stage_gaps(runs)
+    assert gaps.loc["growing from 1 node", "stage 1"].startswith("+0 %") and gaps.loc["growing from 1 node", "stage 1"].endswith(", 3")
+    assert gaps.loc["growing from 1 node", "stage 2"].startswith("+41 %") and gaps.loc["growing from 1 node", "stage 2"].endswith(", 2")
+    assert gaps.loc["growing from 2 nodes", "stage 1"].startswith("+50 %")
+    assert list(gaps.loc["growing from 2 nodes", ["stage 2", "stage 3"]]) == ["-", "-"] and gaps.loc["growing from 1 node", "stage 3"] == "-"
 
 
 def test_a_claim_against_several_rivals_needs_all_of_them_and_one_worse_is_enough():

@@ -35,7 +35,7 @@ DUPLICATION = {
 }
 SEARCHES = {
     **{f"grow_{n}": Arm({"initial_nodes": n}) for n in (1, 2, 3)},
-    **{f"grow_fresh_{n}": Arm({"initial_nodes": n}, morphism=False) for n in (1, 2)},
+    **{f"grow_fresh_{n}": Arm({"initial_nodes": n}, morphism=False) for n in (1, 2, 3)},
     **{f"fixed_{n}": Arm({"max_nodes": n}, whole=True) for n in (1, 2, 4, 8)},
     "graph_grow": Arm({"initial_nodes": 1}, backbone="graph"),
     "graph_fixed": Arm(whole=True, backbone="graph"),

@@ -70,13 +70,17 @@ def _parameters(notebook: bytes) -> dict[str, Any]:
     return {line.target.id: ast.literal_eval(line.value) for line in ast.parse(source).body}
 
 
-def all_jobs(tier: str, experiment: str | None = None, grids: Path = GRIDS, device: str | None = None) -> list[Job]:
-    """The jobs of `experiment`, None: of all experiments that have the tier; on `device`, None: on that of the tier."""
+def all_jobs(tier: str, experiment: str | None = None, grids: Path = GRIDS, device: str | None = None, task: str | None = None) -> list[Job]:
+    """The jobs of `experiment` on the data `task`, None: of all that have the tier, on all data; on `device`, None: on that of the tier."""
     grid = read(grids)
     chosen = [experiment] if experiment else [name for name, tiers in grid.items() if tier in tiers]
     if not chosen:
         raise ConfigError(f"tier {tier!r}: allowed are {', '.join(sorted({t for tiers in grid.values() for t in tiers}))}")
-    return [job for name in chosen for job in jobs(name, tier, grids, device)]
+    found = [job for name in chosen for job in jobs(name, tier, grids, device)]
+    tasks = [job.config.runs()[0].dataset for job in found]
+    if task is not None and task not in tasks:
+        raise ConfigError(f"task {task!r}: allowed are {', '.join(sorted(set(tasks)))}")
+    return [job for job, own in zip(found, tasks, strict=True) if task in (None, own)]
 
 
 def jobs(experiment: str, tier: str, grids: Path = GRIDS, device: str | None = None) -> list[Job]:

@@ -39,6 +39,7 @@ PARTS = (
     Part("a wider cell, no copies", "wider", "copy_splitting", "one_shot", ONE_SHOT["C5"]),
     Part("two nodes at first", "grow_2", "grow_1"),
     Part("three nodes at first", "grow_3", "grow_1"),
+    *(Part(f"fresh weights, from {n}", f"grow_fresh_{n}", f"grow_{n}") for n in (1, 2, 3)),
     Part("second order", "second_1", "grow_1"),
     Part("judged by derived cell", "judged_1", "grow_1"),
     Part("judged, from two nodes", "judged_2", "grow_2"),

@@ -56,6 +56,11 @@ class Verdict:
         on = {"C2": "stretches of Penn Treebank", "C9": f"seeds of {len(streams.JUDGED)} streams"}.get(self.claim)
         return f"{self.estimate.n} {on}" if on else f"{self.estimate.n} series, {self.seeds} seeds each"
 
+    def detectable(self) -> str:
+        """The estimate that 80 % power would have found, on values as scattered as these."""
+        found = self.estimate.detectable()
+        return f"{found if self.claim == 'C8' else 100 * np.expm1(found / 100):.0f} %"
+
     def in_percent(self) -> Interval:
         """The estimate as a change in percent."""
         return self.estimate if self.claim == "C8" else self.estimate.percent()
@@ -172,9 +177,10 @@ def on_language(runs: pd.DataFrame) -> Verdict:
 
 
 def verdict_table(found: Sequence[Verdict]) -> pd.DataFrame:
-    """A row a claim."""
+    """A row a claim; *detectable* is the estimate that 80 % power would have found."""
     return pd.DataFrame([{"claim": one.claim, "what was measured": one.what, "verdict": one.verdict + ", so far" * one.preliminary(),
-                          "estimate": one.in_percent().text(), "series": one.estimate.n, "seeds": one.seeds} for one in found]).set_index("claim")
+                          "estimate": one.in_percent().text(), "detectable": one.detectable(), "series": one.estimate.n, "seeds": one.seeds}
+                         for one in found]).set_index("claim")
 
 
 # ---- the table on the front page ----------------------------------------------------------------

@@ -17,7 +17,7 @@ from growdarts_study.report.tables import p_text
 from growdarts_study.report.whole_space import CONTROLS, TaskSpace
 
 NAMES = {"grow_1": "growing from 1 node", "grow_2": "growing from 2 nodes", "grow_3": "growing from 3 nodes",
-         "grow_fresh_1": "growing from 1, fresh weights", "grow_fresh_2": "growing from 2, fresh weights",
+         **{f"grow_fresh_{n}": f"growing from {n}, fresh weights" for n in (1, 2, 3)},
          **{f"fixed_{n}": f"fixed backbone, {n} node{'s' * (n > 1)}" for n in (1, 2, 4, 8)},
          "graph_grow": "DARTS' graph, growing", "graph_fixed": "DARTS' graph, 4 nodes", "random": "random cells, same cost",
          "halving": "successive halving, same cost", "shared": "random, shared weights", "lstm": "LSTM", "gru": "GRU",
@@ -29,6 +29,10 @@ NAMES = {"grow_1": "growing from 1 node", "grow_2": "growing from 2 nodes", "gro
          "copy_morphism": "copies by morphism", "copy_random": "copies of random operations", "copy_none": "no copies",
          "wider": "a wider cell", "grow_starts": "growing's cell, as many starts", "lstm_starts": "LSTM, as many starts"}
 ELEMENTARY = " (elementary)"
+NAMES |= {arm + ELEMENTARY: f"{NAMES[arm]}, elementary operations" for arm in ("grow_1", "grow_2", "fixed_4", "halving")}
+CLOSED_FORMS = {"mean": "historical mean", "last": "last value", "season": "a day before", "var_bic": "VAR by BIC", "ridge": "ridge on lags",
+                "quadratic_ridge": "ridge with products of lags", "har": "HAR"}
+SIZES = ("fixed_1", "fixed_2", "fixed_4", "fixed_8")
 
 
 def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -121,20 +125,60 @@ def costs_until_target(runs: pd.DataFrame, pilots: pd.DataFrame, arm: str) -> tu
     return pd.DataFrame(found), *np.mean(missed, axis=0)
 
 
+def target_table(runs: pd.DataFrame, pilots: pd.DataFrame) -> pd.DataFrame:
+    """A row a way to search: its operations until the target against those of `fixed_4`, over series, in percent, and how often it never
+    gets there [protocol E2]. All sizes together are what choosing one of them by hand costs: all that the four searches spend."""
+    arms, there = ["grow_1", "grow_2", "fixed_1", "fixed_2", "fixed_8"], set(runs.index.get_level_values("arm"))
+    if set(SIZES) <= there:
+        spent = pd.concat([runs.xs(arm, level="arm", drop_level=False)["spent"].dropna().map(lambda costs: costs[-1]) for arm in SIZES])
+        total = spent.unstack("arm").dropna().sum(axis=1)
+        sizes = pd.DataFrame({"spent": [[cost] for cost in total], "errors": [[0.0]] * len(total)},
+                             pd.MultiIndex.from_tuples([(*pair, "sizes") for pair in total.index], names=runs.index.names))
+        runs, arms, there = pd.concat([runs, sizes]), [*arms, "sizes"], there | {"sizes"}
+    rows = {}
+    for arm in (arm for arm in arms if arm in there):
+        costs, missed, _ = costs_until_target(runs, pilots, arm)
+        costs = costs.filter(judged(runs))
+        rows[NAMES.get(arm, "all four sizes, in full")] = {
+            "operations": contrast(costs).over.percent().text("+.0f"), "never reach it": f"{missed:.0%}",
+            "series": str(costs.shape[1]), "seeds": str(int(costs.count().min()))}
+    return pd.DataFrame(rows).T
+
+
 def arms_table(runs: pd.DataFrame, rival: str = "lstm") -> pd.DataFrame:
-    """A row an arm: error against LSTM over tasks with its interval, share of the way, cost against `grow_1`, nodes."""
+    """A row an arm: errors against LSTM over tasks with their intervals, that of the searched network and that of the cell trained from scratch;
+    share of the way, cost against `grow_1`, nodes, weights. An arm that did not run on all series says on how many it did."""
     tasks, rows = judged(runs), []
-    cost = runs["flops"].astype(float)
+    cost, as_searched = runs["flops"].astype(float), runs.assign(one_shot=runs["one_shot"].fillna(runs["retrained"]))
     for arm in searched(runs):
         of_arm = runs.xs(arm, level="arm")
         of_arm = of_arm[[task in tasks for task in of_arm.index.get_level_values("task")]]
-        found = contrast(effects(runs, arm, rival, tasks=tasks)) if arm != rival else None
         ratio = np.exp((np.log(cost.xs(arm, level="arm")) - np.log(cost.xs("grow_1", level="arm"))).filter(of_arm.index, axis=0).mean())
-        rows.append({"": NAMES[arm], "error against LSTM": "0" if found is None else found.over.percent().text("+.0f"),
+        errors = {of: "-" if arm == rival or of_arm[of].isna().all() else contrast(effects(as_searched, arm, rival, of, tasks)).over.percent().text("+.0f")
+                  for of in ("one_shot", "retrained")}
+        series = of_arm.index.get_level_values("task").nunique()
+        rows.append({"": NAMES[arm] + f" ({series} series)" * (series < len(tasks)), "as searched": errors["one_shot"], "retrained": errors["retrained"],
                      "share": f"{of_arm['share'].groupby('task').mean().mean():.2f}", "cost": f"{ratio:.2f}",
                      "nodes": "-" if of_arm["nodes"].isna().all() else f"{of_arm['nodes'].mean():.1f}",
                      "weights": f"{of_arm['parameters'].mean():.0f}"})
     return pd.DataFrame(rows).set_index("")
+
+
+def against_closed(runs: pd.DataFrame, arm: str) -> dict[str, tuple[str, Interval]]:
+    """By series, the forecast with a closed form that has the least validation error there, and 100 times the log ratio of the error of `arm`
+    to that forecast's, over seeds."""
+    validation, found = np.log(runs["validation"].astype(float)).unstack("arm").drop(columns=NAMES, errors="ignore"), {}
+    for task in judged(runs):
+        best = str(validation.loc[task].mean().idxmin())
+        found[task] = best, interval(effects(runs, arm, best)[task].dropna())
+    return found
+
+
+def closed_table(runs: pd.DataFrame, arms: Sequence[str] = ("grow_1", "random", "lstm")) -> pd.DataFrame:
+    """A row a series: its closed form, and the errors of `arms` over that form's, in percent."""
+    found = {arm: against_closed(runs, arm) for arm in arms}
+    return pd.DataFrame({task: {"closed form": CLOSED_FORMS[best], **{NAMES[arm]: found[arm][task][1].percent().text("+.0f") for arm in arms}}
+                         for task, (best, _) in found[arms[0]].items()}).T.rename_axis("series")
 
 
 LONGER = (("grow_1", "lstm"), ("grow_1", "random"), ("random", "lstm"), ("grow_starts", "random"), ("lstm_starts", "random"))
@@ -224,16 +268,42 @@ def rank_correlation(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arm: str =
     return pd.Series({task: np.mean(values) for task, values in found.items()}, dtype=float)
 
 
-def regret(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arms: Sequence[str]) -> dict[str, Interval]:
-    """100 times the log ratio of an arm's retrained error to that of the cell of the whole space chosen on validation, over tasks."""
+def stage_gaps(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row a number of first nodes, a column a stage: 100 times the log ratio of the validation error of the derived cell, trained on for a few epochs
+    (`judged_n`), to that of the mixture from which it was derived (`grow_n`), over series; of the searches that had such a stage."""
+    rows = {}
+    for n in (1, 2):
+        pairs = pd.DataFrame({kind: runs.xs(f"{kind}_{n}", level="arm")["stage_errors"] for kind in ("judged", "grow")}).dropna()
+        for stage in range(3):
+            have = pairs[pairs.map(len).min(axis=1) > stage]
+            ratios = pd.Series([100 * np.log(judge[stage] / mixture[stage]) for judge, mixture in have.to_numpy()], have.index, dtype=float)
+            means = ratios.groupby("task").mean().filter(judged(runs))
+            rows.setdefault(NAMES[f"grow_{n}"], {})[f"stage {stage + 1}"] = f"{interval(means).percent().text('+.0f')}, {len(have)}" if len(have) else "-"
+    return pd.DataFrame(rows).T
+
+
+def order_by_loss(runs: pd.DataFrame, arms: Sequence[str] = ("grow_1", "grow_2", "fixed_4")) -> Interval:
+    """Kendall's tau, over series, of the least validation error of a searched network with the test error of its cell, trained from scratch, among the
+    searches of a series and a seed. 1: the search with the better network hands over the better cell."""
+    found = runs[runs.index.isin(arms, level="arm")]
+    least = found["errors"].map(min)
+    taus = pd.Series({key: stats.kendalltau(least[key], group["retrained"]).statistic for key, group in found.groupby(level=["task", "seed"])})
+    return interval(taus.groupby(level=0).mean().filter(judged(runs)))
+
+
+def regret(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arms: Sequence[str]) -> dict[str, tuple[Interval, float]]:
+    """100 times the log ratio of an arm's retrained error to that of the cell of the whole space chosen on validation, over tasks; and its rank there,
+    the share of all cells with a lower error on the same seeds, mean over tasks."""
     found = {}
     for arm in arms:
-        own, values = runs["retrained"].astype(float).xs(arm, level="arm"), []
+        own, values, ranks = np.log(runs["retrained"].astype(float)).xs(arm, level="arm"), [], []
         for space in spaces:
             if space.name in own.index.get_level_values("task"):
-                ratio = np.log(own.loc[space.name] / space.errors(space.chosen())).dropna()
-                values.append(100 * ratio.mean())
-        found[arm] = interval(values)
+                table = np.log(space.test)[own.loc[space.name].index.intersection(space.test.columns)]
+                error = own.loc[space.name][table.columns].mean()
+                values.append(100 * (error - table.loc[space.chosen()].mean()))
+                ranks.append((table.mean(axis=1) < error).mean())
+        found[arm] = interval(values), float(np.mean(ranks))
     return found
 
 

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import HTML, Markdown
 
 from growdarts.spaces.genotype import genotype_from_dict
 from growdarts_study.records import table
@@ -21,6 +22,11 @@ def show(table: pd.DataFrame, caption: str = "") -> Markdown:
     """The table as Markdown, whose cells wrap on a narrow page, with its caption."""
     text = table.to_markdown(disable_numparse=True)
     return Markdown(f":::{{table}} {caption}\n{text}\n:::" if caption else text)
+
+
+def quoted(table: pd.DataFrame, caption: str) -> HTML:
+    """The table for `glue` on another page, where Markdown is not read any more."""
+    return HTML(table.reset_index().to_html(index=False, border=0, classes="table").replace("<thead>", f"<caption>{escape(caption)}</caption><thead>"))
 
 
 def linked(table: pd.DataFrame, places: Sequence[str] | str) -> pd.DataFrame:
