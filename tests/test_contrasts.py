@@ -11,7 +11,7 @@ from scipy import stats
 
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT
 from growdarts_study.arms import DUPLICATION
-from growdarts_study.report import ablations, claims, contrasts, searches
+from growdarts_study.report import ablations, claims, contrasts, ranks, searches
 from growdarts_study.report.comparison import Interval
 from growdarts_study.report.whole_space import TaskSpace
 
@@ -190,10 +190,20 @@ def test_products_are_judged_against_cells_of_as_many_nodes():
 def test_the_table_of_claims_has_every_claim_once_and_says_what_is_preliminary():
     verdicts = [claims.Verdict("C1", "error < LSTM", "supported", Interval(-9.0, -12.0, -6.0, 9), 3.0, 12),
                 claims.Verdict("C4", "one-shot", "undecided", Interval(0.0, -5.0, 5.0, 3), 1.0, 12)]
-    html = claims.claims_table(verdicts, {"C1": "page.html"}, {"C2": ("undecided", "one seed")})
+    html = claims.claims_table(verdicts, {"C1": "page.html"})
     assert html.count("<tr>") == 1 + len(claims.CLAIMS) and html.count("so far") == 1
     assert "✓ supported<" in html and "error &lt; LSTM; 9 series, 12 seeds each" in html and '<a href="page.html">C1</a>' in html
-    assert html.count("– not tested") == len(claims.CLAIMS) - 3
+    assert html.count("– not tested") == len(claims.CLAIMS) - 2
+
+
+def test_the_table_of_verdicts_says_what_could_have_been_found():
+    """Ten values with a deviation of 10: power is that of the noncentral t with 9 degrees of freedom."""
+    half = 10 / np.sqrt(10) * stats.t.ppf(0.975, 9)
+    table = claims.verdict_table([claims.Verdict(claim, "what", "undecided", Interval(0.0, -half, half, 10), 3.0, 12) for claim in ("C10", "C8", "C2")])
+    assert list(table.index) == ["C2", "C8", "C10"] and table["detectable"].tolist() == ["10 %", "10 %", "10 %"]
+    power = [stats.nct.sf(stats.t.ppf(0.975, 9), 9, effect / np.sqrt(10)) for effect in (9.5, 9.96, 100 * np.log(1.105))]
+    assert power[0] < 0.8 and power[1:] == pytest.approx([0.8, 0.8], abs=0.003)
+    assert table["on"].tolist() == ["10 stretches of Penn Treebank", "10 series, 12 seeds each", "10 series, 12 seeds each"]
 
 
 def test_the_plot_of_an_interval_is_to_scale():
@@ -224,9 +234,9 @@ def test_weights_in_the_order_of_the_errors_have_tau_one():
     weights = [{"add_tanh": 0.6, "gate": 0.3, "add_relu": 0.1, "carry": 0.0}]
     found = [record("bilinear", seed, {"grow_1": trained(0.2, weights=w)}) for seed, w in enumerate([weights, [dict(
         zip(weights[0], reversed(weights[0].values())))]])]
-    assert searches.rank_correlation(searches.read(found[:1]), [space])["bilinear"] == pytest.approx(1.0)
-    assert searches.rank_correlation(searches.read(found[1:]), [space])["bilinear"] == pytest.approx(-1.0)
-    regret, rank = searches.regret(searches.read(found), [space], ["grow_1"])["grow_1"]
+    assert ranks.rank_correlation(searches.read(found[:1]), [space])["bilinear"] == pytest.approx(1.0)
+    assert ranks.rank_correlation(searches.read(found[1:]), [space])["bilinear"] == pytest.approx(-1.0)
+    regret, rank = ranks.regret(searches.read(found), [space], ["grow_1"])["grow_1"]
     assert regret.mean == pytest.approx(100 * np.log(0.2 / 0.1)) and rank == 0.25  # one of four cells is better
 
 
@@ -235,8 +245,8 @@ def test_the_order_of_searches_by_loss_is_compared_with_that_of_their_cells():
         rows = {arm: trained(test, errors=[1.0, loss]) for arm, test, loss in zip(("grow_1", "grow_2", "fixed_4"), (0.1, 0.2, 0.3), losses, strict=True)}
         return searches.read([record(task, 0, rows | {"lstm": trained(0.5)}) for task in ("bilinear", "setar", "garch")])
 
-    assert searches.order_by_loss(runs(0.4, 0.5, 0.6)).mean == 1 and searches.order_by_loss(runs(0.6, 0.5, 0.4)).mean == -1
-    assert searches.order_by_loss(runs(0.4, 0.6, 0.5)).mean == pytest.approx(1 / 3) and searches.order_by_loss(runs(0.4, 0.5, 0.6)).n == 2
+    assert ranks.order_by_loss(runs(0.4, 0.5, 0.6)).mean == 1 and ranks.order_by_loss(runs(0.6, 0.5, 0.4)).mean == -1
+    assert ranks.order_by_loss(runs(0.4, 0.6, 0.5)).mean == pytest.approx(1 / 3) and ranks.order_by_loss(runs(0.4, 0.5, 0.6)).n == 2
 
 
 def test_the_gap_of_a_stage_is_that_of_the_derived_cell_over_the_mixture():

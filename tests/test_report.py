@@ -57,7 +57,6 @@ def test_figures_draw_and_leave_nothing_empty(made):
     figures.loss_curves(ax, grown)
     assert {"training", "validation", "grow"} <= {t.get_text() for t in ax.get_legend().get_texts()}
     drawn = [figures.mixture_weights(grown), figures.forecasts(grown, [[0.0] * 4] * 60),
-             figures.every_seed(runs),
              figures.forest([("mean", compare_all(made, runs, "mean"))])]
     for figure in drawn:
         assert all(ax.has_data() for ax in figure.axes)
@@ -67,8 +66,6 @@ def test_figures_draw_and_leave_nothing_empty(made):
     assert [ax.get_title() for ax in axes][:2] == ["layer 1, node 1", "layer 1, node 2"] and len(axes) == 4
     assert sum(len(set(ax.lines[0].get_xdata())) for ax in axes[::2]) == 2 * layered["cost"]["search_epochs"]
     plt.close("all")
-    dots = figures.every_seed(runs).axes[0].lines
-    assert sum(len(line.get_xdata()) for line in dots if line.get_linestyle() == "None") == 2 * (1 + 2 * 5)
 
 
 def difference(decided, method="grow", rival="lstm"):

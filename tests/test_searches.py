@@ -162,6 +162,15 @@ def test_a_training_that_diverges_has_no_error(monkeypatch):
     assert row["retrained"]["test"] is None and row["retrained"]["flops"] > 0
 
 
+def test_a_search_that_diverges_says_when_and_names_no_file(monkeypatch, tmp_path):
+    def diverge(search):
+        raise searches.DivergenceError(3, float("nan"), search.checkpoint)
+
+    monkeypatch.setattr(searches.ControlledSearch, "run", diverge)
+    rows = searches.run(config(arms=["grow_1", "random"]), device=CPU, checkpoints=tmp_path)["rows"]
+    assert rows == {"grow_1": {"diverged": "training diverged in epoch 3: loss = nan"}, "random": {"diverged": "grow_1, whose cost would be the budget"}}
+
+
 def test_real_series_keep_the_errors_of_blocks_of_days():
     row = searches.run(config(arms=["lstm"], dataset="synthetic_var", days=None), device=CPU)["rows"]["lstm"]["retrained"]
     n = [20] * (len(row["blocks"]) - 1)

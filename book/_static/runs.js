@@ -15,7 +15,7 @@
       const link = document.createElement("a");
       link.href = "../records/" + row[6];
       link.title = "show the record";
-      link.textContent = Number(value).toPrecision(5);
+      link.textContent = value === null ? "diverged" : Number(value).toPrecision(5);
       td.append(link);
     } else td.textContent = value === null ? "" : value;
     return td;

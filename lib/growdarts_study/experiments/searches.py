@@ -166,7 +166,7 @@ def search(bench: Bench, name: str, checkpoints: Path | None) -> dict[str, Any]:
         found = ControlledSearch(network.to(bench.task.device), bench.task, config, morphism=arm.morphism,
                                  checkpoint=phases.checkpoint(bench.config, name, checkpoints)).run()
     except DivergenceError as error:
-        return {"diverged": str(error)}
+        return {"diverged": str(error).split(";")[0]}  # without a path of this machine
     row = bench.retrained(json.dumps(found.genotype.to_dict()), found.flops)
     if arm.keep:
         row["kept"] = kept(bench, network)

@@ -12,6 +12,7 @@ import pandas as pd
 from growdarts_study import records
 from growdarts_study.records import RESULTS
 
+LISTED = str.maketrans("", "", "[],'")  # a list is shown as its words
 # The codebook. What a run does not have is left empty.
 COLUMNS = {
     "experiment": "time_series, language, images: a run of that notebook; "
@@ -53,7 +54,7 @@ def table(folder: Path = RESULTS) -> pd.DataFrame:
         groups.setdefault((row["experiment"], row["data"]), Counter()).update(row["config"])
     for row in rows:
         usual = groups[row["experiment"], row["data"]]
-        row["changed"] = ", ".join(f"{name} = {value}" for name, value in row["config"]
+        row["changed"] = ", ".join(f"{name} = {value.translate(LISTED)}" for name, value in row["config"]
                                    if usual[name, value] < max(n for (other, _), n in usual.items() if other == name))
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(("year", "weights", "nodes", "search_epochs"), "Int64"))
 
@@ -70,12 +71,13 @@ def _rows(file: Path, place: Path) -> Iterator[dict[str, Any]]:
         return
     if "rows" in record:
         for arm, row in record["rows"].items():
-            for estimand in [name for name in ("retrained", "one_shot", "kept") if name in row]:
+            for estimand in [name for name in ("retrained", "one_shot", "kept") if name in row] or ["retrained"]:  # of one that diverged no errors
+                errors, trained = row.get(estimand, {}), row.get("retrained", {})
                 yield common | {
                     "config": [(name, str(config[name])) for name in ("operations", "train_epochs")],  # what arms of one name differ in
                     "method": arm if estimand == "retrained" else f"{arm}, {estimand.replace('_', '-')}", "seed": config["seed"],
-                    "validation_error": row[estimand]["validation"], "test_error": row[estimand]["test"], "floor": record["floor"],
-                    "weights": row["retrained"]["parameters"], "search_epochs": row.get("epochs"), "search_flops": row.get("search_flops")}
+                    "validation_error": errors.get("validation"), "test_error": errors.get("test"), "floor": record["floor"],
+                    "weights": trained.get("parameters"), "search_epochs": row.get("epochs"), "search_flops": row.get("search_flops")}
         return
     if "cells" not in record:
         (run,) = records.table([record | {"config": {"origin": None} | config}]).rename(columns={

@@ -177,15 +177,13 @@ def on_language(runs: pd.DataFrame) -> Verdict:
 
 
 def verdict_table(found: Sequence[Verdict]) -> pd.DataFrame:
-    """A row a claim; *detectable* is the estimate that 80 % power would have found."""
+    """A row a claim, in their order; *detectable* is the estimate that 80 % power would have found."""
     return pd.DataFrame([{"claim": one.claim, "what was measured": one.what, "verdict": one.verdict + ", so far" * one.preliminary(),
-                          "estimate": one.in_percent().text(), "detectable": one.detectable(), "series": one.estimate.n, "seeds": one.seeds}
-                         for one in found]).set_index("claim")
+                          "estimate": one.in_percent().text(), "detectable": one.detectable(), "on": one.data()}
+                         for one in sorted(found, key=lambda one: list(CLAIMS).index(one.claim))]).set_index("claim")
 
 
 # ---- the table on the front page ----------------------------------------------------------------
-
-
 
 def interval_plot(estimate: Interval, margin: float) -> str:
     """SVG of an estimate with its interval, the band is the smallest difference of interest; the axis is that of the logarithm."""
@@ -202,20 +200,18 @@ def interval_plot(estimate: Interval, margin: float) -> str:
             f'<circle class="estimate" cx="{x(estimate.mean)}" cy="{middle}" r="4"/></svg>')
 
 
-def claims_table(verdicts: Sequence[Verdict], pages: dict[str, str], others: dict[str, tuple[str, str]]) -> str:
+def claims_table(verdicts: Sequence[Verdict], pages: dict[str, str]) -> str:
     """HTML: a row a claim, its verdict, its estimate, what was measured, a link.
 
     Parameters
     ----------
     pages : claim -> address of the page with its evidence.
-    others : claims without an estimate -> verdict and why.
     """
     found = {one.claim: one for one in verdicts}
     rows = []
     for claim, words in CLAIMS.items():
         one = found.get(claim)
-        verdict, what = (one.verdict, f"{one.what}; {one.data()}") if one else (
-            others.get(claim, ("not tested", "")))
+        verdict, what = (one.verdict, f"{one.what}; {one.data()}") if one else ("not tested", "")
         kind = verdict.split()[0] if verdict in SIGNS else "undecided"
         plot = interval_plot(one.estimate, one.margin) + f"<br>{one.in_percent().text('+.0f')}" if one else ""
         label = f'<a href="{escape(pages[claim])}">{claim}</a>' if claim in pages else claim

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from growdarts.tasks.images import ImageData
-from growdarts_study.report.comparison import Difference, Interval, relative_difference
+from growdarts_study.report.comparison import Difference, Interval
 
 # Okabe & Ito's colours; methods and operations differ in marker or dash as well, for grey prints.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F"]
@@ -168,32 +168,6 @@ def growth_errors(errors: Any, grown_after: int) -> Figure:
 def methods_in(runs: pd.DataFrame) -> list[str]:
     """Methods present, in the order of all figures and tables."""
     return [name for name in LABELS if name in set(runs.method)]
-
-
-def every_seed(runs: pd.DataFrame) -> Figure:
-    """Test error of every run relative to the historical mean's, a row a method; bars are means over seeds and years.
-
-    Runs far off the others are written as numbers, and are not part of the bar.
-    """
-    methods = [name for name in methods_in(runs) if name != "mean"]
-    differences = [relative_difference(runs, method, "mean") for method in methods]
-    quarter, median, last = np.nanpercentile(np.concatenate([found.to_numpy().ravel() for found in differences]), [25, 50, 75])
-    figure, ax = plt.subplots(figsize=(WIDTH, 1.4 + 0.42 * len(methods)))
-    rng = np.random.default_rng(0)  # spreads the points, so that none hides another
-    for row, found in enumerate(differences):
-        kept = found.where((found - median).abs() <= 10 * (last - quarter))
-        off = [f"{value:+.0f} %" for value in found.to_numpy()[kept.isna().to_numpy() & found.notna().to_numpy()]]
-        ax.annotate(", ".join(off), (1.0, row - 0.38), xycoords=("axes fraction", "data"), ha="right", va="center")
-        for position, (year, values) in enumerate(kept.items()):
-            ax.plot(values, row + rng.uniform(-0.25, 0.25, len(values)), ls="", marker=MARKERS[position], ms=4, alpha=0.65,
-                    color=COLOURS[position], label=str(year) if not row else None)
-        ax.plot([np.nanmean(kept)] * 2, [row - 0.38, row + 0.38], color="black", lw=1.8)
-    ax.axvline(0, color="#777777", lw=1)
-    ax.set_yticks(range(len(methods)), [LABELS[name] for name in methods])
-    ax.invert_yaxis()
-    ax.set_xlabel("test error against the historical mean's, %", x=0.3)
-    figure.legend(loc="outside lower center", ncols=3)
-    return figure
 
 
 def forest(groups: Sequence[tuple[str, Sequence[Difference]]]) -> Figure:

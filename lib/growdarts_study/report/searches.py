@@ -7,14 +7,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
 
 from growdarts_study.arms import DUPLICATION
 from growdarts_study.report.comparison import Interval, interval
 from growdarts_study.report.contrasts import OVER_TASKS, WITHIN_TASK, block_interval, by_task, contrast
 from growdarts_study.report.figures import COLOURS, SIGNS, WIDTH, interval_bar
 from growdarts_study.report.tables import p_text
-from growdarts_study.report.whole_space import CONTROLS, TaskSpace
+from growdarts_study.report.whole_space import CONTROLS
 
 NAMES = {"grow_1": "growing from 1 node", "grow_2": "growing from 2 nodes", "grow_3": "growing from 3 nodes",
          **{f"grow_fresh_{n}": f"growing from {n}, fresh weights" for n in (1, 2, 3)},
@@ -248,26 +247,6 @@ def growth_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("")
 
 
-def rank_correlation(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arm: str = "grow_1") -> pd.Series:
-    """Kendall's tau, by task, of a cell's mixture weights (their product over nodes) with its error in the table of all cells.
-
-    Positive: what the search weighs more is better. Cells with an operation that was pruned, or that is not in the table, are left out.
-    """
-    found: dict[str, list[float]] = {}
-    tables = {space.name: np.log(space.validation).mean(axis=1) for space in spaces}
-    for (task, _), row in runs.xs(arm, level="arm").iterrows():
-        if task in tables and isinstance(row["weights"], list):
-            scores: dict[str, float] = {"": 1.0}
-            for mixture in row["weights"]:
-                scores = {f"{cell}+{name}".lstrip("+"): score * weight for cell, score in scores.items()
-                          for name, weight in mixture.items() if name != "carry"}
-            scores = {cell: score for cell, score in scores.items() if cell in tables[task].index}
-            if len(scores) > 2:
-                tau = stats.kendalltau([*scores.values()], -tables[task].loc[[*scores]]).statistic
-                found.setdefault(task, []).append(float(tau))
-    return pd.Series({task: np.mean(values) for task, values in found.items()}, dtype=float)
-
-
 def stage_gaps(runs: pd.DataFrame) -> pd.DataFrame:
     """A row a number of first nodes, a column a stage: 100 times the log ratio of the validation error of the derived cell, trained on for a few epochs
     (`judged_n`), to that of the mixture from which it was derived (`grow_n`), over series; of the searches that had such a stage."""
@@ -280,31 +259,6 @@ def stage_gaps(runs: pd.DataFrame) -> pd.DataFrame:
             means = ratios.groupby("task").mean().filter(judged(runs))
             rows.setdefault(NAMES[f"grow_{n}"], {})[f"stage {stage + 1}"] = f"{interval(means).percent().text('+.0f')}, {len(have)}" if len(have) else "-"
     return pd.DataFrame(rows).T
-
-
-def order_by_loss(runs: pd.DataFrame, arms: Sequence[str] = ("grow_1", "grow_2", "fixed_4")) -> Interval:
-    """Kendall's tau, over series, of the least validation error of a searched network with the test error of its cell, trained from scratch, among the
-    searches of a series and a seed. 1: the search with the better network hands over the better cell."""
-    found = runs[runs.index.isin(arms, level="arm")]
-    least = found["errors"].map(min)
-    taus = pd.Series({key: stats.kendalltau(least[key], group["retrained"]).statistic for key, group in found.groupby(level=["task", "seed"])})
-    return interval(taus.groupby(level=0).mean().filter(judged(runs)))
-
-
-def regret(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arms: Sequence[str]) -> dict[str, tuple[Interval, float]]:
-    """100 times the log ratio of an arm's retrained error to that of the cell of the whole space chosen on validation, over tasks; and its rank there,
-    the share of all cells with a lower error on the same seeds, mean over tasks."""
-    found = {}
-    for arm in arms:
-        own, values, ranks = np.log(runs["retrained"].astype(float)).xs(arm, level="arm"), [], []
-        for space in spaces:
-            if space.name in own.index.get_level_values("task"):
-                table = np.log(space.test)[own.loc[space.name].index.intersection(space.test.columns)]
-                error = own.loc[space.name][table.columns].mean()
-                values.append(100 * (error - table.loc[space.chosen()].mean()))
-                ranks.append((table.mean(axis=1) < error).mean())
-        found[arm] = interval(values), float(np.mean(ranks))
-    return found
 
 
 def task_table(runs: pd.DataFrame, arm: str, rival: str) -> pd.DataFrame:

@@ -1,0 +1,56 @@
+"""Whether a search ranks cells: by its mixture weights, by its loss, and by what it finds, against the table of all cells."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from growdarts_study.report.comparison import Interval, interval
+from growdarts_study.report.searches import judged
+from growdarts_study.report.whole_space import TaskSpace
+
+
+def rank_correlation(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arm: str = "grow_1") -> pd.Series:
+    """Kendall's tau, by task, of a cell's mixture weights (their product over nodes) with its error in the table of all cells.
+
+    Positive: what the search weighs more is better. Cells with an operation that was pruned, or that is not in the table, are left out.
+    """
+    found: dict[str, list[float]] = {}
+    tables = {space.name: np.log(space.validation).mean(axis=1) for space in spaces}
+    for (task, _), row in runs.xs(arm, level="arm").iterrows():
+        if task in tables and isinstance(row["weights"], list):
+            scores: dict[str, float] = {"": 1.0}
+            for mixture in row["weights"]:
+                scores = {f"{cell}+{name}".lstrip("+"): score * weight for cell, score in scores.items()
+                          for name, weight in mixture.items() if name != "carry"}
+            scores = {cell: score for cell, score in scores.items() if cell in tables[task].index}
+            if len(scores) > 2:
+                tau = stats.kendalltau([*scores.values()], -tables[task].loc[[*scores]]).statistic
+                found.setdefault(task, []).append(float(tau))
+    return pd.Series({task: np.mean(values) for task, values in found.items()}, dtype=float)
+
+
+def order_by_loss(runs: pd.DataFrame, arms: Sequence[str] = ("grow_1", "grow_2", "fixed_4")) -> Interval:
+    """Kendall's tau, over series, of the least validation error of a searched network with the test error of its cell, trained from scratch, among the
+    searches of a series and a seed. 1: the search with the better network hands over the better cell."""
+    found = runs[runs.index.isin(arms, level="arm")]
+    least = found["errors"].map(min)
+    taus = pd.Series({key: stats.kendalltau(least[key], group["retrained"]).statistic for key, group in found.groupby(level=["task", "seed"])})
+    return interval(taus.groupby(level=0).mean().filter(judged(runs)))
+
+
+def regret(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arms: Sequence[str]) -> dict[str, tuple[Interval, float]]:
+    """100 times the log ratio of an arm's retrained error to that of the cell of the whole space chosen on validation, over tasks; and its rank there,
+    the share of all cells with a lower error on the same seeds, mean over tasks."""
+    found = {}
+    for arm in arms:
+        own, values, ranks = np.log(runs["retrained"].astype(float)).xs(arm, level="arm"), [], []
+        for space in spaces:
+            if space.name in own.index.get_level_values("task"):
+                table = np.log(space.test)[own.loc[space.name].index.intersection(space.test.columns)]
+                error = own.loc[space.name][table.columns].mean()
+                values.append(100 * (error - table.loc[space.chosen()].mean()))
+                ranks.append((table.mean(axis=1) < error).mean())
+        found[arm] = interval(values), float(np.mean(ranks))
+    return found
