@@ -338,3 +338,9 @@ def test_what_deriving_costs_is_told_of_arms_that_ran_on_some_series_only():
     assert searches.gap(runs, "graph_grow").n == 1 and searches.gap(runs, "grow_1").n == 2
     shown = searches.growth_table(runs)["retrained against one-shot"]
     assert len(shown) == 2 and shown.str.startswith("+100").all()
+
+
+def test_epochs_are_means_of_searches_that_ended():
+    row = trained(0.4, one_shot={"test": 0.2}, grown=[], epochs=3)
+    runs = searches.read([record("bilinear", 0, {"grow_1": row}), record("bilinear", 1, {"grow_1": {"diverged": "training diverged in epoch 3"}})])
+    assert searches.growth_table(runs).loc["growing from 1 node", "epochs before"] == "3"

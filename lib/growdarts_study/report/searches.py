@@ -237,6 +237,7 @@ def growth_table(runs: pd.DataFrame) -> pd.DataFrame:
         of_arm = of_arm[[task in tasks for task in of_arm.index.get_level_values("task")]]
         if of_arm["one_shot"].isna().all():
             continue
+        of_arm = of_arm[of_arm["epochs"].notna()]  # not of a search that diverged
         grown = of_arm["grown"].map(lambda epochs: epochs if isinstance(epochs, list) else [])
         first = [epochs[0] if epochs else spent for epochs, spent in zip(grown, of_arm["epochs"], strict=True)]
         found = gap(runs, arm)
