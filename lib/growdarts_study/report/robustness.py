@@ -119,7 +119,7 @@ def numbers(runs: pd.DataFrame, pilots: pd.DataFrame, spaces: Sequence[TaskSpace
     exploded, pairs_of, without = without_exploded(effects(runs, "forced_fresh", "forced_morphism", "one_shot"))
     searched = runs[runs["diverged"].isna()] if "diverged" in runs else runs
     return {
-        "diverged": f"{len(runs) - len(searched)} of {runs['search_flops'].notna().sum() + len(runs) - len(searched)}",
+        "diverged": f"{len(runs) - len(searched)} of {runs['errors'].notna().sum() + len(runs) - len(searched)}",
         "c6_without": contrast(effects(searched, "grow_2", "prune_none", "one_shot"), claims.PRUNING_MARGIN).over.percent().text("+.0f"),
         "exploded": f"{exploded} of {pairs_of}", "without_exploded": without.percent().text("+.0f"),
         "scatter_seeds": f"{seeds / 100:.2f}", "scatter_series": f"{series / 100:.2f}",
