@@ -255,7 +255,9 @@ def test_the_gap_of_a_stage_is_that_of_the_derived_cell_over_the_mixture():
                                    "grow_2": trained(0.5, stage_errors=[0.4]), "judged_2": trained(0.5, stage_errors=[0.6])})
 
     runs = searches.read([run("bilinear", 0, [0.8, 0.3]), run("bilinear", 1, [0.2]), run("setar", 0, [0.4, 0.6])])
-    gaps = searches.stage_gaps(runs)
+    diverged = ranks.stage_gaps(searches.read([run("bilinear", 0, [None])]))  # counts as the mean, whose error is 1
+    assert diverged.loc["growing from 1 node", "stage 1"].startswith("+150 %")
+    gaps = ranks.stage_gaps(runs)
     assert gaps.loc["growing from 1 node", "stage 1"].startswith("+0 %") and gaps.loc["growing from 1 node", "stage 1"].endswith(", 3")
     assert gaps.loc["growing from 1 node", "stage 2"].startswith("+41 %") and gaps.loc["growing from 1 node", "stage 2"].endswith(", 2")
     assert gaps.loc["growing from 2 nodes", "stage 1"].startswith("+50 %")

@@ -228,6 +228,7 @@ def test_nothing_is_half_written(tmp_path):
 
 def test_significant_digits_and_without_timing():
     assert records.significant({"a": [0.123456, 12345.6], "b": "x", "c": 3}, 3) == {"a": [0.123, 12300.0], "b": "x", "c": 3}
+    assert records.significant([float("inf"), -float("inf"), float("nan"), 0.0], 3) == [None, None, None, 0.0]
     assert records.without_timing({"cost": 1, "x": [{"seconds_spent": 2, "y": 3}]}) == {"x": [{"y": 3}]}
 
 

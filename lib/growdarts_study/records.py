@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import platform
 import resource
@@ -142,9 +143,9 @@ def without_timing(value: Any) -> Any:
 
 
 def significant(value: Any, digits: int) -> Any:
-    """Floats inside lists and dicts rounded to `digits` significant digits, to keep records small."""
+    """Floats inside lists and dicts rounded to `digits` significant digits, to keep records small; None for one that is not finite, which JSON does not have."""
     if isinstance(value, float):
-        return float(f"{value:.{digits}g}")
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     if isinstance(value, dict):
         return {key: significant(item, digits) for key, item in value.items()}
     return [significant(item, digits) for item in value] if isinstance(value, list | tuple) else value

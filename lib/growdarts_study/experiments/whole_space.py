@@ -198,7 +198,7 @@ def run(config: WholeSpaceRun, *, device: torch.device, checkpoints: Path | None
         trained = train(network, series, config, orders, phases.checkpoint(config, "cells", checkpoints), progress)
         cells = list(product(config.operations, repeat=config.nodes))
         for name, value in trained.items():
-            found[name] = records.significant([_finite(row) for row in value.flatten(0, -2).tolist()], 5)
+            found[name] = records.significant(value.flatten(0, -2).tolist(), 5)
         rivals: dict[str, dict[str, list[float]]] = {}
         for one, seed in zip(series, config.seeds, strict=True):
             task = ForecastTask(one, config.batch_size)
@@ -220,11 +220,6 @@ def _rival(kind: str, series: Series, config: WholeSpaceRun, seed: int, device: 
     network = recurrent_forecaster(kind, len(series.features), config.hidden, 1, len(series.targets)).to(device)
     fit(network, network.theta_parameters(), ForecastTask(series, config.batch_size, device), config, label=kind)
     return network
-
-
-def _finite(values: list[float]) -> list[float | None]:
-    """Infinity is no JSON."""
-    return [None if value == float("inf") else value for value in values]
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
-"""Whether a search ranks cells: by its mixture weights, by its loss, and by what it finds, against the table of all cells."""
+"""Whether a search ranks cells: by its mixture weights, by its loss, and by what it finds, against the table of all cells; and how far a
+derived cell is from the mixture, stage by stage."""
 
 from collections.abc import Sequence
 
@@ -7,7 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from growdarts_study.report.comparison import Interval, interval
-from growdarts_study.report.searches import judged
+from growdarts_study.report.searches import NAMES, judged
 from growdarts_study.report.whole_space import TaskSpace
 
 
@@ -54,3 +55,18 @@ def regret(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arms: Sequence[str])
                 ranks.append((table.mean(axis=1) < error).mean())
         found[arm] = interval(values), float(np.mean(ranks))
     return found
+
+
+def stage_gaps(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row a number of first nodes, a column a stage: 100 times the log ratio of the validation error of the derived cell, trained on for a few epochs
+    (`judged_n`), to that of the mixture from which it was derived (`grow_n`), over series; of the searches that had such a stage. A cell that diverged counts as the mean."""
+    rows = {}
+    for n in (1, 2):
+        pairs = pd.DataFrame({"mean": runs.xs(f"grow_{n}", level="arm")["mean_validation"], **{
+            kind: runs.xs(f"{kind}_{n}", level="arm")["stage_errors"] for kind in ("judged", "grow")}}).dropna()
+        for stage in range(3):
+            have = pairs[pairs[["judged", "grow"]].map(len).min(axis=1) > stage]
+            ratios = pd.Series([100 * np.log((judged_by[stage] or mean) / mixture[stage]) for mean, judged_by, mixture in have.to_numpy()], have.index, dtype=float)
+            means = ratios.groupby("task").mean().filter(judged(runs))
+            rows.setdefault(NAMES[f"grow_{n}"], {})[f"stage {stage + 1}"] = f"{interval(means).percent().text('+.0f')}, {len(have)}" if len(have) else "-"
+    return pd.DataFrame(rows).T

@@ -248,20 +248,6 @@ def growth_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("")
 
 
-def stage_gaps(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a number of first nodes, a column a stage: 100 times the log ratio of the validation error of the derived cell, trained on for a few epochs
-    (`judged_n`), to that of the mixture from which it was derived (`grow_n`), over series; of the searches that had such a stage."""
-    rows = {}
-    for n in (1, 2):
-        pairs = pd.DataFrame({kind: runs.xs(f"{kind}_{n}", level="arm")["stage_errors"] for kind in ("judged", "grow")}).dropna()
-        for stage in range(3):
-            have = pairs[pairs.map(len).min(axis=1) > stage]
-            ratios = pd.Series([100 * np.log(judge[stage] / mixture[stage]) for judge, mixture in have.to_numpy()], have.index, dtype=float)
-            means = ratios.groupby("task").mean().filter(judged(runs))
-            rows.setdefault(NAMES[f"grow_{n}"], {})[f"stage {stage + 1}"] = f"{interval(means).percent().text('+.0f')}, {len(have)}" if len(have) else "-"
-    return pd.DataFrame(rows).T
-
-
 def task_table(runs: pd.DataFrame, arm: str, rival: str) -> pd.DataFrame:
     """A row a task: the error of `arm` against that of `rival`, with its interval over seeds; where there is one series only, also
     that over seeds and blocks of test days, which must say the same."""
