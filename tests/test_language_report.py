@@ -73,7 +73,7 @@ def test_the_effect_that_would_have_been_found_has_a_power_of_80_percent():
     values = [4.0, 6.0, 5.0, 9.0, 1.0]
     needed = TTestPower().solve_power(nobs=5, alpha=0.05, power=0.8) * np.std(values, ddof=1)
     (found,) = language.contrast_table(runs_of({"lstm": values}))["80 % power finds"]
-    assert found == f"{100 * np.expm1(needed / 100):+.0f} %"
+    assert found == f"{100 * np.expm1(-needed / 100):+.0f} %"
 
 
 def test_seeds_count_where_growing_has_all_rivals():

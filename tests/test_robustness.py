@@ -40,6 +40,16 @@ def test_an_error_that_explodes_is_left_out():
     assert (exploded, of) == (1, 8) and without.mean == pytest.approx((2.0 + 5.0) / 2)
 
 
+def test_a_search_that_diverged_is_left_out():
+    def rows(task, seed):
+        return {"grow_2": trained(0.5, one_shot={"test": 0.2}), "prune_none": {"diverged": "training diverged"} if (task, seed) == ("setar", 1) else
+                trained(0.5, one_shot={"test": 0.1})}
+
+    failed, of, without = robustness.without_diverged(made(rows, ("bilinear", "setar"), seeds=2))
+    assert (failed, of) == (1, 4) and without.percent().mean == pytest.approx(100)
+    assert robustness.without_diverged(made(lambda task, seed: rows("bilinear", 0)))[:2] == (0, 1)
+
+
 def test_over_seeds_a_seed_without_all_tasks_is_left_out():
     table = pd.DataFrame({"bilinear": [1.0, 2.0, 6.0, 50.0], "setar": [3.0, 4.0, 8.0, np.nan]})
     found = robustness.over_seeds(table)

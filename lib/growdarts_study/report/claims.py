@@ -57,9 +57,9 @@ class Verdict:
         return f"{self.estimate.n} {on}" if on else f"{self.estimate.n} series, {self.seeds} seeds each"
 
     def detectable(self) -> str:
-        """The estimate that 80 % power would have found, on values as scattered as these."""
+        """What 80 % power would have found on values as scattered as these: a fall, of C8 a rise."""
         found = self.estimate.detectable()
-        return f"{found if self.claim == 'C8' else 100 * np.expm1(found / 100):.0f} %"
+        return f"{found if self.claim == 'C8' else 100 * np.expm1(-found / 100):+.0f} %"
 
     def in_percent(self) -> Interval:
         """The estimate as a change in percent."""

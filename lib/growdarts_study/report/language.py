@@ -102,8 +102,8 @@ def contrast_table(runs: pd.DataFrame, arm: str = "grow") -> pd.DataFrame:
 
 
 def _finds(over: Interval) -> str:
-    """The true change of the perplexity that so many seeds would have shown with a power of 80 %, a dash without an interval."""
-    return f"{100 * np.expm1(over.detectable() / 100):+.0f} %" if over.n > 1 else "-"
+    """The true fall of the perplexity that so many seeds would have shown with a power of 80 %, a dash without an interval."""
+    return f"{100 * np.expm1(-over.detectable() / 100):+.0f} %" if over.n > 1 else "-"
 
 
 def arms_table(runs: pd.DataFrame) -> pd.DataFrame:

@@ -35,15 +35,15 @@ def rank_correlation(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arm: str =
 def order_by_loss(runs: pd.DataFrame, arms: Sequence[str] = ("grow_1", "grow_2", "fixed_4")) -> Interval:
     """Kendall's tau, over series, of the least validation error of a searched network with the test error of its cell, trained from scratch, among the
     searches of a series and a seed. 1: the search with the better network hands over the better cell."""
-    found = runs[runs.index.isin(arms, level="arm")]
-    least = found["errors"].map(min)
-    taus = pd.Series({key: stats.kendalltau(least[key], group["retrained"]).statistic for key, group in found.groupby(level=["task", "seed"])})
+    found = runs[runs.index.isin(arms, level="arm")].dropna(subset="errors")
+    taus = pd.Series({key: stats.kendalltau(group["errors"].map(min), group["retrained"]).statistic
+                      for key, group in found.groupby(level=["task", "seed"]) if len(group) > 1})
     return interval(taus.groupby(level=0).mean().filter(judged(runs)))
 
 
-def regret(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arms: Sequence[str]) -> dict[str, tuple[Interval, float]]:
+def regret(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arms: Sequence[str]) -> dict[str, tuple[Interval, list[float]]]:
     """100 times the log ratio of an arm's retrained error to that of the cell of the whole space chosen on validation, over tasks; and its rank there,
-    the share of all cells with a lower error on the same seeds, mean over tasks."""
+    the share of all cells with a lower error on the same seeds, by task."""
     found = {}
     for arm in arms:
         own, values, ranks = np.log(runs["retrained"].astype(float)).xs(arm, level="arm"), [], []
@@ -52,21 +52,22 @@ def regret(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arms: Sequence[str])
                 table = np.log(space.test)[own.loc[space.name].index.intersection(space.test.columns)]
                 error = own.loc[space.name][table.columns].mean()
                 values.append(100 * (error - table.loc[space.chosen()].mean()))
-                ranks.append((table.mean(axis=1) < error).mean())
-        found[arm] = interval(values), float(np.mean(ranks))
+                ranks.append(float((table.mean(axis=1) < error).mean()))
+        found[arm] = interval(values), ranks
     return found
 
 
 def stage_gaps(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a number of first nodes, a column a stage: 100 times the log ratio of the validation error of the derived cell, trained on for a few epochs
-    (`judged_n`), to that of the mixture from which it was derived (`grow_n`), over series; of the searches that had such a stage. A cell that diverged counts as the mean."""
-    rows = {}
-    for n in (1, 2):
-        pairs = pd.DataFrame({"mean": runs.xs(f"grow_{n}", level="arm")["mean_validation"], **{
-            kind: runs.xs(f"{kind}_{n}", level="arm")["stage_errors"] for kind in ("judged", "grow")}}).dropna()
+    """A row an arm, a column a stage: 100 times the log ratio of the validation error by which `judged_n` judges the stage, of the derived cell trained on
+    for a few epochs, to the least one of the mixture in that stage, over series; of the searches that had such a stage. A cell that diverged counts as the mean."""
+    rows: dict[str, dict[str, str]] = {}
+    for arm in ("judged_1", "judged_2"):
+        found = runs.xs(arm, level="arm").dropna(subset="errors")
         for stage in range(3):
-            have = pairs[pairs[["judged", "grow"]].map(len).min(axis=1) > stage]
-            ratios = pd.Series([100 * np.log((judged_by[stage] or mean) / mixture[stage]) for mean, judged_by, mixture in have.to_numpy()], have.index, dtype=float)
-            means = ratios.groupby("task").mean().filter(judged(runs))
-            rows.setdefault(NAMES[f"grow_{n}"], {})[f"stage {stage + 1}"] = f"{interval(means).percent().text('+.0f')}, {len(have)}" if len(have) else "-"
+            ratios = {}
+            for key, row in found[found["stage_errors"].map(len) > stage].iterrows():
+                ends = [0, *row["grown"], int(row["epochs"])]
+                ratios[key] = 100 * np.log((row["stage_errors"][stage] or row["mean_validation"]) / min(row["errors"][ends[stage]:ends[stage + 1]]))
+            means = pd.Series(ratios, dtype=float).groupby(level=0).mean().filter(judged(runs))
+            rows.setdefault(NAMES[arm], {})[f"stage {stage + 1}"] = f"{interval(means).percent().text('+.0f')}, {len(ratios)}" if ratios else "-"
     return pd.DataFrame(rows).T

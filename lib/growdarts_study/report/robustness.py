@@ -96,6 +96,13 @@ def without_exploded(table: pd.DataFrame, factor: float = 1000.0) -> tuple[int, 
     return int(exploded.sum().sum()), int(table.count().sum()), contrast(table.mask(exploded)).over
 
 
+def without_diverged(runs: pd.DataFrame, arm: str = "grow_2", rival: str = "prune_none") -> tuple[int, int, Interval]:
+    """Searches of `rival` that diverged, all that there are, and the searched networks of `arm` against it over tasks without them."""
+    failed = runs["diverged"].notna() if "diverged" in runs else pd.Series(False, runs.index)
+    own = failed.xs(rival, level="arm")
+    return int(own.sum()), len(own), contrast(effects(runs[~failed], arm, rival, "one_shot"), claims.PRUNING_MARGIN).over
+
+
 def larger_step(runs: pd.DataFrame, arm: str) -> float:
     """Share of the trainings from scratch that end with the largest step of all that are tried."""
     rates = runs["rate"].dropna()
@@ -117,10 +124,9 @@ def numbers(runs: pd.DataFrame, pilots: pd.DataFrame, spaces: Sequence[TaskSpace
     same, of, most = run_twice(runs)
     seeds, series = scatter(table)
     exploded, pairs_of, without = without_exploded(effects(runs, "forced_fresh", "forced_morphism", "one_shot"))
-    searched = runs[runs["diverged"].isna()] if "diverged" in runs else runs
+    diverged, unpruned, pruned = without_diverged(runs)
     return {
-        "diverged": f"{len(runs) - len(searched)} of {runs['errors'].notna().sum() + len(runs) - len(searched)}",
-        "c6_without": contrast(effects(searched, "grow_2", "prune_none", "one_shot"), claims.PRUNING_MARGIN).over.percent().text("+.0f"),
+        "diverged": f"{diverged} of {unpruned}", "c6_without": pruned.percent().text("+.0f"),
         "exploded": f"{exploded} of {pairs_of}", "without_exploded": without.percent().text("+.0f"),
         "scatter_seeds": f"{seeds / 100:.2f}", "scatter_series": f"{series / 100:.2f}",
         "without": f"{low} to {high}", "series_worse": f"{above} of {table.shape[1]}", "sign": p_text(sign), "wilcoxon": p_text(wilcoxon),

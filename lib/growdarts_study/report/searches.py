@@ -127,7 +127,7 @@ def costs_until_target(runs: pd.DataFrame, pilots: pd.DataFrame, arm: str) -> tu
 def target_table(runs: pd.DataFrame, pilots: pd.DataFrame) -> pd.DataFrame:
     """A row a way to search: its operations until the target against those of `fixed_4`, over series, in percent, and how often it never
     gets there [protocol E2]. All sizes together are what choosing one of them by hand costs: all that the four searches spend."""
-    arms, there = ["grow_1", "grow_2", "fixed_1", "fixed_2", "fixed_8"], set(runs.index.get_level_values("arm"))
+    arms, there = ["grow_1", "grow_2", "fixed_1", "fixed_2", "fixed_4", "fixed_8"], set(runs.index.get_level_values("arm"))
     if set(SIZES) <= there:
         spent = pd.concat([runs.xs(arm, level="arm", drop_level=False)["spent"].dropna().map(lambda costs: costs[-1]) for arm in SIZES])
         total = spent.unstack("arm").dropna().sum(axis=1)
@@ -139,15 +139,16 @@ def target_table(runs: pd.DataFrame, pilots: pd.DataFrame) -> pd.DataFrame:
         costs, missed, _ = costs_until_target(runs, pilots, arm)
         costs = costs.filter(judged(runs))
         rows[NAMES.get(arm, "all four sizes, in full")] = {
-            "operations": contrast(costs).over.percent().text("+.0f"), "never reach it": f"{missed:.0%}",
+            "operations": contrast(costs).over.percent().text("+.0f"), "never reach it": "-" if arm == "sizes" else f"{missed:.0%}",
             "series": str(costs.shape[1]), "seeds": str(int(costs.count().min()))}
     return pd.DataFrame(rows).T
 
 
 def arms_table(runs: pd.DataFrame, rival: str = "lstm") -> pd.DataFrame:
     """A row an arm: errors against LSTM over tasks with their intervals, that of the searched network and that of the cell trained from scratch;
-    share of the way, cost against `grow_1`, nodes, weights. An arm that did not run on all series says on how many it did."""
+    share of the way, cost against `grow_1`, nodes, weights. An arm with fewer runs than others says how many it has."""
     tasks, rows = judged(runs), []
+    most = runs[runs.index.isin(tasks, level="task")].groupby("arm").size().max()
     cost, as_searched = runs["flops"].astype(float), runs.assign(one_shot=runs["one_shot"].fillna(runs["retrained"]))
     for arm in searched(runs):
         of_arm = runs.xs(arm, level="arm")
@@ -155,29 +156,23 @@ def arms_table(runs: pd.DataFrame, rival: str = "lstm") -> pd.DataFrame:
         ratio = np.exp((np.log(cost.xs(arm, level="arm")) - np.log(cost.xs("grow_1", level="arm"))).filter(of_arm.index, axis=0).mean())
         errors = {of: "-" if arm == rival or of_arm[of].isna().all() else contrast(effects(as_searched, arm, rival, of, tasks)).over.percent().text("+.0f")
                   for of in ("one_shot", "retrained")}
-        series = of_arm.index.get_level_values("task").nunique()
-        rows.append({"": NAMES[arm] + f" ({series} series)" * (series < len(tasks)), "as searched": errors["one_shot"], "retrained": errors["retrained"],
+        seeds = of_arm.groupby("task").size()
+        rows.append({"": NAMES[arm] + (f" ({len(seeds)} series, {seeds.min()} seeds)" if len(of_arm) < most else ""), "as searched": errors["one_shot"], "retrained": errors["retrained"],
                      "share": f"{of_arm['share'].groupby('task').mean().mean():.2f}", "cost": f"{ratio:.2f}",
                      "nodes": "-" if of_arm["nodes"].isna().all() else f"{of_arm['nodes'].mean():.1f}",
                      "weights": f"{of_arm['parameters'].mean():.0f}"})
     return pd.DataFrame(rows).set_index("")
 
 
-def against_closed(runs: pd.DataFrame, arm: str) -> dict[str, tuple[str, Interval]]:
-    """By series, the forecast with a closed form that has the least validation error there, and 100 times the log ratio of the error of `arm`
-    to that forecast's, over seeds."""
-    validation, found = np.log(runs["validation"].astype(float)).unstack("arm").drop(columns=NAMES, errors="ignore"), {}
+def closed_table(runs: pd.DataFrame, arms: Sequence[str] = ("grow_1", "random", "lstm")) -> pd.DataFrame:
+    """A row a series: its forecast with a closed form that has the least validation error, and the errors of `arms` over that forecast's with
+    their outcomes, see `task_table`; not corrected for the number of series."""
+    validation, rows = np.log(runs["validation"].astype(float)).unstack("arm").drop(columns=NAMES, errors="ignore"), {}
     for task in judged(runs):
         best = str(validation.loc[task].mean().idxmin())
-        found[task] = best, interval(effects(runs, arm, best)[task].dropna())
-    return found
-
-
-def closed_table(runs: pd.DataFrame, arms: Sequence[str] = ("grow_1", "random", "lstm")) -> pd.DataFrame:
-    """A row a series: its closed form, and the errors of `arms` over that form's, in percent."""
-    found = {arm: against_closed(runs, arm) for arm in arms}
-    return pd.DataFrame({task: {"closed form": CLOSED_FORMS[best], **{NAMES[arm]: found[arm][task][1].percent().text("+.0f") for arm in arms}}
-                         for task, (best, _) in found[arms[0]].items()}).T.rename_axis("series")
+        found = {NAMES[arm]: task_table(runs.loc[[task]], arm, best).loc[task] for arm in arms}
+        rows[task] = {"closed form": CLOSED_FORMS[best], **{name: f"{one['error']}, {one['outcome']}" for name, one in found.items()}}
+    return pd.DataFrame(rows).T.rename_axis("series")
 
 
 LONGER = (("grow_1", "lstm"), ("grow_1", "random"), ("random", "lstm"), ("grow_starts", "random"), ("lstm_starts", "random"))
