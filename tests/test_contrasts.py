@@ -262,7 +262,7 @@ def test_the_gap_of_a_stage_is_that_of_the_derived_cell_over_the_mixture():
 
     one, two = searches.NAMES["judged_1"], searches.NAMES["judged_2"]
     runs = searches.read([run("bilinear", 0, [0.8, 0.3]), run("bilinear", 1, [0.2]), run("setar", 0, [0.4, 0.6])])
-    diverged = ranks.stage_gaps(searches.read([run("bilinear", 0, [None])]))  # counts as the mean, whose error is 1
+    diverged = ranks.stage_gaps(searches.read([run("bilinear", 0, [None]), run("bilinear", 1, [1e9])]))  # counts as the mean, whose error is 1
     assert diverged.loc[one, "stage 1"].startswith("+150 %")
     gaps = ranks.stage_gaps(runs)
     assert gaps.loc[one, "stage 1"].startswith("+0 %") and gaps.loc[one, "stage 1"].endswith(", 3")

@@ -59,7 +59,7 @@ def regret(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arms: Sequence[str])
 
 def stage_gaps(runs: pd.DataFrame) -> pd.DataFrame:
     """A row an arm, a column a stage: 100 times the log ratio of the validation error by which `judged_n` judges the stage, of the derived cell trained on
-    for a few epochs, to the least one of the mixture in that stage, over series; of the searches that had such a stage. A cell that diverged counts as the mean."""
+    for a few epochs, to the least one of the mixture in that stage, over series; of the searches that had such a stage. A cell worse than the mean counts as the mean."""
     rows: dict[str, dict[str, str]] = {}
     for arm in ("judged_1", "judged_2"):
         found = runs.xs(arm, level="arm").dropna(subset="errors")
@@ -67,7 +67,7 @@ def stage_gaps(runs: pd.DataFrame) -> pd.DataFrame:
             ratios = {}
             for key, row in found[found["stage_errors"].map(len) > stage].iterrows():
                 ends = [0, *row["grown"], int(row["epochs"])]
-                ratios[key] = 100 * np.log((row["stage_errors"][stage] or row["mean_validation"]) / min(row["errors"][ends[stage]:ends[stage + 1]]))
+                ratios[key] = 100 * np.log(min(row["stage_errors"][stage] or np.inf, row["mean_validation"]) / min(row["errors"][ends[stage]:ends[stage + 1]]))
             means = pd.Series(ratios, dtype=float).groupby(level=0).mean().filter(judged(runs))
             rows.setdefault(NAMES[arm], {})[f"stage {stage + 1}"] = f"{interval(means).percent().text('+.0f')}, {len(ratios)}" if ratios else "-"
     return pd.DataFrame(rows).T
