@@ -322,11 +322,14 @@ def toy_network(kind, width, words):
 @pytest.mark.parametrize("kind", ["search", "two_input"])
 def test_a_search_nears_the_floor(settings, small, kind):
     config = TimeSeriesRun.of(settings | dict(search_epochs=5, prune_below=0.05, weight_decay=0.0, learning_rate=0.02))
-    torch.manual_seed(1)  # of twelve seeds one fails in either form: batch norms of an evaluation do not keep a state from growing
-    network = toy_network(kind, 16, len(small.vocabulary))
-    result = Search(network, LanguageTask(small, 10, 10, act_reg=0.01, temporal_act_reg=0.01), config).run()
-    assert result.flops > 0 and perplexity(result.validation_error) < unigram_perplexity(small) / 2
-    assert perplexity(LanguageTask(small, 10, 10).evaluate(network, "test")) > 0.9 * small.floor
+    found = []
+    for seed in range(3):  # of twelve one or two stay above: batch norms of an evaluation do not keep a state from growing
+        torch.manual_seed(seed)
+        network = toy_network(kind, 16, len(small.vocabulary))
+        result = Search(network, LanguageTask(small, 10, 10, act_reg=0.01, temporal_act_reg=0.01), config).run()
+        found.append(perplexity(result.validation_error))
+        assert result.flops > 0 and perplexity(LanguageTask(small, 10, 10).evaluate(network, "test")) > 0.9 * small.floor
+    assert sorted(found)[1] < unigram_perplexity(small) / 2
 
 
 @pytest.mark.parametrize("cell, hidden", [("search", 0.0), ("search", 0.3), ("fixed", 0.0), ("fixed", 0.3), ("lstm", 0.0),
