@@ -58,8 +58,7 @@ class Verdict:
 
     def detectable(self) -> str:
         """What 80 % power would have found on values as scattered as these: a fall, of C8 a rise."""
-        found = self.estimate.detectable()
-        return f"{found if self.claim == 'C8' else 100 * np.expm1(-found / 100):+.0f} %"
+        return f"{self.estimate.detectable():+.0f} %" if self.claim == "C8" else self.estimate.detectable_fall()
 
     def in_percent(self) -> Interval:
         """The estimate as a change in percent."""

@@ -70,6 +70,10 @@ class Interval:
         deviation = (self.high - self.mean) / float(stdtrit(self.n - 1, 0.5 + LEVEL / 2)) * np.sqrt(self.n)
         return float(TTestPower().solve_power(nobs=self.n, alpha=1 - LEVEL, power=POWER) * deviation)
 
+    def detectable_fall(self) -> str:
+        """Of 100 times the logarithm of a ratio: the true fall that 80 % power would have found, a dash for a single value."""
+        return f"{100 * np.expm1(-self.detectable() / 100):+.0f} %" if self.n > 1 else "-"
+
 
 def interval(values: Iterable[float]) -> Interval:
     """Mean and 95 % interval of independent values; no interval for a single one."""

@@ -97,13 +97,8 @@ def contrast_table(runs: pd.DataFrame, arm: str = "grow") -> pd.DataFrame:
     found = pd.concat([_judged(runs, arm, [name]) for name in rivals if name not in together] + [_judged(runs, arm, together)] * bool(together))
     return pd.DataFrame([{
         f"{NAMES[arm]} against": NAMES[rival], "perplexity a word": _over(effects(runs, arm, rival)).percent().text("+.1f"),
-        "p": p_text(found.loc[rival, "p"]), "outcome": found.loc[rival, "outcome"], "80 % power finds": _finds(_over(effects(runs, arm, rival))),
+        "p": p_text(found.loc[rival, "p"]), "outcome": found.loc[rival, "outcome"], "80 % power finds": _over(effects(runs, arm, rival)).detectable_fall(),
         "seeds": found.loc[rival, "seeds"]} for rival in rivals]).set_index(f"{NAMES[arm]} against")
-
-
-def _finds(over: Interval) -> str:
-    """The true fall of the perplexity that so many seeds would have shown with a power of 80 %, a dash without an interval."""
-    return f"{100 * np.expm1(-over.detectable() / 100):+.0f} %" if over.n > 1 else "-"
 
 
 def arms_table(runs: pd.DataFrame) -> pd.DataFrame:
