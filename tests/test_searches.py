@@ -96,7 +96,7 @@ def test_operations_are_duplicated_at_the_same_epochs_from_the_same_start(copies
     assert all(own[:2] == errors["copy_none"][:2] for name, own in errors.items() if name != "wider")
     assert errors["wider"][:2] != errors["copy_none"][:2]
     held = {name: sorted(row["weights"][0]) for name, row in copies.items()}
-    assert [len(held[name]) - 8 for name in ("copy_splitting", "copy_morphism", "copy_random", "copy_none", "wider")] == [2, 2, 2, 0, 0]
+    assert [len(held[name]) - 8 for name in ("copy_splitting", "copy_morphism", "copy_random", "copy_random_more", "copy_none", "wider")] == [2, 2, 2, 2, 0, 0]
     assert 2 < len(held["copy_all"]) - 8 <= 5  # those that are curved, once each
 
 
@@ -113,6 +113,14 @@ def test_the_wider_cell_has_as_many_weights_and_takes_as_many_operations(copies)
     (cell,), = copies["wider"]["cell"]["layers"][0]
     rows = width * (2 if cell == "gated_update" else 1)
     assert copies["wider"]["retrained"]["parameters"] == rows * (width + 3) + 1 + width + 1  # one alpha, the head
+
+
+def test_random_copies_can_take_as_many_operations_as_splitting(copies):
+    short, more, splitting = (copies[name] for name in ("copy_random", "copy_random_more", "copy_splitting"))
+    assert short["search_flops"] < splitting["search_flops"] and short["epochs"] == 6
+    assert more["search_flops"] == pytest.approx(splitting["search_flops"], rel=0.2)  # other operations may be drawn, which cost more or less
+    assert more["epochs"] == round(6 * splitting["search_flops"] / short["search_flops"]) > 6
+    assert more["errors"][:2] == short["errors"][:2]
 
 
 def test_remedies_start_as_the_search_that_they_mend():
@@ -184,6 +192,7 @@ def test_real_series_keep_the_errors_of_blocks_of_days():
     ({"arms": ["forced_fresh"]}, "stage_epochs"), ({"stage_epochs": 2}, "stage_epochs"),
     ({"arms": ["copy_none"]}, "duplicate_epochs"), ({"arms": ["grow_1", "wider"], "duplicate_epochs": 2}, "duplicate_epochs"),
     ({"duplicate_epochs": 2}, "duplicate_epochs"), ({"arms": ["wider"], "duplicate_epochs": 2}, "copy_splitting"),
+    ({"arms": ["copy_random_more"], "duplicate_epochs": 2}, "copy_splitting"),
     ({"learning_rates": [0.0]}, "learning_rates"), ({"operations": ["add_tanh"]}, "add_identity"), ({"group": "a b"}, "group")])
 def test_bad_arms_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):

@@ -31,8 +31,10 @@ DUPLICATION = {
     "copy_all": Arm({**COPIES, "grow_operations": "splitting_all"}),
     "copy_morphism": Arm({**SINGLE, "grow_operations": "morphism", "duplicate_above": 1e-6}),
     "copy_random": Arm({**SINGLE, "grow_operations": "random"}),
-    "copy_none": Arm(COPIES), "wider": Arm(COPIES),  # for as many operations as `copy_splitting`; `wider` has about as many weights, too
+    # for as many operations as `copy_splitting`; `wider` has about as many weights, too
+    "copy_random_more": Arm({**SINGLE, "grow_operations": "random"}), "copy_none": Arm(COPIES), "wider": Arm(COPIES),
 }
+MATCHED = ("copy_random_more", "copy_none", "wider")
 SEARCHES = {
     **{f"grow_{n}": Arm({"initial_nodes": n}) for n in (1, 2, 3)},
     **{f"grow_fresh_{n}": Arm({"initial_nodes": n}, morphism=False) for n in (1, 2, 3)},
@@ -90,9 +92,8 @@ class SearchesSettings(ControlledSettings):
         if bool(copies) != (self.duplicate_epochs is not None) or copies and copies < set(self.arms):
             raise ValueError(f"parameter 'duplicate_epochs' = {self.duplicate_epochs}: it goes with the arms {', '.join(DUPLICATION)}, "
                              "and only with them")
-        if copies & {"copy_none", "wider"} and self.arms[0] != "copy_splitting":
-            raise ValueError(f"parameter 'arms' = {self.arms}: 'copy_none' and 'wider' cost what 'copy_splitting' does, which must "
-                             "come first")
+        if copies & set(MATCHED) and self.arms[0] != "copy_splitting":
+            raise ValueError(f"parameter 'arms' = {self.arms}: {', '.join(MATCHED)} cost what 'copy_splitting' does, which must come first")
         return self
 
 

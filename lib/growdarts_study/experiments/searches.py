@@ -6,6 +6,7 @@ step of a search six.
 
 import copy
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from growdarts.spaces.two_input.network import Forecaster, TwoInputForecaster, d
 from growdarts.tasks.series import ForecastTask
 from growdarts.training import DivergenceError, fit, theta_optimizer, theta_step
 from growdarts_study import records
-from growdarts_study.arms import RIVALS, SEARCHES, STARTS, SearchesRun
+from growdarts_study.arms import MATCHED, RIVALS, SEARCHES, STARTS, SearchesRun
 from growdarts_study.controls import ControlledSearch, keep_derived
 from growdarts_study.data.series import load_series
 from growdarts_study.experiments import phases
@@ -126,7 +127,7 @@ def _arm(bench: Bench, name: str, rows: dict[str, Any], checkpoints: Path | None
     """The row of one arm; of the `rows` before it `grow_1` says what random draws cost, `copy_splitting` what its controls do."""
     if name in RIVALS:
         return {"retrained": bench.best(name)}
-    model = {"random": "grow_1", "halving": "grow_1", "copy_none": "copy_splitting", "wider": "copy_splitting"}.get(name, "")
+    model = {"random": "grow_1", "halving": "grow_1", **dict.fromkeys(MATCHED, "copy_splitting")}.get(name, "")
     if "diverged" in (grown := rows.get(model, {})):
         return {"diverged": f"{model}, whose cost would be the budget"}
     if model == "copy_splitting":
@@ -180,9 +181,16 @@ def search(bench: Bench, name: str, checkpoints: Path | None) -> dict[str, Any]:
 
 
 def matched(bench: Bench, name: str, copied: dict[str, Any], checkpoints: Path | None) -> dict[str, Any]:
-    """A search without copies for as many operations as that of the row `copied`; if `name` is `wider`, of a width that gives about
-    as many weights as its network ended with."""
+    """A search for as many operations as that of the row `copied`: with random copies, at the same parts of its epochs, or without any;
+    if `name` is `wider`, of a width that gives about as many weights as the network of `copied` ended with."""
     config, (features, outputs) = bench.config, bench.sizes
+    if name == "copy_random_more":
+        if "diverged" in (as_long := search(bench, "copy_random", checkpoints)):
+            return as_long
+        longer = copied["search_flops"] / as_long["search_flops"]
+        changed = config.model_copy(update={"search_epochs": round(longer * config.search_epochs),
+                                            "duplicate_epochs": math.ceil(longer * config.duplicate_epochs)})
+        return search(Bench(changed, bench.task), name, checkpoints)
 
     def network(hidden: int, keys: Iterable[str] = config.operations) -> TwoInputForecaster:
         return two_input_forecaster(features, hidden, 1, 1, list(keys), outputs)

@@ -35,6 +35,7 @@ PARTS = (
     Part("pruning at the end", "prune_end", "grow_2", "one_shot", PRUNING_MARGIN),
     Part("copies by splitting", "copy_splitting", "copy_none", "one_shot", ONE_SHOT["C5"]),
     Part("random copies", "copy_random", "copy_splitting", "one_shot", ONE_SHOT["C5"]),
+    Part("random copies, equal cost", "copy_random_more", "copy_splitting", "one_shot", ONE_SHOT["C5"]),
     Part("copies all at once", "copy_all", "copy_splitting", "one_shot", ONE_SHOT["C5"]),
     Part("a wider cell, no copies", "wider", "copy_splitting", "one_shot", ONE_SHOT["C5"]),
     Part("two nodes at first", "grow_2", "grow_1"),
@@ -48,11 +49,10 @@ PARTS = (
 )
 
 
-def found(runs: pd.DataFrame) -> list[tuple[Part, Contrast]]:
-    """The parts whose arms there are, and what their change does over the series that are no controls."""
-    there, tasks = set(runs.index.get_level_values("arm")), judged(runs)
-    return [(part, contrast(effects(runs, part.arm, part.base, part.of, tasks), part.margin))
-            for part in PARTS if {part.arm, part.base} <= there]
+def found(*groups: pd.DataFrame) -> list[tuple[Part, Contrast]]:
+    """The parts whose arms there are in the same group of runs, and what their change does over the series that are no controls."""
+    return [(part, contrast(effects(runs, part.arm, part.base, part.of, judged(runs)), part.margin))
+            for part in PARTS for runs in groups if {part.arm, part.base} <= set(runs.index.get_level_values("arm"))]
 
 
 def table(changes: list[tuple[Part, Contrast]]) -> pd.DataFrame:

@@ -25,7 +25,7 @@ NAMES = {"grow_1": "growing from 1 node", "grow_2": "growing from 2 nodes", "gro
          "forced_scratch": "all nodes from the start", "judged_1": "growing from 1, judged by the derived cell",
          "judged_2": "growing from 2, judged by the derived cell", "kept_2": "growing from 2, weights kept",
          "long_1": "growing from 1, at most 400 epochs", "second_1": "growing from 1, second order", "copy_splitting": "splitting", "copy_all": "splitting all at once",
-         "copy_morphism": "copies by morphism", "copy_random": "copies of random operations", "copy_none": "no copies",
+         "copy_morphism": "copies by morphism", "copy_random": "copies of random operations", "copy_random_more": "random copies, equal cost", "copy_none": "no copies",
          "wider": "a wider cell", "grow_starts": "growing's cell, as many starts", "lstm_starts": "LSTM, as many starts"}
 ELEMENTARY = " (elementary)"
 NAMES |= {arm + ELEMENTARY: f"{NAMES[arm]}, elementary operations" for arm in ("grow_1", "grow_2", "fixed_4", "halving")}
@@ -197,7 +197,7 @@ def duplication_table(runs: pd.DataFrame, rival: str = "wider") -> pd.DataFrame:
     the searched network, of weights of the derived one, and of operations of the search. And how many copies there are, and
     the mixture weight of what was copied."""
     tasks, rows = judged(runs), []
-    for arm in DUPLICATION:
+    for arm in [arm for arm in DUPLICATION if arm in runs.index.get_level_values("arm")]:
         nodes = runs.xs(arm, level="arm")["weights"].dropna()
         ratios = {of: np.exp(effects(runs, arm, rival, of, tasks).mean().mean() / 100)
                   for of in ("network_flops", "parameters", "search_flops")}
