@@ -50,11 +50,21 @@ def test_what_differs_from_most_runs_is_said(runs):
 
 def test_the_files_hold_the_table(runs, tmp_path):
     all_runs.write(runs, tmp_path)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "daily_errors.parquet"), all_runs.daily_errors())
     typed, text = pd.read_parquet(tmp_path / "runs.parquet"), pd.read_csv(tmp_path / "runs.csv")
     pd.testing.assert_frame_equal(typed, runs)
     assert list(text) == list(all_runs.COLUMNS) and text.test_error.tolist() == pytest.approx(runs.test_error.tolist(), nan_ok=True)
     page = json.loads((tmp_path / "runs-data.js").read_text().removeprefix("window.RUNS = ").removesuffix(";\n"))
     assert len(page["rows"]) == len(runs) and page["files"][page["rows"][-1][6]] == runs.record.iloc[-1]
+
+
+def test_daily_errors_are_those_of_the_records():
+    days = all_runs.daily_errors()
+    for name, own in days.groupby("record"):
+        found = json.loads((RESULTS / name).read_text())["result"]
+        assert own.day.tolist() == list(range(found["days"][2])) and own[["first", "last"]].drop_duplicates().values.tolist() == [found["days"][:2]]
+        assert own[found["features"]].mean().tolist() == pytest.approx(found["feature_errors"], rel=5e-3)  # three digits are kept
+    assert days.record.nunique() == len(list((RESULTS / "time_series").rglob("*.json")))
 
 
 def test_a_damaged_record_is_named(tmp_path):

@@ -95,6 +95,19 @@ def _rows(file: Path, place: Path) -> Iterator[dict[str, Any]]:
                             "nodes": name.count("+") + 1 if name in record["cells"] else None}
 
 
+def daily_errors(folder: Path = RESULTS) -> pd.DataFrame:
+    """Squared errors of standardised returns: a row a test day (`day`, of `days` from the date `first` to the date `last`) of every record
+    that has them, a column an index of the series."""
+    tables = []
+    for file in sorted((folder / "time_series").rglob("*.json")):
+        record = records.load(file, ("config", "result"))
+        first, last, days = record["result"]["days"]
+        rows = pd.DataFrame(record["result"]["daily_errors"], columns=record["result"]["features"], dtype=np.float32)
+        rows.insert(0, "day", np.arange(days))
+        tables.append(rows.assign(record=file.relative_to(folder).as_posix(), first=first, last=last))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
 def made_again(file: Path = RESULTS / "benchmarks" / "again.json") -> pd.DataFrame:
     """A row a kind of record and commit of the second making, from what `benchmarks/again.py` noted: how many were made again, the numbers
     that differ by more than 0.001 %, the largest difference of a test error, records with other cells or events, and those whose
@@ -111,10 +124,11 @@ def made_again(file: Path = RESULTS / "benchmarks" / "again.json") -> pd.DataFra
 
 
 def write(runs: pd.DataFrame, folder: Path) -> None:
-    """`runs.csv`, `runs.parquet`, and `runs-data.js`, the columns that the page shows."""
+    """`runs.csv`, `runs.parquet`, `daily_errors.parquet`, and `runs-data.js`, the columns that the page shows."""
     folder.mkdir(parents=True, exist_ok=True)
     runs.to_csv(folder / "runs.csv", index=False)
     runs.to_parquet(folder / "runs.parquet", index=False)
+    daily_errors().to_parquet(folder / "daily_errors.parquet", index=False)
     method = runs.method.where(runs.changed == "", runs.method + " (" + runs.changed + ")")
     files, numbers = np.unique(runs.record, return_inverse=True)
     shown = runs[["experiment", "data", "seed", "year", "test_error"]].assign(method=method, record=numbers).astype(object)
