@@ -1,4 +1,4 @@
-"""Tables, verdicts and figures say what made-up records hold."""
+"""Tables and figures say what made-up records hold."""
 
 import re
 
@@ -8,8 +8,8 @@ import pytest
 
 from growdarts import drawing
 from growdarts_study import experiments, grids, records
-from growdarts_study.report import figures, tables, verdicts
-from growdarts_study.report.comparison import Difference, Interval, compare_all
+from growdarts_study.report import figures, grown, tables
+from growdarts_study.report.comparison import compare_all
 from growdarts_study.config import TimeSeriesRun
 
 
@@ -41,12 +41,12 @@ def test_tables_hold_the_records_numbers(made):
     assert (rivals.loc["historical mean", "of the mean's"] == 1).all() and "above the floor" not in rivals
     assert tables.provenance(made).loc["runs", ""] == str(len(made))
     found = tables.differences(compare_all(made, runs, "mean"))
-    assert set(found["told from chance"]) <= {"better", "worse", "no"} and len(found) == 6
-    grown = next(r for r in made if r["config"]["method"] == "grow" and any(
+    assert set(found["outcome"]) <= {"better", "worse", "undecided", "equal within 1 %"} and len(found) == 6
+    grew = next(r for r in made if r["config"]["method"] == "grow" and any(
         e["kind"] == "grow_node" for e in r["search"]["events"]))
-    events = tables.events(grown)
+    events = tables.events(grew)
     assert "grow node" in set(events.event) and (events["GFLOP spent"] >= 0).all()
-    shown = (rivals, events, summary, found, tables.grown(made, ["grow"]), tables.verdicts(verdicts.verdicts(made, runs)))
+    shown = (rivals, events, summary, found, tables.grown(made, ["grow"]))
     assert max(table.shape[1] for table in shown) <= 6  # and the index: seven columns on a page
 
 
@@ -68,70 +68,17 @@ def test_figures_draw_and_leave_nothing_empty(made):
     plt.close("all")
 
 
-def difference(decided, method="grow", rival="lstm"):
-    low, high = {-1: (-2.0, -1.0), 0: (-0.5, 0.5), 1: (1.0, 2.0)}[decided]
-    return Difference(method, rival, *[Interval((low + high) / 2, low, high, 5)] * 2,
-                      statistic=float(decided), p_value=1e-4)
-
-
-def test_the_table_of_verdicts_holds_their_numbers():
-    cost, error = Interval(0.95, 0.58, 1.54, 5), Interval(-0.0249, -0.5249, 0.4751, 5)
-    shown = tables.verdicts([verdicts.Verdict("C3", "undecided", "operations", cost, Interval(0.95, 0.8, 1.2, 10), None),
-                             verdicts.Verdict("C1", "supported", "error, %", error, Interval(-0.0249, -0.1, 0.1, 10), 1e-4)])
-    assert list(shown.loc["C3"]) == ["undecided", "operations", "0.95", "0.58 to 1.54", "0.80 to 1.20", "0.52"]
-    assert list(shown.loc["C1"])[2:] == ["-0.02 (< 0.001)", "-0.52 to +0.48", "-0.10 to +0.10", "0.68"]
-    assert tables.p_text(0.0451) == "0.045"
-
-
-def told(monkeypatch, decided):
-    """Let every comparison of growing come out as `decided` says, by rival."""
-    monkeypatch.setattr(verdicts, "compare_all", lambda _, runs, method, reverse, only=None: [
-        difference(decided.get(rival, 0), method, rival) for rival in only or set(runs.method) - {method}])
-
-
-@pytest.mark.parametrize("decided, verdict", [
-    ({}, "equal within 1 %"), ({"lstm": -1}, "supported in part"), ({"lstm": 1}, "contradicted"),
-    ({"lstm": -1, "mean": 1}, "contradicted"), ({"mean": -1}, "equal within 1 %"),
-    ({"lstm": -1, "mean": -1, "var1": -1, "random": -1}, "supported")])
-def test_c1_needs_lstm_and_never_passes_below_the_mean(made, monkeypatch, decided, verdict):
-    told(monkeypatch, decided)
-    found = verdicts.claim_c1(made, records.table(made))
-    better = sum(sign < 0 for sign in decided.values())
-    assert found.verdict == verdict and found.measure == f"error against LSTM, % (better than {better} of 4 rivals)"
-    assert found.over_origins == difference(decided.get("lstm", 0)).over_origins
-
-
-@pytest.mark.parametrize("decided, ratio, verdict", [
-    (0, 0.5, "supported"), (-1, 0.5, "supported"), (1, 0.5, "contradicted"), (0, 1.0, "undecided"),
-    (0, 1.5, "contradicted")])
-def test_c3_needs_both_cost_and_quality(made, monkeypatch, decided, ratio, verdict):
-    told(monkeypatch, {"fixed": decided})
-    monkeypatch.setattr(verdicts, "cost_ratio", lambda _: (Interval(ratio, ratio - 0.1, ratio + 0.1, 5),) * 2)
-    cost, quality = verdicts.claim_c3(made, records.table(made))
-    assert cost.verdict == quality.verdict == verdict
-    assert cost.over_seeds.mean == ratio and quality.over_origins == difference(decided).over_origins
-
-
-def test_c3_takes_no_wide_interval_for_equality(made, monkeypatch):
-    wide = Difference("grow", "fixed", Interval(0, -2, 2, 5), Interval(0, -0.1, 0.1, 10), 0.0, 0.9)
-    monkeypatch.setattr(verdicts, "compare_all", lambda *_, **__: [wide])
-    monkeypatch.setattr(verdicts, "cost_ratio", lambda _: (Interval(0.5, 0.4, 0.6, 5),) * 2)
-    assert {found.verdict for found in verdicts.claim_c3(made, records.table(made))} == {"undecided"}
-
-
-@pytest.mark.parametrize("decided, verdict", [(-1, "supported"), (0, "equal within 1 %"), (1, "contradicted")])
-def test_c4(made, monkeypatch, decided, verdict):
-    told(monkeypatch, {"grow_fresh": decided})
-    assert verdicts.claim_c4(made, records.table(made)).verdict == verdict
+def test_p_values_have_three_digits():
+    assert tables.p_text(0.0451) == "0.045" and tables.p_text(1e-4) == "< 0.001"
 
 
 def test_what_growths_changed_and_what_was_kept(made):
-    kept, broken = verdicts.growth_jumps(made, "grow"), verdicts.growth_jumps(made, "grow_fresh")
+    kept, broken = grown.growth_jumps(made, "grow"), grown.growth_jumps(made, "grow_fresh")
     assert any(abs(jump) > 0 for jump in kept)  # stored unrounded
     assert max(map(abs, kept)) < 0.1 < max(map(abs, broken))
     chains = [[["gate"]], [["gate"], ["carry"]], [["gate"], ["add_tanh"]]]
     derived = [{"config": {"method": "grow"}, "result": {"genotype": {"layers": [nodes]}}} for nodes in chains]
-    assert verdicts.kept_nodes(derived, "grow") == (3, 2, 1)
+    assert grown.kept_nodes(derived, "grow") == (3, 2, 1)
 
 
 def derived(method, *nodes):
@@ -170,17 +117,6 @@ def test_an_accuracy_has_wilsons_interval():
     """The example of Wilson's interval for 81 of 263 in Newcombe (1998): 0.2553 to 0.3662."""
     record = {"result": {"test_images": 263, "mistakes": list(range(263 - 81))}}
     assert tables.accuracy(record) == pytest.approx((100 * 81 / 263, 25.53, 36.62), abs=0.006)
-
-
-def test_cost_ratio_is_the_geometric_mean(made):
-    runs = records.table(made)
-    flops = runs.set_index(["method", "seed", "origin"]).search_flops
-    product = 1.0
-    for seed in (0, 1):
-        for origin in (1996, 1997):
-            product *= flops["grow", seed, origin] / flops["fixed", seed, origin]
-    found = verdicts.cost_ratio(runs)
-    assert [ratio.mean for ratio in found] == pytest.approx([product ** (1 / 4)] * 2) and [r.n for r in found] == [2, 2]
 
 
 def test_the_picture_of_the_first_page_is_that_of_the_records():

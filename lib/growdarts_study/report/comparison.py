@@ -107,12 +107,6 @@ def detectable(found: Iterable[Interval]) -> float:
     return max(i.detectable() for i in found if i.n > 1)
 
 
-def geometric_mean(ratios: Iterable[float]) -> Interval:
-    """Geometric mean of independent ratios with its 95 % interval."""
-    found = interval(np.log(list(ratios)))
-    return Interval(*(float(np.exp(value)) for value in (found.mean, found.low, found.high)), found.n)
-
-
 @dataclass(frozen=True)
 class Difference:
     """Relative difference of test errors in percent, method minus rival: negative is better."""
@@ -136,10 +130,6 @@ class Difference:
     def outcome(self) -> str:
         """What both intervals and the test over days say together."""
         return outcome((self.over_origins, self.over_seeds), told=self.decided())
-
-    def at_most(self, margin: float) -> bool:
-        """Whether the method is worse than its rival by less than `margin` percent, by both intervals."""
-        return all(i.high < margin for i in (self.over_origins, self.over_seeds) if i.n > 1)
 
 
 def errors(runs: pd.DataFrame, method: str) -> pd.DataFrame:
@@ -209,13 +199,8 @@ def compare(records: Sequence[dict[str, Any]], runs: pd.DataFrame, method: str, 
                       statistic, p_value)
 
 
-def compare_all(records: Sequence[dict[str, Any]], runs: pd.DataFrame, other: str, *, reverse: bool = False,
-                only: Sequence[str] | None = None) -> list[Difference]:
-    """Every method (or `only` some) against `other`, or `other` against each if `reverse`.
-
-    The p-values are adjusted for the number of comparisons [Holm 1979].
-    """
-    names = [name for name in runs.method.unique() if name != other and (only is None or name in only)]
-    found = [compare(records, runs, *((other, name) if reverse else (name, other))) for name in names]
+def compare_all(records: Sequence[dict[str, Any]], runs: pd.DataFrame, other: str) -> list[Difference]:
+    """Every method against `other`; the p-values are adjusted for the number of comparisons [Holm 1979]."""
+    found = [compare(records, runs, name, other) for name in runs.method.unique() if name != other]
     adjusted = holm(difference.p_value for difference in found)
     return [replace(difference, p_value=float(p)) for difference, p in zip(found, adjusted, strict=True)]

@@ -16,7 +16,7 @@ from growdarts_study.report.comparison import Interval, interval
 from growdarts_study.report.contrasts import by_task
 from growdarts_study.report import figures
 from growdarts_study.report.tables import p_text
-from growdarts_study.report.verdicts import working_nodes
+from growdarts_study.report.grown import working_nodes
 
 DATASET = "penn_treebank_characters"
 NAMES = {"grow": "growing", "fixed": "fixed, 4 nodes", "random": "random cells", "graph_grow": "DARTS' graph, growing",

@@ -12,8 +12,8 @@ from IPython.display import HTML, Markdown
 from growdarts.spaces.genotype import genotype_from_dict
 from growdarts_study.records import table
 from growdarts_study.report.comparison import Difference, detectable, relative_difference
-from growdarts_study.report.figures import LABELS, SIGNS, methods_in
-from growdarts_study.report.verdicts import Verdict, working_nodes
+from growdarts_study.report.figures import LABELS, methods_in
+from growdarts_study.report.grown import working_nodes
 
 FAILED = 2.0  # a run has failed whose error is more than so many times the historical mean's
 
@@ -214,20 +214,7 @@ def differences(found: Sequence[Difference]) -> pd.DataFrame:
     rows = {LABELS[d.method]: {
         f"against {LABELS[d.rival]}, %": f"{d.over_origins.mean:+.2f}",
         "interval over years": d.over_origins.ends(), "interval over seeds": d.over_seeds.ends(),
-        "p": p_text(d.p_value), "told from chance": SIGNS[d.decided()][2],
+        "p": p_text(d.p_value), "outcome": d.outcome(),
         "80 % power finds": f"{detectable((d.over_origins, d.over_seeds)):.1f}"}
         for d in found}
     return pd.DataFrame(rows).T
-
-
-def verdicts(found: Sequence[Verdict]) -> pd.DataFrame:
-    """Verdicts with the estimates that they rest on, both 95 % intervals and what could have been found."""
-    rows = []
-    for v in found:
-        form = "+.2f" if v.measure.startswith("error") else ".2f"
-        rows.append({
-            "claim": v.claim, "verdict": v.verdict, "what was measured": v.measure,
-            "estimate (p)": f"{v.over_origins.mean:{form}}" + ("" if v.p_value is None else f" ({p_text(v.p_value)})"),
-            "interval over years": v.over_origins.ends(form), "interval over seeds": v.over_seeds.ends(form),
-            "80 % power finds": f"{v.detectable():.2f}"})
-    return pd.DataFrame(rows).set_index("claim")
