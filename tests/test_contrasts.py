@@ -202,7 +202,7 @@ def test_the_table_of_verdicts_says_what_could_have_been_found():
     """Ten values with a deviation of 50: power is that of the noncentral t with 9 degrees of freedom."""
     half = 50 / np.sqrt(10) * stats.t.ppf(0.975, 9)
     table = claims.verdict_table([claims.Verdict(claim, "what", "undecided", Interval(0.0, -half, half, 10), 3.0, 12) for claim in ("C10", "C8", "C2")])
-    assert list(table.index) == ["C2", "C8", "C10"] and table["detectable"].tolist() == ["-39 %", "+50 %", "-39 %"]
+    assert list(table.index) == ["C2", "C8", "C10"] and table["detectable"].tolist() == ["-39 %", "+50 points", "-39 %"]
     power = [stats.nct.sf(stats.t.ppf(0.975, 9), 9, effect / 50 * np.sqrt(10)) for effect in (50.0, -100 * np.log(0.61))]
     assert power == pytest.approx([0.8, 0.8], abs=0.01)
     assert table["on"].tolist() == ["10 stretches of Penn Treebank", "10 series, 12 seeds each", "10 series, 12 seeds each"]
@@ -293,7 +293,7 @@ def test_copies_are_judged_by_the_searched_network_against_the_wider_cell():
                          + [record("without", 0, {"grow_2": trained(0.6)}, operations=DEFAULT_TWO_INPUT)])
     (found,) = [one for one in claims.all_verdicts(runs, pd.DataFrame()) if one.claim == "C5"]
     assert found.verdict == "supported" and not found.preliminary() and "one-shot" in found.what and found.margin == 2.0
-    assert found.in_percent().mean == pytest.approx(-6.0, abs=0.2)
+    assert found.estimate.percent().mean == pytest.approx(-6.0, abs=0.2)
     table = searches.duplication_table(runs)
     assert table.loc["splitting", "one-shot error"].startswith("-6.") and table.loc["splitting", "retrained error"].startswith("+10.0")
     assert list(table.loc["splitting", ["size", "copies, weight"]]) == ["1.50", "1.0, 75%"] and table.loc["a wider cell", "copies, weight"] == "0.0, 0%"
@@ -325,6 +325,15 @@ def test_parts_of_the_search_are_compared_with_what_they_change():
     assert list(shown["series"]) == [5, 5] and list(shown["seeds"]) == [3, 3] and set(shown["error"]) == {"as searched"}
     assert len(ablations.figure(changes).axes[0].get_yticklabels()) == 2
     plt.close()
+
+
+def test_what_a_morphism_is_worth_one_epoch_later():
+    def run(task, seed):
+        return record(task, seed, {arm: trained(0.5, grown=[2, 4], errors=[0.9, 0.8, error, 0.1, 0.1]) for arm, error in (
+            ("forced_morphism", 0.6 + 0.01 * seed), ("forced_fresh", 0.4 + 0.01 * seed))})
+
+    found = ablations.epoch_later(searches.read([run(task, seed) for task in ("bilinear", "setar") for seed in (0, 1)]))
+    assert found.n == 2 and found.mean == pytest.approx(50 * np.log(0.6 / 0.4) + 50 * np.log(0.61 / 0.41))
 
 
 def test_parts_are_arms_of_the_protocol_each_changed_once():

@@ -46,6 +46,13 @@ def test_the_examples_are_short():
     assert all(hasattr(growdarts, name) for name in growdarts.__all__) and len(growdarts.__all__) < 20
 
 
+def test_it_says_what_the_verdicts_are():
+    """By the table that the front page shows, which is made from the records."""
+    verdicts = re.findall(r'class=\\"verdict (\w+)\\"', (ROOT / "notebooks" / "10_searches.ipynb").read_text())
+    assert len(verdicts) == 10 and (verdicts.count("contradicted"), verdicts.count("undecided")) == (2, 8)
+    assert "contradicts one claim; another is contradicted too, and eight are" in README
+
+
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

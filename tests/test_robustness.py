@@ -45,9 +45,24 @@ def test_a_search_that_diverged_is_left_out():
         return {"grow_2": trained(0.5, one_shot={"test": 0.2}), "prune_none": {"diverged": "training diverged"} if (task, seed) == ("setar", 1) else
                 trained(0.5, one_shot={"test": 0.1})}
 
-    failed, of, without = robustness.without_diverged(made(rows, ("bilinear", "setar"), seeds=2))
-    assert (failed, of) == (1, 4) and without.percent().mean == pytest.approx(100)
-    assert robustness.without_diverged(made(lambda task, seed: rows("bilinear", 0)))[:2] == (0, 1)
+    runs = made(rows, ("bilinear", "setar"), seeds=2)
+    without = robustness.without_diverged(runs, "grow_2", "prune_none", "one_shot")
+    assert without.n == 2 and without.percent().mean == pytest.approx(100)
+    assert robustness.failures(runs).to_dict("index") == {"no pruning": {"runs": 4, "diverged": 1, "exploded": 0}}
+
+
+def test_an_arm_whose_error_explodes_is_listed_and_others_are_not():
+    runs = made(lambda task, seed: {"grow_1": trained(0.5, one_shot={"test": 1e9 if seed else 0.1}), "lstm": trained(0.6)}, seeds=2)
+    assert robustness.failures(runs).to_dict("index") == {"growing from 1 node": {"runs": 2, "diverged": 0, "exploded": 1}}
+
+
+def test_weights_are_kept_against_the_same_cell_from_scratch():
+    """A training of kept weights that diverged is left out; no other arm is looked at."""
+    def rows(task, seed):
+        return {"kept_2": trained(0.5, one_shot={"test": 0.2}) | {"kept": {"test": None if (task, seed) == ("setar", 1) else 0.6}}, "grow_2": trained(9.0)}
+
+    found = robustness.weights_kept(made(rows, ("bilinear", "setar"), seeds=2))
+    assert found.n == 2 and found.percent().mean == pytest.approx(20)
 
 
 def test_over_seeds_a_seed_without_all_tasks_is_left_out():

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from growdarts_study.report.comparison import Interval
 from growdarts_study.report.claims import ONE_SHOT, PRUNING_MARGIN
 from growdarts_study.report.contrasts import OVER_TASKS, Contrast, contrast
 from growdarts_study.report.figures import WIDTH, difference_bar
@@ -53,6 +54,14 @@ def found(*groups: pd.DataFrame) -> list[tuple[Part, Contrast]]:
     """The parts whose arms there are in the same group of runs, and what their change does over the series that are no controls."""
     return [(part, contrast(effects(runs, part.arm, part.base, part.of, judged(runs)), part.margin))
             for part in PARTS for runs in groups if {part.arm, part.base} <= set(runs.index.get_level_values("arm"))]
+
+
+def epoch_later(runs: pd.DataFrame) -> Interval:
+    """The validation error one epoch after the first forced growth, by morphism against fresh weights, over tasks: until that growth both are
+    the same search [protocol E3]."""
+    errors = {arm: runs.xs(arm, level="arm").dropna(subset="errors").apply(lambda row: row["errors"][row["grown"][0]], axis=1)
+              for arm in ("forced_morphism", "forced_fresh")}
+    return contrast((100 * np.log(errors["forced_morphism"] / errors["forced_fresh"])).unstack("task")).over
 
 
 def table(changes: list[tuple[Part, Contrast]]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from scipy import stats
 from growdarts_study.report import claims
 from growdarts_study.report.comparison import Interval, interval
 from growdarts_study.report.contrasts import contrast
-from growdarts_study.report.searches import costs_until_target, effects, judged, targets
+from growdarts_study.report.searches import CLOSED_FORMS, NAMES, costs_until_target, effects, judged, targets
 from growdarts_study.report.tables import p_text
 from growdarts_study.report.whole_space import TaskSpace, best_of, geometric
 
@@ -96,11 +96,26 @@ def without_exploded(table: pd.DataFrame, factor: float = 1000.0) -> tuple[int, 
     return int(exploded.sum().sum()), int(table.count().sum()), contrast(table.mask(exploded)).over
 
 
-def without_diverged(runs: pd.DataFrame, arm: str = "grow_2", rival: str = "prune_none") -> tuple[int, int, Interval]:
-    """Searches of `rival` that diverged, all that there are, and the searched networks of `arm` against it over tasks without them."""
-    failed = runs["diverged"].notna() if "diverged" in runs else pd.Series(False, runs.index)
-    own = failed.xs(rival, level="arm")
-    return int(own.sum()), len(own), contrast(effects(runs[~failed], arm, rival, "one_shot"), claims.PRUNING_MARGIN).over
+def without_diverged(runs: pd.DataFrame, arm: str, rival: str, of: str = "retrained", tasks: Sequence[str] | None = None) -> Interval:
+    """The effect of `arm` against `rival` over tasks without runs that diverged, whose error is that of the mean."""
+    return contrast(effects(runs[runs[of] != runs["mean"]], arm, rival, of, tasks)).over
+
+
+def failures(runs: pd.DataFrame, factor: float = 1000.0) -> pd.DataFrame:
+    """A row an arm that has any: its runs, those whose search or whose training diverged, and those with an error that is a larger `factor` of
+    that of the mean."""
+    errors = runs[["one_shot", "retrained"]].astype(float)
+    found = pd.DataFrame({"diverged": errors.eq(runs["mean"], axis=0).any(axis=1), "exploded": errors.gt(factor * runs["mean"], axis=0).any(axis=1)})
+    found = found[~runs.index.get_level_values("arm").isin(CLOSED_FORMS)].groupby("arm").agg(["sum"]).droplevel(1, axis=1).assign(
+        runs=runs.groupby("arm").size())
+    return found[found.diverged + found.exploded > 0][["runs", "diverged", "exploded"]].rename(index=NAMES)
+
+
+def weights_kept(runs: pd.DataFrame, arm: str = "kept_2") -> Interval:
+    """The effect of keeping a cell's weights against training the same cell from scratch, over tasks; without trainings that diverged."""
+    own = runs.xs(arm, level="arm")
+    own = own[own["retrained"] != own["mean"]]
+    return contrast((100 * np.log(own["retrained"].astype(float) / own["from_scratch"].astype(float))).unstack("task")).over
 
 
 def larger_step(runs: pd.DataFrame, arm: str) -> float:
@@ -124,9 +139,11 @@ def numbers(runs: pd.DataFrame, pilots: pd.DataFrame, spaces: Sequence[TaskSpace
     same, of, most = run_twice(runs)
     seeds, series = scatter(table)
     exploded, pairs_of, without = without_exploded(effects(runs, "forced_fresh", "forced_morphism", "one_shot"))
-    diverged, unpruned, pruned = without_diverged(runs)
+    remedy, others = claims.chosen_remedy(runs), [task for task in tasks if task not in claims.CHOSEN_ON]
     return {
-        "diverged": f"{diverged} of {unpruned}", "c6_without": pruned.percent().text("+.0f"),
+        "c6_without": without_diverged(runs, "grow_2", "prune_none", "one_shot").percent().text("+.0f"),
+        "c10_without": without_diverged(runs, remedy, "grow_1", tasks=others).percent().text("+.0f"),
+        "weights_kept": weights_kept(runs).percent().text("+.0f"),
         "exploded": f"{exploded} of {pairs_of}", "without_exploded": without.percent().text("+.0f"),
         "scatter_seeds": f"{seeds / 100:.2f}", "scatter_series": f"{series / 100:.2f}",
         "without": f"{low} to {high}", "series_worse": f"{above} of {table.shape[1]}", "sign": p_text(sign), "wilcoxon": p_text(wilcoxon),

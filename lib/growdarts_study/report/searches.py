@@ -40,7 +40,8 @@ def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     Columns: retrained and one_shot, the test errors, one that is not finite counting as that of the mean; validation and rate, validation
     error and learning rate of the training from scratch; share, of the way from the error of the mean to the best possible or the best
     closed form; search_flops and flops, those of the search and of all; cell, its operations; nodes, the effective ones; what else a row
-    of a record has. Where the derived cell is trained on from the weights that it has (`kept_2`), the errors of that count as retrained.
+    of a record has. Where the derived cell is trained on from the weights that it has (`kept_2`), the errors of that count as retrained;
+    from_scratch is always the test error of the cell trained from scratch.
     """
     rows = []
     for record in records:
@@ -50,7 +51,7 @@ def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         closed = {name: {"retrained": found} for name, found in record["closed_forms"].items()}
         for arm, row in [*record["rows"].items(), *(closed.items() if config["group"] in ("main", "controls") else ())]:
             if "retrained" in row:
-                row = row | {"retrained": row["retrained"] | row.get("kept", {})}
+                row = row | {"retrained": row["retrained"] | row.get("kept", {}), "from_scratch": row["retrained"]["test"]}
             retrained, cell = row.get("retrained", {}), row.get("cell")
             error, one_shot = (_error(row, of, mean) for of in ("retrained", "one_shot"))
             rows.append({

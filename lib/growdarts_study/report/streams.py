@@ -106,7 +106,7 @@ def _geometric(values: pd.Series) -> float:
 
 def arms_table(runs: pd.DataFrame) -> pd.DataFrame:
     """A row an arm: error over the best possible (log range: over frozen) by stream, operations over those of the
-    monthly refit."""
+    monthly refit, on the streams that C9 is judged on."""
     rows, cost = {}, runs["flops"].astype(float)
     for arm in [name for name in NAMES if name in runs.index.get_level_values("arm")]:
         of_arm, row = runs.xs(arm, level="arm"), {}
@@ -115,7 +115,7 @@ def arms_table(runs: pd.DataFrame) -> pd.DataFrame:
             if floor.isna().any():
                 floor = runs.loc[stream].xs("frozen", level="arm")["error"]
             row[STREAMS[stream]] = f"{_geometric(error / floor.astype(float)):.2f}"
-        row["operations"] = f"{_geometric(cost.xs(arm, level='arm') / cost.xs('refit', level='arm')):.2g}"
+        row["operations"] = f"{_geometric(cost.loc[[*JUDGED]].xs(arm, level='arm') / cost.loc[[*JUDGED]].xs('refit', level='arm')):.2g}"
         rows[NAMES[arm]] = row
     return pd.DataFrame(rows).T
 
