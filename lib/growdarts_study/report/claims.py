@@ -126,7 +126,7 @@ def cheaper(runs: pd.DataFrame, pilots: pd.DataFrame, tasks: Sequence[str]) -> V
     cheap, dear = cost.over.high < 100 * np.log(0.8), cost.over.low > 0
     verdict = "contradicted" if dear else "supported" if cheap and quality.high < 1 else "undecided"
     what = (f"operations until the target, growing against a fixed backbone of 4 nodes; {ours:.0%} and {theirs:.0%} never reach it; "
-            f"error of the cell: {quality.percent().text('+.0f')}, of which the upper end (of a 90 % interval) must be below +1 %")
+            f"error of its cell up to {quality.percent().high:+.0f} %, where +1 % is allowed")
     return _verdict("C3", what, verdict, cost, -100 * np.log(0.8), pilots.groupby("task").size().min() >= PILOTS)
 
 
