@@ -106,8 +106,7 @@ def failures(runs: pd.DataFrame, factor: float = 1000.0) -> pd.DataFrame:
     that of the mean."""
     errors = runs[["one_shot", "retrained"]].astype(float)
     found = pd.DataFrame({"diverged": errors.eq(runs["mean"], axis=0).any(axis=1), "exploded": errors.gt(factor * runs["mean"], axis=0).any(axis=1)})
-    found = found[~runs.index.get_level_values("arm").isin(CLOSED_FORMS)].groupby("arm").agg(["sum"]).droplevel(1, axis=1).assign(
-        runs=runs.groupby("arm").size())
+    found = found[~found.index.get_level_values("arm").isin(CLOSED_FORMS)].groupby("arm").sum().assign(runs=runs.groupby("arm").size())
     return found[found.diverged + found.exploded > 0][["runs", "diverged", "exploded"]].rename(index=NAMES)
 
 
