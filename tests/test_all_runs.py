@@ -49,7 +49,7 @@ def test_what_differs_from_most_runs_is_said(runs):
 
 
 def test_the_files_hold_the_table(runs, tmp_path):
-    all_runs.write(runs, tmp_path)
+    all_runs.write(runs, all_runs.daily_errors(), tmp_path)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "daily_errors.parquet"), all_runs.daily_errors())
     typed, text = pd.read_parquet(tmp_path / "runs.parquet"), pd.read_csv(tmp_path / "runs.csv")
     pd.testing.assert_frame_equal(typed, runs)

@@ -203,6 +203,7 @@ def test_the_table_of_verdicts_says_what_could_have_been_found():
     half = 50 / np.sqrt(10) * stats.t.ppf(0.975, 9)
     table = claims.verdict_table([claims.Verdict(claim, "what", "undecided", Interval(0.0, -half, half, 10), 3.0, 12) for claim in ("C10", "C8", "C2")])
     assert list(table.index) == ["C2", "C8", "C10"] and table["detectable"].tolist() == ["-39 %", "+50 points", "-39 %"]
+    assert table["estimate"].str.split(" \\(").str[0].tolist() == ["+0 %", "+0 points", "+0 %"]
     power = [stats.nct.sf(stats.t.ppf(0.975, 9), 9, effect / 50 * np.sqrt(10)) for effect in (50.0, -100 * np.log(0.61))]
     assert power == pytest.approx([0.8, 0.8], abs=0.01)
     assert table["on"].tolist() == ["10 stretches of Penn Treebank", "10 series, 12 seeds each", "10 series, 12 seeds each"]
@@ -325,6 +326,15 @@ def test_parts_of_the_search_are_compared_with_what_they_change():
     assert list(shown["series"]) == [5, 5] and list(shown["seeds"]) == [3, 3] and set(shown["error"]) == {"as searched"}
     assert len(ablations.figure(changes).axes[0].get_yticklabels()) == 2
     plt.close()
+
+
+def test_parts_of_another_group_are_compared_with_the_arm_of_their_own():
+    def runs(splitting, more):
+        return searches.read([record(task, seed, {arm: trained(9.0, one_shot={"test": error}) for arm, error in (("copy_splitting", splitting), (name, more))})
+                              for task in ("bilinear", "setar") for seed in (0, 1) for name in ("copy_none" if more > 1 else "copy_random_more",)])
+
+    changes = {part.arm: one.over.percent().mean for part, one in ablations.found(runs(1.0, 2.0), runs(0.5, 0.25))}
+    assert changes == {"copy_splitting": pytest.approx(-50), "copy_random_more": pytest.approx(-50)}
 
 
 def test_what_a_morphism_is_worth_one_epoch_later():

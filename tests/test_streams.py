@@ -335,6 +335,8 @@ def test_the_median_seed_is_not_moved_by_one_that_fails():
 def test_tables_and_picture_have_every_arm_and_stream():
     runs = runs_of(0.1, 0.0)
     assert list(report.arms_table(runs).index) == list(report.recovery_table(runs).index) == list(report.NAMES.values())
+    dear = runs.assign(flops=runs["flops"].where(runs.index.get_level_values("stream") != "no_change", 1e9))  # not judged, so it does not count
+    assert (report.arms_table(dear)["operations"] == report.arms_table(runs)["operations"]).all()
     assert report.arms_table(runs_of(0.1, 0.0, spread=0.0)).loc["growing", "abrupt"] == "5.00"  # 0.5 over the floor of 0.1
     assert report.contrast_table(runs).loc["fixed, 1 node", "outcome"] == "better"
     assert [ax.get_title() for ax in report.picture(runs).axes] == ["abrupt", "gradual", "recurring"]

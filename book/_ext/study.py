@@ -57,7 +57,7 @@ def write(app, error):
 
             shutil.rmtree(Path(app.outdir) / "records", ignore_errors=True)
             shutil.copytree(RECORDS, Path(app.outdir) / "records")
-            all_runs.write(all_runs.table(), made.parent)
+            all_runs.write(all_runs.table(), all_runs.daily_errors(), made.parent)
 
 
 class Picture(Directive):

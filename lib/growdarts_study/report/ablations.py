@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from growdarts_study.report.comparison import Interval
 from growdarts_study.report.claims import ONE_SHOT, PRUNING_MARGIN
+from growdarts_study.report.comparison import Interval
 from growdarts_study.report.contrasts import OVER_TASKS, Contrast, contrast
 from growdarts_study.report.figures import WIDTH, difference_bar
 from growdarts_study.report.searches import NAMES, effects, judged

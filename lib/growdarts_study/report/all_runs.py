@@ -74,7 +74,8 @@ def _rows(file: Path, place: Path) -> Iterator[dict[str, Any]]:
             for estimand in [name for name in ("retrained", "one_shot", "kept") if name in row] or ["retrained"]:  # of one that diverged no errors
                 errors, trained = row.get(estimand, {}), row.get("retrained", {})
                 yield common | {
-                    "config": [(name, str(config[name])) for name in ("operations", "train_epochs")],  # what arms of one name differ in
+                    "config": [*((name, str(config[name])) for name in ("operations", "train_epochs")),  # what arms of one name differ in
+                               ("group", config["group"] if config["group"] == "equal_cost" else "")],
                     "method": arm if estimand == "retrained" else f"{arm}, {estimand.replace('_', '-')}", "seed": config["seed"],
                     "validation_error": errors.get("validation"), "test_error": errors.get("test"), "floor": record["floor"],
                     "weights": trained.get("parameters"), "search_epochs": row.get("epochs"), "search_flops": row.get("search_flops")}
@@ -123,12 +124,12 @@ def made_again(file: Path = RESULTS / "benchmarks" / "again.json") -> pd.DataFra
         for (kind, commit), some in by_kind.items()]).set_index("experiment")
 
 
-def write(runs: pd.DataFrame, folder: Path) -> None:
+def write(runs: pd.DataFrame, days: pd.DataFrame, folder: Path) -> None:
     """`runs.csv`, `runs.parquet`, `daily_errors.parquet`, and `runs-data.js`, the columns that the page shows."""
     folder.mkdir(parents=True, exist_ok=True)
     runs.to_csv(folder / "runs.csv", index=False)
     runs.to_parquet(folder / "runs.parquet", index=False)
-    daily_errors().to_parquet(folder / "daily_errors.parquet", index=False)
+    days.to_parquet(folder / "daily_errors.parquet", index=False)
     method = runs.method.where(runs.changed == "", runs.method + " (" + runs.changed + ")")
     files, numbers = np.unique(runs.record, return_inverse=True)
     shown = runs[["experiment", "data", "seed", "year", "test_error"]].assign(method=method, record=numbers).astype(object)

@@ -98,14 +98,14 @@ def without_exploded(table: pd.DataFrame, factor: float = 1000.0) -> tuple[int, 
 
 def without_diverged(runs: pd.DataFrame, arm: str, rival: str, of: str = "retrained", tasks: Sequence[str] | None = None) -> Interval:
     """The effect of `arm` against `rival` over tasks without runs that diverged, whose error is that of the mean."""
-    return contrast(effects(runs[runs[of] != runs["mean"]], arm, rival, of, tasks)).over
+    return contrast(effects(runs[~runs[f"{of}_failed"]], arm, rival, of, tasks)).over
 
 
 def failures(runs: pd.DataFrame, factor: float = 1000.0) -> pd.DataFrame:
     """A row an arm that has any: its runs, those whose search or whose training diverged, and those with an error that is a larger `factor` of
     that of the mean."""
     errors = runs[["one_shot", "retrained"]].astype(float)
-    found = pd.DataFrame({"diverged": errors.eq(runs["mean"], axis=0).any(axis=1), "exploded": errors.gt(factor * runs["mean"], axis=0).any(axis=1)})
+    found = pd.DataFrame({"diverged": runs["one_shot_failed"] | runs["retrained_failed"], "exploded": errors.gt(factor * runs["mean"], axis=0).any(axis=1)})
     found = found[~found.index.get_level_values("arm").isin(CLOSED_FORMS)].groupby("arm").sum().assign(runs=runs.groupby("arm").size())
     return found[found.diverged + found.exploded > 0][["runs", "diverged", "exploded"]].rename(index=NAMES)
 
@@ -113,7 +113,7 @@ def failures(runs: pd.DataFrame, factor: float = 1000.0) -> pd.DataFrame:
 def weights_kept(runs: pd.DataFrame, arm: str = "kept_2") -> Interval:
     """The effect of keeping a cell's weights against training the same cell from scratch, over tasks; without trainings that diverged."""
     own = runs.xs(arm, level="arm")
-    own = own[own["retrained"] != own["mean"]]
+    own = own[~own["retrained_failed"]]
     return contrast((100 * np.log(own["retrained"].astype(float) / own["from_scratch"].astype(float))).unstack("task")).over
 
 
@@ -142,6 +142,8 @@ def numbers(runs: pd.DataFrame, pilots: pd.DataFrame, spaces: Sequence[TaskSpace
     return {
         "c6_without": without_diverged(runs, "grow_2", "prune_none", "one_shot").percent().text("+.0f"),
         "c10_without": without_diverged(runs, remedy, "grow_1", tasks=others).percent().text("+.0f"),
+        "second_without": without_diverged(runs, "second_1", "grow_1").percent().text("+.0f"),
+        "second_failed": "{diverged} of {runs}".format(**failures(runs).loc[NAMES["second_1"]]),
         "weights_kept": weights_kept(runs).percent().text("+.0f"),
         "exploded": f"{exploded} of {pairs_of}", "without_exploded": without.percent().text("+.0f"),
         "scatter_seeds": f"{seeds / 100:.2f}", "scatter_series": f"{series / 100:.2f}",

@@ -37,7 +37,8 @@ SIZES = ("fixed_1", "fixed_2", "fixed_4", "fixed_8")
 def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A row a run, by task, seed and arm; those with the elementary operations have arms of their own names.
 
-    Columns: retrained and one_shot, the test errors, one that is not finite counting as that of the mean; validation and rate, validation
+    Columns: retrained and one_shot, the test errors, one that is not finite counting as that of the mean, and whether it is one of these,
+    retrained_failed and one_shot_failed; validation and rate, validation
     error and learning rate of the training from scratch; share, of the way from the error of the mean to the best possible or the best
     closed form; search_flops and flops, those of the search and of all; cell, its operations; nodes, the effective ones; what else a row
     of a record has. Where the derived cell is trained on from the weights that it has (`kept_2`), the errors of that count as retrained;
@@ -54,8 +55,9 @@ def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
                 row = row | {"retrained": row["retrained"] | row.get("kept", {}), "from_scratch": row["retrained"]["test"]}
             retrained, cell = row.get("retrained", {}), row.get("cell")
             error, one_shot = (_error(row, of, mean) for of in ("retrained", "one_shot"))
+            failed = {f"{of}_failed": _failed(row, of) for of in ("retrained", "one_shot")}
             rows.append({
-                **row, "task": config["dataset"], "seed": config["seed"], "arm": arm + suffix * (arm not in closed), "mean": mean,
+                **row, **failed, "task": config["dataset"], "seed": config["seed"], "arm": arm + suffix * (arm not in closed), "mean": mean,
                 "retrained": error, "one_shot": one_shot, "blocks": retrained.get("blocks"), "rate": retrained.get("rate", np.nan), "operations": config["operations"],
                 "mean_validation": record["closed_forms"]["mean"]["validation"], 
                 "validation": record["closed_forms"]["mean"]["validation"] if retrained.get("validation") is None else retrained["validation"],
@@ -68,10 +70,12 @@ def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 def _error(row: Mapping[str, Any], of: str, mean: float) -> float:
     """A test error of a row, NaN if the arm has none of that kind, `mean` if the search or the training diverged."""
-    if "diverged" in row:
-        return mean
-    error = row.get(of, {"test": np.nan})["test"]
-    return mean if error is None or of in row and not np.isfinite(error) else error
+    return mean if _failed(row, of) else row.get(of, {"test": np.nan})["test"]
+
+
+def _failed(row: Mapping[str, Any], of: str) -> bool:
+    """Whether the search diverged, or the error of this kind is not finite."""
+    return "diverged" in row or of in row and (row[of]["test"] is None or not np.isfinite(row[of]["test"]))
 
 
 def operations_of(cell: Mapping[str, Any]) -> tuple[str, ...]:
