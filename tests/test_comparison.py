@@ -138,6 +138,15 @@ def test_compare_all(made_up):
     assert turned.method == "mean" and turned.over_origins.mean > 0 and turned.statistic == -difference.statistic
 
 
+@pytest.mark.parametrize("origins, seeds, p, outcome", [
+    ((-2, -1), (-3, -1), 0.01, "better"), ((1, 2), (1, 3), 0.01, "worse"), ((-2, -1), (-3, -1), 0.2, "undecided"),
+    ((-0.6, -0.2), (-0.6, -0.2), 0.01, "equal within 1 %"), ((-2, 2), (-0.1, 0.1), 0.9, "undecided"),  # no wide interval is taken for equality
+    ((-1.4, -0.2), (-1.4, -0.2), 0.01, "undecided")])  # told from chance, but too small to matter, and not shown to be equal
+def test_an_outcome_needs_both_intervals_the_days_and_a_margin(origins, seeds, p, outcome):
+    intervals = [Interval(sum(pair) / 2, *pair, 5) for pair in (origins, seeds)]
+    assert Difference("a", "b", *intervals, statistic=1.0 if origins[0] > 0 else -1.0, p_value=p).outcome() == outcome
+
+
 @pytest.mark.parametrize("origins, seeds, p, decided", [
     ((-2, -1), (-3, -1), 0.01, -1), ((1, 2), (1, 3), 0.01, 1), ((-2, 1), (-3, -1), 0.01, 0),
     ((-2, -1), (1, 2), 0.01, 0), ((-2, -1), (-3, -1), 0.2, 0)])

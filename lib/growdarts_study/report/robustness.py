@@ -137,13 +137,14 @@ def numbers(runs: pd.DataFrame, pilots: pd.DataFrame, spaces: Sequence[TaskSpace
     looser = pilots.assign(errors=pilots["errors"].map(lambda errors: [1.3 * error for error in errors]))
     same, of, most = run_twice(runs)
     seeds, series = scatter(table)
+    second = runs.xs("second_1", level="arm")["retrained_failed"]
     exploded, pairs_of, without = without_exploded(effects(runs, "forced_fresh", "forced_morphism", "one_shot"))
     remedy, others = claims.chosen_remedy(runs), [task for task in tasks if task not in claims.CHOSEN_ON]
     return {
         "c6_without": without_diverged(runs, "grow_2", "prune_none", "one_shot").percent().text("+.0f"),
         "c10_without": without_diverged(runs, remedy, "grow_1", tasks=others).percent().text("+.0f"),
         "second_without": without_diverged(runs, "second_1", "grow_1").percent().text("+.0f"),
-        "second_failed": "{diverged} of {runs}".format(**failures(runs).loc[NAMES["second_1"]]),
+        "second_failed": f"{second.sum()} of {len(second)}",
         "weights_kept": weights_kept(runs).percent().text("+.0f"),
         "exploded": f"{exploded} of {pairs_of}", "without_exploded": without.percent().text("+.0f"),
         "scatter_seeds": f"{seeds / 100:.2f}", "scatter_series": f"{series / 100:.2f}",
