@@ -12,7 +12,7 @@ from scipy import stats
 from growdarts.spaces.two_input.operations import DEFAULT_TWO_INPUT, TWO_INPUT
 from growdarts_study.arms import DUPLICATION
 from growdarts_study.report import ablations, claims, contrasts, ranks, searches
-from growdarts_study.report.comparison import Interval
+from growdarts_study.report.comparison import Interval, interval
 from growdarts_study.report.whole_space import TaskSpace
 
 
@@ -22,18 +22,30 @@ def table(mean, between, within, tasks=8, seeds=12, seed=0):
                         columns=[f"t{i}" for i in range(tasks)])
 
 
-def test_the_interval_over_tasks_is_at_least_students():
+def test_the_interval_over_tasks_is_students_where_that_is_the_wider_one():
     effects = table(-5, 4, 2)
     found = contrasts.contrast(effects)
-    low, high = stats.t.interval(0.95, 7, effects.mean().mean(), stats.sem(effects.mean()))
-    assert found.over.mean == pytest.approx(effects.mean().mean())
-    assert found.over.low <= low + 1e-9 and found.over.high >= high - 1e-9 and found.over.n == 8
+    means = effects.mean()
+    assert (found.over.low, found.over.high) == pytest.approx(stats.t.interval(0.95, 7, means.mean(), stats.sem(means)))
+    assert found.over.mean == pytest.approx(means.mean()) and found.over.n == 8
 
 
 def test_noise_of_seeds_widens_the_interval_where_tasks_agree_by_chance():
     effects = table(0, 0, 1, tasks=3, seeds=4)
     effects = effects - effects.mean()  # all tasks have the mean 0, which seeds alone cannot promise
-    assert contrasts.contrast(effects).over.high > 0.3
+    over = contrasts.contrast(effects).over
+    assert over.high > 0.3 and over.low < over.at_90().low < -0.2 and 0.2 < over.at_90().high < over.high
+    drawn = np.random.default_rng(1).integers(3, size=(2000, 3))  # the same by a loop: tasks, then seeds within them
+    means = [np.mean([np.random.default_rng(i).choice(effects.iloc[:, task], 4).mean() for i, task in enumerate(tasks, 3 * n)]) for n, tasks in enumerate(drawn)]
+    assert np.percentile(means, [2.5, 97.5]) == pytest.approx([over.low, over.high], rel=0.08)
+    assert np.percentile(means, [5, 95]) == pytest.approx([over.at_90().low, over.at_90().high], rel=0.08)
+
+
+def test_what_a_t_test_finds_goes_by_students_interval_also_where_the_bootstrap_is_wider():
+    effects = table(0, 1, 6, tasks=9, seeds=4)
+    found, own = contrasts.contrast(effects), interval(effects.mean())
+    assert found.over.high - found.over.low > own.high - own.low
+    assert (found.over.detectable(), found.p_value) == pytest.approx((own.detectable(), stats.ttest_1samp(effects.mean(), 0).pvalue))
 
 
 @pytest.mark.parametrize("mean, between, verdict", [
@@ -103,8 +115,12 @@ def test_all_sizes_together_cost_what_their_searches_spend():
     found = searches.target_table(searches.read([run(task, 0, **sizes) for task in ("bilinear", "setar")]), pilots)
     assert found.loc["all four sizes, in full", "operations"].startswith("+700 %")  # 10 + 20 + 20 + 30 over 10
     assert found.loc["fixed backbone, 1 node", "operations"].startswith("+300 %") and found.loc["fixed backbone, 1 node", "never reach it"] == "100%"
-    assert found.loc["all four sizes, in full", "never reach it"] == "-" and found.loc["fixed backbone, 4 nodes", ["operations", "never reach it"]].tolist() == ["+0 % (+0 to +0)", "0%"]
+    assert found.loc["all four sizes, in full", "never reach it"] == "-" and found.loc["fixed backbone, 4 nodes", ["operations", "never reach it"]].tolist() == ["-", "0%"]
     assert found.loc["growing from 1 node", "operations"].startswith("+0 %") and "growing from 2 nodes" not in found.index
+    assert found["growing from 1 against it"].str.split(" %").str[0].tolist() == ["-", "-75", "-50", "+0", "-75", "-88"]  # 10 over 40, the limit, 20, 10, 40 and 80
+    more = run("setar", 1, fixed_1=[0.4], fixed_4=[0.4])  # growing did not run on it
+    found = searches.target_table(searches.read([*(run(task, 0, **sizes) for task in ("bilinear", "setar")), more]), pilots)
+    assert found.loc["fixed backbone, 1 node", "operations"].startswith("+183 %") and found.loc["fixed backbone, 1 node", "growing from 1 against it"].startswith("-75 %")
 
 
 def test_a_closed_form_is_chosen_on_validation():

@@ -123,6 +123,8 @@ def test_a_search_that_was_run_twice():
                 "kept_2": trained(0.5, ("gate", "carry")[:1 + seed], one_shot={"test": [0.4, 0.1][seed]})}
 
     assert robustness.run_twice(made(rows, seeds=2)) == (1, 2, pytest.approx(4.0))
+    diverged = {"diverged": "search diverged in epoch 3: loss = inf"}  # has no error of its own, and no cell
+    assert robustness.run_twice(made(lambda task, seed: rows(task, 0) | ({"kept_2": diverged} if seed == 2 else {}), seeds=3)) == (2, 2, pytest.approx(1.0))
 
 
 def test_the_share_of_the_larger_step():

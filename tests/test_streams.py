@@ -312,6 +312,15 @@ def test_a_real_series_that_disagrees_takes_support_away():
     assert report.real_table(both).loc["growing", "all days"].startswith("-50 %")
 
 
+def test_the_spring_of_2020_is_the_blocks_that_reach_into_it():
+    days = ["2020-02-01", "2020-02-15", "2020-03-01", "2020-04-30", "2020-05-15"]  # the second one ends on 29 February
+    errors = {"grow": [1.0, 0.5, 0.5, 0.5, 1.0], "frozen": [1.0] * 5}
+    real = report.read([record(0, {name: [1.0] * 5 for name in errors}, "log_range", floor=None, changes=[], labels=days)])
+    for name, blocks in errors.items():
+        real.at[("log_range", 0, name), "blocks"] = blocks
+    assert report.real_table(real).loc["growing", "spring of 2020"] == "-50 %"
+
+
 def test_days_to_recover_are_counted_by_hand():
     # mean 1 and floor 0.1: back at 0.1 + 0.25 * 0.9 = 0.325. Days 600 to 800 in blocks of 10; the law changes on day 700
     before, after = [0.12] * 10, [1.0] * 4 + [0.2] * 6

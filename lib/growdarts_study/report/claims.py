@@ -122,7 +122,7 @@ def of_all(claim: str, pairs: Sequence[tuple[str, str]], contrasts: Sequence[Con
 def cheaper(runs: pd.DataFrame, pilots: pd.DataFrame, tasks: Sequence[str]) -> Verdict:
     """C3: the upper end of the ratio of operations is below 0.8, and that of the retrained error's 90 % interval below +1 %."""
     costs, ours, theirs = costs_until_target(runs, pilots, "grow_1")
-    cost, quality = contrast(costs.filter(tasks)), contrast(effects(runs, "grow_1", "fixed_4", tasks=tasks)).over.at(0.9)
+    cost, quality = contrast(costs.filter(tasks)), contrast(effects(runs, "grow_1", "fixed_4", tasks=tasks)).over.at_90()
     cheap, dear = cost.over.high < 100 * np.log(0.8), cost.over.low > 0
     verdict = "contradicted" if dear else "supported" if cheap and quality.high < 1 else "undecided"
     what = (f"operations until the target, growing against a fixed backbone of 4 nodes; {ours:.0%} and {theirs:.0%} never reach it; "

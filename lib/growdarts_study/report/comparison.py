@@ -22,12 +22,14 @@ MARGIN = 1.0  # percent of the error: no smaller difference is of interest on th
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its confidence interval (Student's t) over `n` values."""
+    """A mean with its 95 % confidence interval over `n` values: Student's t, or a bootstrap, which then says what else it found."""
 
     mean: float
     low: float
     high: float
     n: int
+    student: "Interval | None" = None  # of a bootstrap: Student's interval of the same values
+    inner: tuple[float, float] | None = None  # of a bootstrap: its 90 % interval
 
     def ends(self, form: str = "+.2f") -> str:
         """Both ends for reading, a dash without an interval."""
@@ -41,14 +43,16 @@ class Interval:
         """-1 or +1 where the interval lies on one side of zero, else 0."""
         return int(self.low > 0) - int(self.high < 0) if self.n > 1 else 0
 
-    def at(self, level: float) -> "Interval":
-        """The interval of another level over the same values."""
-        half = (self.high - self.mean) * float(np.divide(*stdtrit(self.n - 1, [0.5 + level / 2, 0.5 + LEVEL / 2])))
+    def at_90(self) -> "Interval":
+        """The 90 % interval over the same values."""
+        if self.inner:
+            return Interval(self.mean, *self.inner, self.n)
+        half = (self.high - self.mean) * float(np.divide(*stdtrit(self.n - 1, [0.5 + (2 * LEVEL - 1) / 2, 0.5 + LEVEL / 2])))
         return Interval(self.mean, self.mean - half, self.mean + half, self.n)
 
     def within(self, margin: float) -> bool:
         """Two one-sided tests at 5 %: whether the 90 % interval lies between minus and plus `margin`."""
-        found = self.at(2 * LEVEL - 1)
+        found = self.at_90()
         return -margin < found.low and found.high < margin
 
     def percent(self) -> "Interval":
@@ -60,14 +64,19 @@ class Interval:
         if self.n < 2 or np.allclose([self.low, self.high], 0):
             return 1.0
         with np.errstate(divide="ignore"):  # equal values: t is infinite
-            t = np.divide(self.mean, self.high - self.mean) * stdtrit(self.n - 1, 0.5 + LEVEL / 2)
+            t = np.divide(self.mean, self._half()) * stdtrit(self.n - 1, 0.5 + LEVEL / 2)
         return float(2 * stdtr(self.n - 1, -abs(t)))
 
+    def _half(self) -> float:
+        """Half the width of Student's interval."""
+        student = self.student or self
+        return student.high - student.mean
+
     def detectable(self) -> float:
-        """The true mean that a test at 5 % on so many values, as scattered as these, finds with a power of 80 %."""
+        """The true mean that a t test at 5 % on so many values, as scattered as these, finds with a power of 80 %."""
         from statsmodels.stats.power import TTestPower
 
-        deviation = (self.high - self.mean) / float(stdtrit(self.n - 1, 0.5 + LEVEL / 2)) * np.sqrt(self.n)
+        deviation = self._half() / float(stdtrit(self.n - 1, 0.5 + LEVEL / 2)) * np.sqrt(self.n)
         return float(TTestPower().solve_power(nobs=self.n, alpha=1 - LEVEL, power=POWER) * deviation)
 
     def detectable_fall(self) -> str:

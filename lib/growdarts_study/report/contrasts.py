@@ -50,9 +50,10 @@ def contrast(effects: pd.DataFrame, margin: float = OVER_TASKS, draws: int = DRA
 def _over(means: np.ndarray, drawn: np.ndarray) -> tuple[Interval, float]:
     """The mean of the tasks' `means` with the wider interval, and its p-value; `drawn` (draws, tasks) are the means of drawn tasks."""
     found = interval(means)
-    low, high = np.percentile(drawn.mean(axis=1), [2.5, 97.5])
-    half = max(found.high - found.mean, found.mean - low, high - found.mean)
-    return Interval(found.mean, found.mean - half, found.mean + half, found.n), found.p_value()
+    low, low_90, high_90, high = np.percentile(drawn.mean(axis=1), [2.5, 5, 95, 97.5]).tolist()
+    if high - low <= found.high - found.low:
+        return found, found.p_value()
+    return Interval(found.mean, low, high, found.n, found, (low_90, high_90)), found.p_value()
 
 
 def _bootstrap(effects: pd.DataFrame, draws: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from growdarts_study.report.comparison import Interval, interval
+from growdarts_study.report.contrasts import contrast
 from growdarts_study.report.searches import NAMES, judged
 from growdarts_study.report.whole_space import TaskSpace
 
@@ -38,7 +39,7 @@ def order_by_loss(runs: pd.DataFrame, arms: Sequence[str] = ("grow_1", "grow_2",
     found = runs[runs.index.isin(arms, level="arm")].dropna(subset="errors")
     taus = pd.Series({key: stats.kendalltau(group["errors"].map(min), group["retrained"]).statistic
                       for key, group in found.groupby(level=["task", "seed"]) if len(group) > 1})
-    return interval(taus.groupby(level=0).mean().filter(judged(runs)))
+    return contrast(taus.unstack(0).filter(judged(runs))).over
 
 
 def regret(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arms: Sequence[str]) -> dict[str, tuple[Interval, list[float]]]:
@@ -68,6 +69,6 @@ def stage_gaps(runs: pd.DataFrame) -> pd.DataFrame:
             for key, row in found[found["stage_errors"].map(len) > stage].iterrows():
                 ends = [0, *row["grown"], int(row["epochs"])]
                 ratios[key] = 100 * np.log(min(row["stage_errors"][stage] or np.inf, row["mean_validation"]) / min(row["errors"][ends[stage]:ends[stage + 1]]))
-            means = pd.Series(ratios, dtype=float).groupby(level=0).mean().filter(judged(runs))
-            rows.setdefault(NAMES[arm], {})[f"stage {stage + 1}"] = f"{interval(means).percent().text('+.0f')}, {len(ratios)}" if ratios else "-"
+            over = contrast(pd.Series(ratios).unstack(0).filter(judged(runs))).over if ratios else None
+            rows.setdefault(NAMES[arm], {})[f"stage {stage + 1}"] = f"{over.percent().text('+.0f')}, {len(ratios)}" if over else "-"
     return pd.DataFrame(rows).T

@@ -82,8 +82,9 @@ def given_back(runs: pd.DataFrame, arm: str = ARM, start: int = 1) -> float:
 
 
 def run_twice(runs: pd.DataFrame, one: str = "grow_2", other: str = "kept_2") -> tuple[int, int, float]:
-    """Of one search that was run at two commits: how often the cell is the same, of how many, and the largest ratio of one-shot errors."""
-    first, second = (runs.xs(arm, level="arm") for arm in (one, other))
+    """Of one search that was run at two commits and did not diverge: how often the cell is the same, of how many, and the largest ratio of
+    one-shot errors."""
+    first, second = (runs[~runs["one_shot_failed"]].xs(arm, level="arm") for arm in (one, other))
     both = first.index.intersection(second.index)
     ratios = np.log(first.loc[both, "one_shot"].astype(float) / second.loc[both, "one_shot"].astype(float))
     same = [a == b for a, b in zip(first.loc[both, "cell"], second.loc[both, "cell"], strict=True)]

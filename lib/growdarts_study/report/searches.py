@@ -130,8 +130,9 @@ def costs_until_target(runs: pd.DataFrame, pilots: pd.DataFrame, arm: str) -> tu
 
 
 def target_table(runs: pd.DataFrame, pilots: pd.DataFrame) -> pd.DataFrame:
-    """A row a way to search: its operations until the target against those of `fixed_4`, over series, in percent, and how often it never
-    gets there [protocol E2]. All sizes together are what choosing one of them by hand costs: all that the four searches spend."""
+    """A row a way to search: its operations until the target against those of `fixed_4`, over series, in percent, how often it never
+    gets there [protocol E2], and the operations of `grow_1` against its own, on the series and seeds that both have. All sizes together
+    are what choosing one of them by hand costs: all that the four searches spend."""
     arms, there = ["grow_1", "grow_2", "fixed_1", "fixed_2", "fixed_4", "fixed_8"], set(runs.index.get_level_values("arm"))
     if set(SIZES) <= there:
         spent = pd.concat([runs.xs(arm, level="arm", drop_level=False)["spent"].dropna().map(lambda costs: costs[-1]) for arm in SIZES])
@@ -139,12 +140,14 @@ def target_table(runs: pd.DataFrame, pilots: pd.DataFrame) -> pd.DataFrame:
         sizes = pd.DataFrame({"spent": [[cost] for cost in total], "errors": [[0.0]] * len(total)},
                              pd.MultiIndex.from_tuples([(*pair, "sizes") for pair in total.index], names=runs.index.names))
         runs, arms, there = pd.concat([runs, sizes]), [*arms, "sizes"], there | {"sizes"}
+    found = {arm: costs_until_target(runs, pilots, arm) for arm in arms if arm in there}
     rows = {}
-    for arm in (arm for arm in arms if arm in there):
-        costs, missed, _ = costs_until_target(runs, pilots, arm)
+    for arm, (costs, missed, _) in found.items():
         costs = costs.filter(judged(runs))
+        growing = (found["grow_1"][0] - costs).dropna(how="all").dropna(axis=1, how="all")
         rows[NAMES.get(arm, "all four sizes, in full")] = {
-            "operations": contrast(costs).over.percent().text("+.0f"), "never reach it": "-" if arm == "sizes" else f"{missed:.0%}",
+            "operations": "-" if arm == "fixed_4" else contrast(costs).over.percent().text("+.0f"), "never reach it": "-" if arm == "sizes" else f"{missed:.0%}",
+            "growing from 1 against it": "-" if arm == "grow_1" else contrast(growing).over.percent().text("+.0f"),
             "series": str(costs.shape[1]), "seeds": str(int(costs.count().min()))}
     return pd.DataFrame(rows).T
 
@@ -226,7 +229,7 @@ def gap(runs: pd.DataFrame, arm: str) -> Interval:
     of_arm = runs.xs(arm, level="arm")
     of_arm = of_arm[of_arm.index.get_level_values("task").isin(judged(runs))]
     ratios = 100 * np.log(of_arm["retrained"].astype(float) / of_arm["one_shot"].astype(float))
-    return interval(ratios.groupby("task").mean())
+    return contrast(ratios.unstack("task")).over
 
 
 def growth_table(runs: pd.DataFrame) -> pd.DataFrame:

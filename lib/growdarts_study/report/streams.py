@@ -70,7 +70,7 @@ def c9(runs: pd.DataFrame) -> Judged:
     rivals = [over_seeds(runs, "grow", rival) for rival in RIVALS]
     refit, cost = over_seeds(runs, "grow", "refit"), np.exp(effects(runs, "grow", "refit", "flops").mean().mean() / 100)
     said = [one.outcome(float(p)) for one, p in zip(rivals, holm([one.p_value for one in rivals]), strict=True)]
-    as_well = refit.over.n > 1 and refit.over.at(0.9).high < WITHIN_TASK
+    as_well = refit.over.n > 1 and refit.over.at_90().high < WITHIN_TASK
     name, shown = max(zip(RIVALS, rivals, strict=True), key=lambda pair: pair[1].over.mean)
     percent = shown.over.percent()
     verdict = "undecided"
@@ -164,10 +164,11 @@ def real_says(runs: pd.DataFrame, rivals: Sequence[str] = RIVALS) -> str:
 
 
 def real_table(runs: pd.DataFrame, base: str = "frozen") -> pd.DataFrame:
-    """A row an arm: change of its error on the log range against `base`, over all days and in the spring of 2020."""
+    """A row an arm: change of its error on the log range against `base`, over all days and in the blocks of days that reach into
+    the spring of 2020."""
     real, rows = runs.loc["log_range"], {}
     days = np.array(real["labels"].iloc[0])
-    crisis = np.flatnonzero((days >= CRISIS[0]) & (days <= CRISIS[1]))
+    crisis = np.flatnonzero((days <= CRISIS[1]) & (np.append(days[1:], days[-1]) >= CRISIS[0]))  # blocks that hold a day of it
     for arm in [name for name in NAMES if name in real.index.get_level_values("arm") and name != base]:
         ours, theirs = (real.xs(name, level="arm")["blocks"] for name in (arm, base))
         low, high = block_interval(_pairs(ours), _pairs(theirs))
