@@ -35,6 +35,9 @@ def test_every_record_is_in_it_with_its_numbers(runs):
             expected = {arm + name: row[of]["test"] for arm, row in record["rows"].items() for of, name in names.items() if of in row}
             expected |= {arm: None for arm, row in record["rows"].items() if "diverged" in row}
             assert dict(zip(own.method, own.test_error.astype(object).where(own.test_error.notna(), None), strict=True)) == expected
+            nodes = own[~own.method.str.contains(",")].set_index("method").nodes.dropna()
+            cells = {arm: row["cell"] for arm, row in record["rows"].items() if "cell" in row}
+            assert nodes.to_dict() == {arm: len(cell["layers"][0] if "layers" in cell else cell["recurrent"]) for arm, cell in cells.items()}
         else:
             (row,) = own.to_dict("records")
             assert (row["test_error"], row["weights"], row["method"]) == (

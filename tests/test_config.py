@@ -183,7 +183,7 @@ def test_every_tier_of_language_and_images_is_valid(experiment, tier):
     grid = yaml.safe_load(grids.GRIDS.read_text())[experiment][tier]
     groups = grid.get("groups", {"all": grid}).values()
     assert len(jobs) == sum(len(group["methods"]) * len(group["seeds"]) for group in groups)
-    assert len({file for job in jobs for file in job.files()}) == len(jobs)
+    assert len({file for job in jobs for file in job.runs()}) == len(jobs)
     device = "cpu" if tier == "reduced" else "cuda"
     assert {job.config.device for job in jobs} == {device} and (grid.get("gpu_hours", 0) > 0) == (device == "cuda")
 

@@ -106,6 +106,10 @@ def test_costs_are_ratios_until_the_target_of_the_pilots():
     assert list(costs["bilinear"]) == pytest.approx([100 * np.log(40 / 10), 0.0]) and (ours, theirs) == (0.5, 0.5)
 
 
+def test_without_records_there_are_no_runs():
+    assert searches.judged(searches.read([])) == []  # as in a job of a batch, which makes records and reads none
+
+
 def test_all_sizes_together_cost_what_their_searches_spend():
     def run(task, seed, group="main", **errors):
         return record(task, seed, {arm: trained(0.5, errors=found, spent=[10.0 * (i + 1) for i in range(len(found))]) for arm, found in errors.items()}, group)
@@ -217,12 +221,13 @@ def test_the_table_of_claims_has_every_claim_once_and_says_what_is_preliminary()
 def test_the_table_of_verdicts_says_what_could_have_been_found():
     """Ten values with a deviation of 50: power is that of the noncentral t with 9 degrees of freedom."""
     half = 50 / np.sqrt(10) * stats.t.ppf(0.975, 9)
-    table = claims.verdict_table([claims.Verdict(claim, "what", "undecided", Interval(0.0, -half, half, 10), 3.0, 12) for claim in ("C10", "C8", "C2")])
+    table = claims.verdict_table([claims.Verdict(claim, "what", "undecided", Interval(0.0, -half, half, 10), 3.0, 12, unit="texts" * (claim == "C2"))
+                                  for claim in ("C10", "C8", "C2")])
     assert list(table.index) == ["C2", "C8", "C10"] and table["detectable"].tolist() == ["-39 %", "+50 points", "-39 %"]
     assert table["estimate"].str.split(" \\(").str[0].tolist() == ["+0 %", "+0 points", "+0 %"]
     power = [stats.nct.sf(stats.t.ppf(0.975, 9), 9, effect / 50 * np.sqrt(10)) for effect in (50.0, -100 * np.log(0.61))]
     assert power == pytest.approx([0.8, 0.8], abs=0.01)
-    assert table["on"].tolist() == ["10 stretches of Penn Treebank", "10 series, 12 seeds each", "10 series, 12 seeds each"]
+    assert table["on"].tolist() == ["10 texts", "10 series, 12 seeds each", "10 series, 12 seeds each"]
 
 
 def test_the_plot_of_an_interval_is_to_scale():

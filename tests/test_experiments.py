@@ -1,5 +1,6 @@
 """Language and image runs from configuration to record; the width that a budget of weights allows."""
 
+import json
 import math
 
 import pytest
@@ -83,6 +84,18 @@ def test_the_next_best_trial_takes_the_place_of_a_training_that_diverges(monkeyp
     with pytest.raises(DivergenceError):
         experiments.run(config)
     assert [f"{rate:g}" for rate in trained] == ranked
+
+
+def test_a_stage_without_an_error_is_recorded(monkeypatch):
+    """A grown network whose error overflows ends the search; the record, which JSON must be able to hold, has no number there."""
+    class Blind(phases.ControlledSearch):
+        def _stage_error(self):
+            return math.nan if self.state.stage_errors else super()._stage_error()
+
+    monkeypatch.setattr(phases, "ControlledSearch", Blind)
+    record = experiments.run(smoke("language", methods=["grow"], search_epochs=4, stage_epochs=1, max_nodes=2))
+    assert [error is None for error in record["search"]["stage_errors"]] == [False, True]
+    json.dumps(record, allow_nan=False)
 
 
 def test_a_search_that_diverges_is_made_again_with_half_the_step(monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from growdarts_study.report import claims, language
+from growdarts_study.report import language
 
 
 def record(method, seed, nats, space="two_input", genotype=None, tokens=5 * language.WORDS, dataset=language.DATASET):
@@ -85,8 +85,8 @@ def test_seeds_count_where_growing_has_all_rivals():
 def test_it_is_so_far_until_every_rival_has_all_seeds():
     noise = np.linspace(-1, 1, 12)
     found = {"lstm": noise - 5, "gru": noise - 5, "random": noise - 4}
-    assert not claims.on_language(runs_of(found)).preliminary()
-    assert claims.on_language(runs_of(found | {"gru": noise[:11] - 5})).preliminary()
+    assert not language.c2(runs_of(found)).preliminary()
+    assert language.c2(runs_of(found | {"gru": noise[:11] - 5})).preliminary()
 
 
 def test_tables():

@@ -81,7 +81,7 @@ def test_a_tier_is_complete_and_holds_nothing_else(notebook_config, tmp_path):
     experiments.run_all(job.config)
     (record,) = grids.load_records("time_series", "smoke", tmp_path / "grid.yml")
     assert record["config"]["method"] == "mean" and job.is_done()
-    job.files()[0].with_name("mean-by-hand.json").write_text("{}")
+    next(iter(job.runs())).with_name("mean-by-hand.json").write_text("{}")
     with pytest.raises(records.RecordError, match="1 records are not of the present grid, .*mean-by-hand.json"):
         grids.load_records("time_series", "smoke", tmp_path / "grid.yml")
 
@@ -137,7 +137,7 @@ def test_a_record_under_another_name_is_refused(notebook_config, tmp_path):
     three, four = grids.jobs("time_series", "smoke", tmp_path / "grid.yml")
     for job in (three, four):
         experiments.run_all(job.config)
-    (file,), (other,) = three.files(), four.files()
+    (file,), (other,) = three.runs(), four.runs()
     good = records.load(file)
     assert len(grids.load_records("time_series", "smoke", tmp_path / "grid.yml")) == 2
     copied = records.load(other)

@@ -287,9 +287,9 @@ def runs_of(ratio_fixed, ratio_refit, spread=0.01, streams=report.JUDGED, **more
     (0.01, 0.0, 10.0, "undecided"), (0.1, -0.02, 10.0, "undecided")])
 def test_verdicts_on_growing(fixed, refit, cost, verdict):
     found = report.c9(runs_of(fixed, refit, refit_flops=cost))
-    assert found.verdict == verdict and found.n == 12 and found.complete
+    assert found.verdict == verdict and found.seeds == 12 and not found.preliminary()
     assert found.estimate.mean == pytest.approx(-100 * fixed, abs=1)  # the less favourable of both
-    assert found.interval[0] < 100 * np.expm1(-fixed) < found.interval[1]
+    assert found.estimate.low < -100 * fixed < found.estimate.high
 
 
 def test_the_unit_is_a_seed():
@@ -298,7 +298,7 @@ def test_the_unit_is_a_seed():
     means = report.effects(runs, "grow", "fixed_1").mean(axis=1)
     low, high = stats.t.interval(0.95, 11, means.mean(), stats.sem(means))
     assert one.over.n == 12 and one.over.low <= low + 1e-9 and high - 1e-9 <= one.over.high
-    assert not report.c9(runs_of(0.1, 0.0, streams=report.JUDGED[:2])).complete
+    assert report.c9(runs_of(0.1, 0.0, streams=report.JUDGED[:2])).preliminary()
 
 
 def test_a_real_series_that_disagrees_takes_support_away():
@@ -354,7 +354,7 @@ def test_tables_and_picture_have_every_arm_and_stream():
 def test_one_seed_decides_nothing():
     runs = runs_of(0.3, 0.3)
     one = runs[runs.index.get_level_values("seed") == 0]
-    assert report.c9(one).verdict == "undecided" and report.c9(one).n == 1 and not report.c9(one).complete
+    assert report.c9(one).verdict == "undecided" and report.c9(one).seeds == 1 and report.c9(one).preliminary()
     assert set(report.contrast_table(one)["outcome"]) == {"undecided"}
 
 

@@ -13,8 +13,8 @@ from growdarts_study.settings import no_value_twice
 
 @dataclass(frozen=True)
 class Arm:
-    """A search: what differs from the settings of all, its backbone, and whether that has all `max_nodes` from the start, and
-    whether its strongest operations are also trained on from the weights that they have."""
+    """A search. `changes`: its settings where they differ from those of all arms; `morphism`: new nodes preserve the function;
+    `whole`: all `max_nodes` are there from the start; `keep`: the derived cell is also trained on from the weights that it has."""
 
     changes: dict[str, Any] = field(default_factory=dict)
     morphism: bool = True
@@ -120,7 +120,7 @@ class SearchesConfig(SearchesSettings, Grid):
 
     def runs(self) -> list[SearchesRun]:
         """The runs, seeds within series."""
-        shared = {name: getattr(self, name) for name in SearchesSettings.model_fields if name != "seed"}
+        shared = self.model_dump(include={*SearchesSettings.model_fields})
         return [SearchesRun.of({**shared, "dataset": name, **OneSeries.usual, **own, "seed": seed})
                 for name, own in self.series.items() for seed in self.seeds]
 
@@ -137,7 +137,7 @@ class AblationConfig(SearchesConfig):
 
     def switched(self) -> dict[str, SearchesConfig]:
         """The searches with every value, by switch and value."""
-        same = {name: getattr(self, name) for name in SearchesConfig.model_fields}
+        same = self.model_dump(include={*SearchesConfig.model_fields})
         return {f"{self.switch} = {value}": SearchesConfig.of({**same, self.switch: value}) for value in self.values}
 
     @model_validator(mode="after")

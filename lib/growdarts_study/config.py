@@ -13,6 +13,7 @@ from growdarts.devices import Device
 from growdarts_study.precision import Precision
 from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts_study.controls import ControlledSettings
+from growdarts_study.data.processes import PROCESSES
 from growdarts_study.settings import StudySettings, known_operations, no_value_twice
 
 Tier = Literal["smoke", "reduced", "workstation", "full"]
@@ -50,8 +51,8 @@ class MethodGrid(Grid):
 
     def run_of(self, method: str, **varied: Any) -> Any:
         """The run of `method`, with what the grid does not share."""
-        shared = {name: getattr(self, name) for name in self.run_class.model_fields if name not in ("method", *varied)}
-        return self.run_class(**shared, method=method, **varied)
+        shared = self.model_dump(include={*self.run_class.model_fields})
+        return self.run_class(**shared | varied, method=method)
 
 
 # ---- time series -------------------------------------------------------------------------------
@@ -65,9 +66,7 @@ def two_input_operations(operations: list[str]) -> None:
                          "grown by morphism and a cell may never leave the zero state")
 
 
-Generated = Literal["linear_var", "garch", "bilinear", "setar", "narma10", "mackey_glass", "henon_lattice",
-                    "sample_and_hold"]
-SeriesName = Literal["synthetic_var", "eu_stock_markets", "g7_brics", "log_range", "santa_fe_laser", "nyc_weather", Generated]
+SeriesName = Literal["synthetic_var", "eu_stock_markets", "g7_brics", "log_range", "santa_fe_laser", "nyc_weather", *PROCESSES]
 
 
 class TimeSeriesSettings(ControlledSettings):

@@ -45,12 +45,8 @@ class Job:
         """Whether every record of the job is there. With a user's own files only the job itself can tell."""
         return all(file.exists() and run.dataset != "folder" for file, run in self.runs().items())
 
-    def files(self) -> list[Path]:
-        """The records that it makes."""
-        return list(self.runs())
-
     def runs(self) -> dict[Path, Any]:
-        """The configuration of every record that it makes."""
+        """The records that it makes, each with the configuration of its run."""
         return {records.path(run, self.config.tier, self.config.experiment): run for run in self.config.runs()}
 
     def parameters_yaml(self) -> str:

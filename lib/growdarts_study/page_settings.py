@@ -1,11 +1,12 @@
 """Parameters of notebooks 01 and 06 to 09; those of the others are in `config`, `arms` and `stream_settings`."""
 
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from growdarts.spaces.two_input.operations import TWO_INPUT
-from growdarts_study.config import Generated, Grid, SeriesName, two_input_operations
+from growdarts_study.config import Grid, SeriesName, two_input_operations
+from growdarts_study.data.processes import PROCESSES
 from growdarts_study.settings import StudySettings, known_operations, no_value_twice
 
 
@@ -50,7 +51,7 @@ class OneSeries(StudySettings):
 
     def draw(self, seed: int) -> int | None:
         """Seed of the series: a generated one is drawn anew for every seed."""
-        return seed if self.dataset in get_args(Generated) else None
+        return seed if self.dataset in PROCESSES else None
 
 
 SeriesOf = dict[SeriesName, dict[str, int | None]]  # series, each with what differs from the usual values
@@ -78,7 +79,7 @@ class WholeSpaceConfig(WholeSpaceSettings, Grid):
 
     def runs(self) -> list[WholeSpaceRun]:
         """The runs, one a series."""
-        shared = {name: getattr(self, name) for name in WholeSpaceSettings.model_fields}
+        shared = self.model_dump(include={*WholeSpaceSettings.model_fields})
         return [WholeSpaceRun.of({**shared, "dataset": name, **OneSeries.usual, **own}) for name, own in self.series.items()]
 
     def label(self) -> str:

@@ -113,7 +113,7 @@ def _lacks(record: Any, entry: str) -> bool:
 
 
 def table(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """One row a run: method, seed, origin, errors (mean squared, standardised), sizes and costs."""
+    """One row a run: method, seed, origin, errors (in the unit of the experiment), sizes and costs."""
     rows = []
     for record in records:
         result, cost, config = record["result"], record["cost"], record["config"]

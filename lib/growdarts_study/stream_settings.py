@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from growdarts_study.config import Grid, two_input_operations
 from growdarts_study.controls import ControlledSettings
+from growdarts_study.data.processes import STREAMS
 from growdarts_study.settings import StudySettings, no_value_twice
 
 
@@ -34,7 +35,7 @@ NETWORKS = {
     "refit_drift": StreamArm(refits="on_drift"),
 }
 STREAM_ARMS = (*NETWORKS, "linear")  # recursive least squares with forgetting
-StreamName = Literal["no_change", "abrupt", "gradual", "recurring", "log_range"]
+StreamName = Literal[(*STREAMS, "log_range")]
 
 
 class StreamSettings(ControlledSettings):
@@ -74,7 +75,7 @@ class OneStream(StudySettings):
 
     def draw(self) -> int | None:
         """Seed of the stream: a generated one is drawn anew for every seed."""
-        return self.seed if self.dataset != "log_range" else None
+        return self.seed if self.dataset in STREAMS else None
 
 
 class StreamRun(StreamSettings, OneStream):
@@ -107,7 +108,7 @@ class StreamsConfig(StreamSettings, Grid):
 
     def runs(self) -> list[StreamRun]:
         """The runs, seeds within streams."""
-        shared = {name: getattr(self, name) for name in StreamSettings.model_fields if name != "seed"}
+        shared = self.model_dump(include={*StreamSettings.model_fields})
         return [StreamRun.of({**shared, "dataset": name, **own, "seed": seed}) for name, own in self.series.items()
                 for seed in self.seeds]
 

@@ -82,31 +82,15 @@ def parse_labels(text: str, count: int) -> np.ndarray:
     return labels
 
 
-def read_png(n_images: int | None) -> tuple[Arrays, Arrays]:
-    """The registered copy: training images in the official order and the first 1,000 test images.
+def read_cifar10(start: int, n: int) -> Arrays:
+    """Images `start` to `start + n - 1` of the registered copy, which has the training images in the official order and then the first 1,000 test images.
 
-    Reads no more of the training files than the first `n_images` need.
+    Only the files that hold them are read.
     """
-    last = FILES - 1
-    needed = last if n_images is None else min(last, max(1, -(-n_images // PER_FILE)))
-    labels = parse_labels(fetch("cifar10/cifar10_labels.js").read_text(), FILES * PER_FILE)
-    images = [decode_png(fetch(f"cifar10/cifar10_batch_{k}.png")) for k in (*range(needed), last)]
-    return ((np.concatenate(images[:-1]), labels[:needed * PER_FILE]), (images[-1], labels[last * PER_FILE:]))
-
-
-def read_held_out(n_images: int | None, start: int) -> tuple[Arrays, Arrays]:
-    """`n_images` of the first 40,000 training images, from `start` on; and the last 10,000 training images, to test on."""
-    kept = FILES - 1 - HELD_OUT
-    n = kept * PER_FILE - start if n_images is None else min(n_images, kept * PER_FILE - start)
     labels = parse_labels(fetch("cifar10/cifar10_labels.js").read_text(), FILES * PER_FILE)
     files = range(start // PER_FILE, -(-(start + n) // PER_FILE))
-
-    def read(files: range) -> np.ndarray:
-        return np.concatenate([decode_png(fetch(f"cifar10/cifar10_batch_{k}.png")) for k in files])
-
-    pool, first = read(files), start - files[0] * PER_FILE
-    return ((pool[first:first + n], labels[start:start + n]),
-            (read(range(kept, FILES - 1)), labels[kept * PER_FILE:(FILES - 1) * PER_FILE]))
+    images = np.concatenate([decode_png(fetch(f"cifar10/cifar10_batch_{k}.png")) for k in files])
+    return images[start - files[0] * PER_FILE:][:n], labels[start:start + n]
 
 
 # ---- split -------------------------------------------------------------------------------------
@@ -133,8 +117,10 @@ def load_images(name: str, *, train_portion: float = 0.5, n_images: int | None =
     if name == "digits":
         return images_from_arrays(*read_digits(), tuple("0123456789"), train_portion=train_portion, n_images=n_images,
                                   name=name, source="scikit-learn", padding=1)
-    held_out = name == "cifar10_held_out"
-    return images_from_arrays(*(read_held_out(n_images, start) if held_out else read_png(n_images)), CIFAR10,
+    held_out, end = name == "cifar10_held_out", (FILES - 1) * PER_FILE
+    end, n_test = (end - HELD_OUT * PER_FILE, HELD_OUT * PER_FILE) if held_out else (end, PER_FILE)
+    n = min(end - start, max(1, end if n_images is None else n_images))
+    return images_from_arrays(read_cifar10(start, n), read_cifar10(end, n_test), CIFAR10,
                               train_portion=train_portion, n_images=n_images, name=name, padding=4, flip=True,
                               source=f"PNG copy, the {'last 10,000 training' if held_out else 'first 1,000 test'} images")
 

@@ -20,7 +20,7 @@ from growdarts.tasks.series import Series, series_from_returns
 
 FIRST_DAY, LAST_DAY = "2010-01-04", "2021-11-26"  # of g7_brics, both included
 
-# Two layouts of the source files: column of the close, format of the date.
+# Layouts of the source files: column of the close, format of the date.
 A, B, B_ISO = ("Close", "%m/%d/%y"), ("Price", "%m/%d/%Y"), ("Price", "%Y-%m-%d")
 # A closing price equal to the last one to the cent is a holiday carried forward in these two files.
 CARRIED_FORWARD = "carried forward"

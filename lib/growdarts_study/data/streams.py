@@ -21,7 +21,7 @@ HELD_OUT = 0.2  # of the days of a search, the last ones, are for alpha and for 
 @dataclass(frozen=True)
 class Stream:
     """x (T, days, F), the window before every day, and y (days, F_out), standardised by the first part. `starts`:
-    searches of the first part that are done, by backbone and growth."""
+    searches of the first part that are done, by nodes of a fixed backbone, morphism and pruning."""
 
     config: StreamRun
     x: Tensor
@@ -30,7 +30,7 @@ class Stream:
     changes: tuple[int, ...]
     labels: list[str]
     hashes: dict[str, str]
-    starts: dict[tuple[int | None, bool], Any] = field(default_factory=dict)
+    starts: dict[tuple[int | None, bool, bool], Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, config: StreamRun, values: np.ndarray | None = None) -> "Stream":
@@ -42,7 +42,7 @@ class Stream:
         outputs = len(source.floors or source.features)
         x = torch.cat([z.new_zeros(window, window, z.shape[1]), z[:-1].unfold(0, window, 1).permute(2, 0, 1)], dim=1)
         floor = float((source.floors / std[:outputs] ** 2).mean()) if source.floors else None
-        return cls(config, x.contiguous(), z[:, :outputs].contiguous(), floor, source.changes, source.labels, source.hashes)
+        return cls(config, x.contiguous(), z[:, :outputs].contiguous(), floor, source.changes, source.labels[: config.days], source.hashes)
 
     def windows(self, start: int, end: int) -> Windows:
         """Those of days from start to before end."""

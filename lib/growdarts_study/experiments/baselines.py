@@ -3,6 +3,7 @@
 Shapes: T time steps of a window, n windows, F features, F_out targets (the first features).
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -22,27 +23,6 @@ class HistoricalMean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(T, B, F) -> (B, F_out)."""
         return self.mean.expand(x.shape[1], -1)
-
-
-class VectorAutoregression(nn.Module):
-    """VAR(1): y_{t+1} = A y_t + c, fitted by ordinary least squares on the training windows.
-
-    Parameters
-    ----------
-    x : (T, n, F) training windows, of which the last day is used.
-    y : (n, F_out) targets.
-    """
-
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        super().__init__()
-        design = torch.cat([x[-1], torch.ones_like(x[-1, :, :1])], dim=1).double()  # (n, F + 1)
-        solution = torch.linalg.lstsq(design, y.double()).solution  # (F + 1, F_out)
-        self.register_buffer("A", solution[:-1].t().to(x.dtype))
-        self.register_buffer("c", solution[-1].to(x.dtype))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(T, B, F) -> (B, F_out)."""
-        return x[-1] @ self.A.t() + self.c
 
 
 class HeterogeneousAutoregression(nn.Module):
@@ -102,7 +82,7 @@ def least_squares(windows: Windows, regressors: Callable[[Tensor], Tensor]) -> C
     gram, moments = design.T @ design / len(design), design.T @ (y - y.mean(0)) / len(design)
 
     def fitted(penalty: float) -> LinearForecast:
-        ridge = max(penalty, 1e-10) * torch.eye(design.shape[1], dtype=torch.float64)
+        ridge = max(penalty, 1e-10) * torch.eye(len(gram)).to(gram)
         solution = torch.linalg.solve(gram + ridge, moments) / scale[:, None]  # (D, F_out)
         return LinearForecast(regressors, solution.T, y.mean(0) - center @ solution)
 
@@ -136,8 +116,7 @@ def by_bic(series: Series) -> LinearForecast:
     def criterion(order: int) -> float:
         residual = series.train.y - least_squares(series.train, lags(order))(0.0)(series.train.x)
         covariance = residual.double().T @ residual.double() / n
-        return float(torch.logdet(covariance) + torch.log(torch.tensor(float(n))) / n * targets
-                     * (order * len(series.features) + 1))
+        return covariance.logdet().item() + math.log(n) / n * targets * (order * len(series.features) + 1)
 
     return least_squares(series.train, lags(min(range(1, len(series.train.x) + 1), key=criterion)))(0.0)
 

@@ -29,7 +29,7 @@ def run(config: ImageRun, *, device: torch.device, checkpoints: Path | None = No
     published and found cells compete at equal size. A search looks at cross entropy on its validation part; a
     training and the test count wrong answers.
     """
-    search_data, data = _data(config, "search"), _data(config, "train")  # a search in vain costs hours
+    search_data, data = _data(config, "search"), _data(config, "train")  # both first: an error in the second would come after hours of search
     with torch.random.fork_rng(devices=phases.random_devices(device)):
         searched = phases.search(
             config, lambda nodes: search_network(config, search_data, nodes).to(memory_format=CHANNELS_LAST),

@@ -114,10 +114,9 @@ def random_devices(device: torch.device) -> list[torch.device]:
 
 
 def best_trained(trials: Sequence[tuple[C, float | None]], train: Callable[[C, str], F]) -> tuple[C, F, list[C]]:
-    """What `train` gives for the candidate with the least error of its trial (None: it diverged), by candidate and name of the phase.
+    """Train the candidate whose trial had the least error (None: the trial diverged); if its training diverges, the next best, and so on.
 
-    Where a training diverges, the candidate with the next best trial takes its place. Returns the candidate, what it gave, and those
-    that diverged.
+    `train(candidate, name of the phase)` trains one. Returns the candidate, what its training gave, and those that diverged.
 
     Raises
     ------
@@ -177,5 +176,5 @@ def record(config: ControlledSettings, hashes: dict[str, str], searched: Searche
         "training": {width: records.significant(f.errors, 5) for width, f in fits.items()},
         "search": None if found is None else {
             "validation_error": found.validation_error, "test_error": searched.test_error,
-            "diverged": searched.diverged, "stage_errors": found.stage_errors, "events": found.events,
+            "diverged": searched.diverged, **records.significant({"stage_errors": found.stage_errors, "events": found.events}, 17),
             "history": records.significant(found.history, 4)}}

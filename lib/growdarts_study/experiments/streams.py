@@ -68,7 +68,7 @@ class Learner:
         starts, kind = self.stream.starts, (self.arm.fixed, self.arm.morphism, self.arm.prunes)
         if kind not in starts:
             self.search(0, self.config.first)
-            starts[kind] = deepcopy((self.network, self.optimizers, self.flops))
+            starts[kind] = self.network, self.optimizers, self.flops
         self.network, self.optimizers, self.flops = deepcopy(starts[kind])
 
     def search(self, start: int, end: int) -> None:

@@ -1,7 +1,6 @@
 """A time-series run from configuration to record, with one upper limit of epochs for every method; and the rivals."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from growdarts_study import records
 from growdarts_study.config import TimeSeriesRun
 from growdarts_study.experiments import phases
-from growdarts_study.experiments.baselines import HistoricalMean, VectorAutoregression
+from growdarts_study.experiments.baselines import HistoricalMean, lags, least_squares
 from growdarts.spaces.darts_recurrent.cell import RecurrentSearchCell
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.spaces.two_input.network import Forecaster, derived_forecaster, two_input_forecaster
@@ -86,25 +85,18 @@ def _train(config: TimeSeriesRun, task: ForecastTask, genotype: Genotype | None,
     if config.method == "mean":
         return HistoricalMean(series.train.y), None, {}
     if config.method == "var1":
-        return VectorAutoregression(series.train.x, series.train.y), None, {}
-    build: Callable[[int], nn.Module]
-    if config.method in RECURRENT:
-        build = lambda hidden: recurrent_forecaster(  # noqa: E731
-            config.method, features, hidden, config.n_layers, outputs)
-    else:
-        build = lambda hidden: derived_forecaster(genotype, features, hidden, outputs)  # noqa: E731
+        return least_squares(series.train, lags(1))(0.0), None, {}
     nodes = f" N={genotype.n_nodes}" if genotype else ""
-    fits: dict[str, Fit] = {}
-    best = None
+    fits, networks = {}, {}
     for hidden in config.sizes:
         phases.seed(config, f"train {hidden}")
-        network = build(hidden).to(task.device)
-        fits[str(hidden)] = fit(network, network.theta_parameters(), task, config,
-                                phases.checkpoint(config, f"train-{hidden}", checkpoints),
-                                label=f"{config.method} H={hidden}{nodes}", progress=progress)
-        if best is None or fits[str(hidden)].validation_error < fits[str(best[0])].validation_error:
-            best = (hidden, network)
-    return best[1], best[0], fits
+        network = (derived_forecaster(genotype, features, hidden, outputs) if genotype else
+                   recurrent_forecaster(config.method, features, hidden, config.n_layers, outputs)).to(task.device)
+        fits[hidden] = fit(network, network.theta_parameters(), task, config, phases.checkpoint(config, f"train-{hidden}", checkpoints),
+                           label=f"{config.method} H={hidden}{nodes}", progress=progress)
+        networks[hidden] = network
+    best = min(fits, key=lambda hidden: fits[hidden].validation_error)
+    return networks[best], best, {str(hidden): fitted for hidden, fitted in fits.items()}
 
 
 class TorchRecurrent(nn.Module):

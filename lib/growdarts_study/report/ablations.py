@@ -73,10 +73,11 @@ def table(changes: list[tuple[Part, Contrast]]) -> pd.DataFrame:
 
 def figure(changes: list[tuple[Part, Contrast]]) -> Figure:
     """A row a part: the change of its error on every series (dots), their mean and its interval (bar)."""
-    drawn, ax = plt.subplots(figsize=(WIDTH, 1 + 0.32 * len(changes)))
+    (drawn, ax), (low, high) = plt.subplots(figsize=(WIDTH, 1 + 0.32 * len(changes))), (-112, 122)  # beyond these an arrow stands
     for row, (_, one) in enumerate(changes):
         means = one.effects.mean()
-        ax.plot(means, [row] * len(means), ls="", marker="o", ms=4, mfc="none", color="black")
+        for shown, marker in ((means, "o"), (means[means < low].clip(low), "<"), (means[means > high].clip(upper=high), ">")):
+            ax.plot(shown, [row] * len(shown), ls="", marker=marker, ms=4, mfc="none", color="black")
         difference_bar(ax, row, one.over, one.over.sign())
     ax.axvline(0, color="#777777", lw=1)
     ax.set_yticks(range(len(changes)), [part.change for part, _ in changes])

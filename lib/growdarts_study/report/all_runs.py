@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from growdarts.spaces.genotype import genotype_from_dict
 from growdarts_study import records
 from growdarts_study.records import RESULTS
 
@@ -78,7 +79,8 @@ def _rows(file: Path, place: Path) -> Iterator[dict[str, Any]]:
                                ("group", config["group"] if config["group"] == "equal_cost" else "")],
                     "method": arm if estimand == "retrained" else f"{arm}, {estimand.replace('_', '-')}", "seed": config["seed"],
                     "validation_error": errors.get("validation"), "test_error": errors.get("test"), "floor": record["floor"],
-                    "weights": trained.get("parameters"), "search_epochs": row.get("epochs"), "search_flops": row.get("search_flops")}
+                    "weights": trained.get("parameters"), "search_epochs": row.get("epochs"), "search_flops": row.get("search_flops"),
+                    "nodes": genotype_from_dict(row["cell"]).n_nodes if "cell" in row else None}
         return
     if "cells" not in record:
         (run,) = records.table([record | {"config": {"origin": None} | config}]).rename(columns={

@@ -1,7 +1,6 @@
 """The verdicts on the claims by the rules of book/protocol.md, and their table on the front page. Those on streams and on text are in their modules."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -10,8 +9,7 @@ from scipy import stats
 
 from growdarts.spaces.two_input.operations import TWO_INPUT
 from growdarts_study.report.comparison import Interval, holm, interval
-from growdarts_study.report import language, streams
-from growdarts_study.report.contrasts import OVER_TASKS, WITHIN_TASK, Contrast, contrast
+from growdarts_study.report.contrasts import OVER_TASKS, Contrast, Verdict, contrast
 from growdarts_study.report.searches import NAMES, costs_until_target, effects, judged
 
 CLAIMS = {  # claim -> in a few words
@@ -22,8 +20,7 @@ CLAIMS = {  # claim -> in a few words
     "C9": "Growing suits streams of data", "C10": "A remedy of ours helps growing"}
 SIGNS = {"supported": "✓", "contradicted": "✗", "no difference worth having": "=", "undecided": "?", "not tested": "–"}
 WIDTH, HEIGHT = 150, 26  # of a plot, pixels
-SEEDS, PILOTS = 12, 5  # of the protocol, and its tasks that are no controls
-TASKS = {"C1": 9, "C2": 12, "C3": 9, "C4": 6, "C5": 6, "C6": 6, "C7": 9, "C8": 9, "C9": 12, "C10": 6}  # of C2 and C9 seeds, their unit
+PILOTS = 5  # seeds of the protocol that set the target of C3
 PRIMARY = {"C1": [("grow_1", rival) for rival in ("lstm", "gru", "random")], "C4": [("forced_morphism", "forced_fresh")],
            "C5": [("copy_splitting", "wider")],
            "C7": [("fixed_4", "graph_fixed"), ("grow_1", "graph_grow")]}  # whose p-values are corrected together
@@ -32,37 +29,6 @@ ONE_SHOT = {"C4": 1.0, "C5": 2.0}  # claims that rest on the one-shot error, and
 PRUNING_MARGIN = 2.0  # percent of the one-shot error, of C6
 REMEDIES = ("grow_2", "judged_1", "judged_2", "long_1", "kept_2")
 CHOSEN_ON = ("bilinear", "narma10", "log_range")  # on which one of them is chosen
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a claim comes to: the verdict, the estimate over tasks that it rests on (100 times a log ratio; of C8 percentage points) and
-    the smallest difference of interest; `seeds` of every task, at least."""
-
-    claim: str
-    what: str
-    verdict: str
-    estimate: Interval
-    margin: float
-    seeds: int
-    complete: bool = True  # whether all else that the protocol asks for is there
-
-    def preliminary(self) -> bool:
-        """Whether it rests on fewer seeds or tasks than the protocol asks for."""
-        return self.seeds < SEEDS or self.estimate.n < TASKS[self.claim] or not self.complete
-
-    def data(self) -> str:
-        """What it rests on."""
-        on = {"C2": "stretches of Penn Treebank", "C9": f"seeds of {len(streams.JUDGED)} streams"}.get(self.claim)
-        return f"{self.estimate.n} {on}" if on else f"{self.estimate.n} series, {self.seeds} seeds each"
-
-    def detectable(self) -> str:
-        """What 80 % power would have found on values as scattered as these: a fall, of C8 a rise."""
-        return f"{self.estimate.detectable():+.0f} points" if self.claim == "C8" else self.estimate.detectable_fall()
-
-    def text(self) -> str:
-        """The estimate as a change in percent, of C8 as a difference in percentage points."""
-        return self.estimate.text("+.0f").replace("%", "points") if self.claim == "C8" else self.estimate.percent().text("+.0f")
 
 
 def primary(runs: pd.DataFrame) -> dict[str, list[tuple[tuple[str, str], Contrast, float]]]:
@@ -153,8 +119,7 @@ def chance_of_hadamard(nodes: int, operations: Sequence[str]) -> float:
 def products(runs: pd.DataFrame, tasks: Sequence[str], arm: str = "grow_2") -> Verdict:
     """C8: whether found cells hold `hadamard` more often than random cells of as many nodes; the estimate is the difference in
     percentage points, over tasks."""
-    found = runs.xs(arm, level="arm").dropna(subset="cell")
-    found = found[[task in tasks for task in found.index.get_level_values("task")]]
+    found = runs.loc[tasks].xs(arm, level="arm").dropna(subset="cell")
     held = found["cell"].map(lambda cell: "hadamard" in cell)
     chance = pd.Series([chance_of_hadamard(*one) for one in zip(found["cell"].map(len), found["operations"], strict=True)], found.index)
     test = stats.binomtest(int(held.sum()), len(held), float(chance.mean()))
@@ -162,18 +127,6 @@ def products(runs: pd.DataFrame, tasks: Sequence[str], arm: str = "grow_2") -> V
     difference = 100 * (held.astype(float) - chance).groupby("task").mean()
     return Verdict("C8", f"cells that hold the Hadamard product: {held.mean():.0%}, by chance {chance.mean():.0%}", verdict,
                    interval(difference), 0.0, int(held.groupby("task").count().min()))
-
-
-def on_streams(runs: pd.DataFrame) -> Verdict:
-    """C9, by the rules of E7."""
-    one = streams.c9(runs)
-    return Verdict("C9", one.what, one.verdict, one.estimate, WITHIN_TASK, one.n, one.complete)
-
-
-def on_language(runs: pd.DataFrame) -> Verdict:
-    """C2, by its rules; `seeds` are those that growing and all its rivals have."""
-    one = language.c2(runs)
-    return Verdict("C2", one.what, one.verdict, one.estimate, language.MARGIN, language.paired(runs))
 
 
 def verdict_table(found: Sequence[Verdict]) -> pd.DataFrame:
@@ -212,11 +165,10 @@ def claims_table(verdicts: Sequence[Verdict], pages: dict[str, str]) -> str:
     for claim, words in CLAIMS.items():
         one = found.get(claim)
         verdict, what = (one.verdict, f"{one.what}; {one.data()}") if one else ("not tested", "")
-        kind = verdict.split()[0] if verdict in SIGNS else "undecided"
         plot = interval_plot(one.estimate, one.margin) + f"<br>{one.text()}" if one else ""
         label = f'<a href="{escape(pages[claim])}">{claim}</a>' if claim in pages else claim
-        rows.append(f'<tr><th scope="row">{label}</th><td>{escape(words)}</td><td class="verdict {kind}">'
-                    f'{SIGNS.get(verdict, "?")} {escape(verdict)}{", so far" if one and one.preliminary() else ""}</td>'
+        rows.append(f'<tr><th scope="row">{label}</th><td>{escape(words)}</td><td class="verdict {verdict.split()[0]}">'
+                    f'{SIGNS[verdict]} {verdict}{", so far" if one and one.preliminary() else ""}</td>'
                     f'<td>{plot}</td><td>{escape(what)}</td></tr>')
     head = "".join(f'<th scope="col">{name}</th>' for name in ("", "claim", "verdict", "estimate, 95 % interval", "what was measured"))
     return f'<table class="claims"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'

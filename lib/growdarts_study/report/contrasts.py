@@ -15,6 +15,8 @@ from growdarts_study.report.comparison import Interval, holm, interval, outcome
 
 OVER_TASKS, WITHIN_TASK = 3.0, 2.0  # percent, the smallest differences of interest
 DRAWS = 10_000
+SEEDS = 12  # of the protocol, for every arm that a claim rests on
+TASKS = {"C1": 9, "C2": 12, "C3": 9, "C4": 6, "C5": 6, "C6": 6, "C7": 9, "C8": 9, "C9": 12, "C10": 6}  # that a claim rests on; C2 and C9: seeds
 VERDICTS = {"better": "supported", "worse": "contradicted", "undecided": "undecided"}
 
 
@@ -37,14 +39,45 @@ class Contrast:
         return VERDICTS.get(self.outcome(p_value), "no difference worth having")
 
 
-def contrast(effects: pd.DataFrame, margin: float = OVER_TASKS, draws: int = DRAWS) -> Contrast:
+@dataclass(frozen=True)
+class Verdict:
+    """What a claim comes to: the verdict, the estimate over tasks that it rests on (100 times a log ratio; of C8 percentage points) and
+    the smallest difference of interest; `seeds` of every task, at least, and the `unit` of the estimate where that is no series."""
+
+    claim: str
+    what: str
+    verdict: str
+    estimate: Interval
+    margin: float
+    seeds: int
+    complete: bool = True  # whether all else that the protocol asks for is there
+    unit: str = ""
+
+    def preliminary(self) -> bool:
+        """Whether it rests on fewer seeds or tasks than the protocol asks for."""
+        return self.seeds < SEEDS or self.estimate.n < TASKS[self.claim] or not self.complete
+
+    def data(self) -> str:
+        """What it rests on."""
+        return f"{self.estimate.n} {self.unit or f'series, {self.seeds} seeds each'}"
+
+    def detectable(self) -> str:
+        """What 80 % power would have found on values as scattered as these: a fall, of C8 a rise."""
+        return f"{self.estimate.detectable():+.0f} points" if self.claim == "C8" else self.estimate.detectable_fall()
+
+    def text(self) -> str:
+        """The estimate as a change in percent, of C8 as a difference in percentage points."""
+        return self.estimate.text("+.0f").replace("%", "points") if self.claim == "C8" else self.estimate.percent().text("+.0f")
+
+
+def contrast(effects: pd.DataFrame, margin: float = OVER_TASKS) -> Contrast:
     """What the `effects` say over tasks: Student's t over the tasks' means, and a bootstrap of tasks and of seeds within them.
 
     The wider interval of the two counts.
     """
     if effects.shape[1] < 2:
         return Contrast(effects, interval(effects.mean()), 1.0, margin)
-    return Contrast(effects, *_over(effects.mean().to_numpy(), _bootstrap(effects, draws)[1]), margin)
+    return Contrast(effects, *_over(effects.mean().to_numpy(), _bootstrap(effects, DRAWS)[1]), margin)
 
 
 def _over(means: np.ndarray, drawn: np.ndarray) -> tuple[Interval, float]:
@@ -88,7 +121,7 @@ def block_interval(ours: np.ndarray, theirs: np.ndarray, draws: int = 2000) -> t
     return float(low), float(high)
 
 
-def simulate(effects: pd.DataFrame, added: float, family: int, margin: float = OVER_TASKS, draws: int = 1024) -> dict[str, float]:
+def simulate(effects: pd.DataFrame, added: float, family: int, draws: int = 1024) -> dict[str, float]:
     """How often the rule says what, if the truth were a difference of `added` percent.
 
     The labels of the two arms are exchanged task by task, the unit of the test, in all ways, or in `draws` random ones. The p-value counts `family` times, as much
@@ -98,6 +131,6 @@ def simulate(effects: pd.DataFrame, added: float, family: int, margin: float = O
     means, (which, drawn) = effects.mean().to_numpy(), _bootstrap(effects, 500)
     exchanged = product([-1, 1], repeat=tasks) if 2**tasks <= draws else np.random.default_rng(0).choice([-1, 1], (draws, tasks))
     for signs in map(np.array, exchanged):
-        found = Contrast(effects, *_over(means * signs + shift, drawn * signs[which] + shift), margin)
+        found = Contrast(effects, *_over(means * signs + shift, drawn * signs[which] + shift))
         said[found.outcome(min(1.0, family * found.p_value))] += 1
     return {name: count / said.total() for name, count in said.items()}

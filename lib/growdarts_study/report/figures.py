@@ -21,7 +21,7 @@ LABELS = {"mean": "historical mean", "var1": "VAR(1)", "rnn": "RNN", "gru": "GRU
 MARKERS = "osv^DPX*h"
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (6, 2, 2, 2))]
 EVENTS = {"grow_node": ("grow", COLOURS[1], "--"), "prune": ("prune", COLOURS[2], ":")}
-SIGNS = {-1: (COLOURS[2], "<", "better"), 0: (COLOURS[7], "o", "no"), 1: (COLOURS[1], ">", "worse")}  # of a difference
+SIGNS = {-1: (COLOURS[2], "<"), 0: (COLOURS[7], "o"), 1: (COLOURS[1], ">")}  # of a difference
 
 
 WIDTH = 4.8  # inches of every figure: on a phone, where it is 350 pixels wide, letters of 11 points have 11 pixels
@@ -40,8 +40,7 @@ def use_style() -> None:
 
 def difference_bar(ax: Axes, row: float, found: Interval, sign: int) -> None:
     """A mean with its interval, coloured and pointing to the better side where it is told from zero."""
-    colour, marker, _ = SIGNS[sign]
-    interval_bar(ax, row, found.mean, found.low, found.high, colour, marker)
+    interval_bar(ax, row, found.mean, found.low, found.high, *SIGNS[sign])
 
 
 def interval_bar(ax: Axes, row: float, value: float, low: float | None, high: float | None, colour: str, marker: str) -> None:

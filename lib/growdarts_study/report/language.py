@@ -6,14 +6,14 @@ seed: every seed reads another stretch of the training text.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from growdarts_study.report.comparison import Interval, interval
-from growdarts_study.report.contrasts import by_task
+from growdarts_study.report.contrasts import Verdict, by_task
 from growdarts_study.report import figures
 from growdarts_study.report.tables import p_text
 from growdarts_study.report.grown import working_nodes
@@ -23,7 +23,7 @@ NAMES = {"grow": "growing", "fixed": "fixed, 4 nodes", "random": "random cells",
          "graph_fixed": "DARTS' graph, fixed", "graph_random": "DARTS' graph, random", "darts_v2": "DARTS V2 cell", "lstm": "LSTM", "gru": "GRU",
          "kneser_ney": "Kneser-Ney, counts"}
 RIVALS = ("lstm", "gru", "random")  # of growing, on which C2 rests
-MARGIN, SEEDS = 3.0, 12  # percent of the perplexity a word; of the protocol
+MARGIN = 3.0  # percent of the perplexity a word
 WORDS = 82_430  # of the test text, ends of lines among them
 
 
@@ -65,15 +65,7 @@ def _judged(runs: pd.DataFrame, arm: str, rivals: Sequence[str]) -> pd.DataFrame
     return by_task(pd.DataFrame({rival: effects(runs, arm, rival) for rival in rivals}), MARGIN)
 
 
-class Judged(NamedTuple):
-    """The verdict on C2; the estimate is that against the least favourable of the three rivals, over their seeds."""
-
-    verdict: str
-    estimate: Interval
-    what: str
-
-
-def c2(runs: pd.DataFrame) -> Judged:
+def c2(runs: pd.DataFrame) -> Verdict:
     """Supported: growing is better than LSTM, GRU and random cells. Contradicted: it is worse than one of them. No difference worth having:
     all three contrasts are decided, and at least one says "equal"."""
     table = _judged(runs, "grow", RIVALS)
@@ -85,8 +77,8 @@ def c2(runs: pd.DataFrame) -> Judged:
     elif "undecided" not in said:
         verdict = "no difference worth having"
     shown = max(RIVALS, key=lambda rival: table.loc[rival, "mean"])
-    return Judged(verdict, _over(effects(runs, "grow", shown)),
-                  f"perplexity a word of text by characters, growing against {NAMES[shown]}, the least favourable of 3")
+    what = f"perplexity a word of text by characters, growing against {NAMES[shown]}, the least favourable of 3"
+    return Verdict("C2", what, verdict, _over(effects(runs, "grow", shown)), MARGIN, paired(runs), unit="stretches of Penn Treebank")
 
 
 def contrast_table(runs: pd.DataFrame, arm: str = "grow") -> pd.DataFrame:

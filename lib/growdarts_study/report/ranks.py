@@ -13,14 +13,14 @@ from growdarts_study.report.searches import NAMES, judged
 from growdarts_study.report.whole_space import TaskSpace
 
 
-def rank_correlation(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arm: str = "grow_1") -> pd.Series:
-    """Kendall's tau, by task, of a cell's mixture weights (their product over nodes) with its error in the table of all cells.
+def rank_correlation(runs: pd.DataFrame, spaces: Sequence[TaskSpace]) -> pd.Series:
+    """Kendall's tau, by task, of a cell's mixture weights in `grow_1` (their product over nodes) with its error in the table of all cells.
 
     Positive: what the search weighs more is better. Cells with an operation that was pruned, or that is not in the table, are left out.
     """
     found: dict[str, list[float]] = {}
     tables = {space.name: np.log(space.validation).mean(axis=1) for space in spaces}
-    for (task, _), row in runs.xs(arm, level="arm").iterrows():
+    for (task, _), row in runs.xs("grow_1", level="arm").iterrows():
         if task in tables and isinstance(row["weights"], list):
             scores: dict[str, float] = {"": 1.0}
             for mixture in row["weights"]:
@@ -33,10 +33,10 @@ def rank_correlation(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arm: str =
     return pd.Series({task: np.mean(values) for task, values in found.items()}, dtype=float)
 
 
-def order_by_loss(runs: pd.DataFrame, arms: Sequence[str] = ("grow_1", "grow_2", "fixed_4")) -> Interval:
+def order_by_loss(runs: pd.DataFrame) -> Interval:
     """Kendall's tau, over series, of the least validation error of a searched network with the test error of its cell, trained from scratch, among the
     searches of a series and a seed. 1: the search with the better network hands over the better cell."""
-    found = runs[runs.index.isin(arms, level="arm")].dropna(subset="errors")
+    found = runs[runs.index.isin(["grow_1", "grow_2", "fixed_4"], level="arm")].dropna(subset="errors")
     taus = pd.Series({key: stats.kendalltau(group["errors"].map(min), group["retrained"]).statistic
                       for key, group in found.groupby(level=["task", "seed"]) if len(group) > 1})
     return contrast(taus.unstack(0).filter(judged(runs))).over

@@ -14,6 +14,7 @@ from growdarts_study.report.tables import p_text
 from growdarts_study.report.whole_space import TaskSpace, best_of, geometric
 
 ARM, RIVAL = "grow_1", "random"  # the contrast that decides C1
+EXPLODED = 1000.0  # times the error of the mean, or of the other arm
 
 
 def without_each(table: pd.DataFrame) -> tuple[float, float]:
@@ -43,30 +44,30 @@ def scatter(table: pd.DataFrame) -> tuple[float, float]:
     return float(np.sqrt(within.mean())), float(np.sqrt(max(0.0, between)))
 
 
-def matching_draws(runs: pd.DataFrame, spaces: Sequence[TaskSpace], arm: str = ARM, most: int = 1000) -> int:
-    """The least k for which the best of k random cells of the whole space is, against LSTM and over tasks, at least as good as `arm`."""
-    own = effects(runs, arm, "lstm").mean()
+def matching_draws(runs: pd.DataFrame, spaces: Sequence[TaskSpace]) -> int:
+    """The least k for which the best of k random cells of the whole space is, against LSTM and over tasks, at least as good as `ARM`."""
+    own = effects(runs, ARM, "lstm").mean()
     known = [space for space in spaces if space.name in own.index]
     lstm = {space.name: float(geometric(space.rivals).loc["lstm"]) for space in known}
     wanted = float(own[[*lstm]].mean())
-    return next(k for k in range(1, most) if np.mean([100 * np.log(best_of(space, k) / lstm[space.name]) for space in known]) <= wanted)
+    return next(k for k in range(1, 1000) if np.mean([100 * np.log(best_of(space, k) / lstm[space.name]) for space in known]) <= wanted)
 
 
-def restarts(spaces: Sequence[TaskSpace], rival: str = "lstm") -> dict[str, float]:
-    """What it brings to start several times, on series of which there is one draw: the test error of the seed with the least validation
+def restarts(spaces: Sequence[TaskSpace]) -> dict[str, float]:
+    """What it brings to start LSTM several times, on series of which there is one draw: the test error of the seed with the least validation
     error against that of a seed in the mean, 100 times the log ratio."""
     found = {}
     for space in spaces:
         if space.one_draw():
-            tested = space.rivals.loc[rival]
-            found[space.name] = float(100 * (np.log(tested[space.rivals_validation.loc[rival].idxmin()]) - np.log(tested).mean()))
+            tested = space.rivals.loc["lstm"]
+            found[space.name] = float(100 * (np.log(tested[space.rivals_validation.loc["lstm"].idxmin()]) - np.log(tested).mean()))
     return found
 
 
-def before_growth(runs: pd.DataFrame, pilots: pd.DataFrame, arm: str = ARM) -> tuple[int, int]:
+def before_growth(runs: pd.DataFrame, pilots: pd.DataFrame) -> tuple[int, int]:
     """Searches that reach the target of C3 with the nodes that they start with, and all that reach it."""
     goals, first, reached = targets(pilots), 0, 0
-    for (task, _), row in runs.xs(arm, level="arm").iterrows():
+    for (task, _), row in runs.xs(ARM, level="arm").iterrows():
         if task in goals and isinstance(row["errors"], list):
             at = next((epoch for epoch, error in enumerate(row["errors"], 1) if error <= goals[task] * row["mean_validation"]), None)
             reached += at is not None
@@ -74,26 +75,26 @@ def before_growth(runs: pd.DataFrame, pilots: pd.DataFrame, arm: str = ARM) -> t
     return first, reached
 
 
-def given_back(runs: pd.DataFrame, arm: str = ARM, start: int = 1) -> float:
-    """Share of the searches that grew whose cell has no more nodes than they started with, since no later stage was better."""
-    own = runs.xs(arm, level="arm")
+def given_back(runs: pd.DataFrame) -> float:
+    """Share of the searches that grew whose cell has no more than the one node that they started with, since no later stage was better."""
+    own = runs.xs(ARM, level="arm")
     grew = own[own["grown"].map(lambda epochs: isinstance(epochs, list) and len(epochs) > 0)]
-    return float((grew["cell"].map(len) <= start).mean())
+    return float((grew["cell"].map(len) <= 1).mean())
 
 
-def run_twice(runs: pd.DataFrame, one: str = "grow_2", other: str = "kept_2") -> tuple[int, int, float]:
+def run_twice(runs: pd.DataFrame) -> tuple[int, int, float]:
     """Of one search that was run at two commits and did not diverge: how often the cell is the same, of how many, and the largest ratio of
     one-shot errors."""
-    first, second = (runs[~runs["one_shot_failed"]].xs(arm, level="arm") for arm in (one, other))
+    first, second = (runs[~runs["one_shot_failed"]].xs(arm, level="arm") for arm in ("grow_2", "kept_2"))
     both = first.index.intersection(second.index)
     ratios = np.log(first.loc[both, "one_shot"].astype(float) / second.loc[both, "one_shot"].astype(float))
     same = [a == b for a, b in zip(first.loc[both, "cell"], second.loc[both, "cell"], strict=True)]
     return sum(same), len(both), float(np.exp(ratios.abs().max()))
 
 
-def without_exploded(table: pd.DataFrame, factor: float = 1000.0) -> tuple[int, int, Interval]:
-    """Effects of a table that are a larger factor of the error than this, all that there are, and the mean over tasks without them."""
-    exploded = table.abs() > 100 * np.log(factor)
+def without_exploded(table: pd.DataFrame) -> tuple[int, int, Interval]:
+    """Effects of a table that are a larger factor of the error than `EXPLODED`, all that there are, and the mean over tasks without them."""
+    exploded = table.abs() > 100 * np.log(EXPLODED)
     return int(exploded.sum().sum()), int(table.count().sum()), contrast(table.mask(exploded)).over
 
 
@@ -102,19 +103,18 @@ def without_diverged(runs: pd.DataFrame, arm: str, rival: str, of: str = "retrai
     return contrast(effects(runs[~runs[f"{of}_failed"]], arm, rival, of, tasks)).over
 
 
-def failures(runs: pd.DataFrame, factor: float = 1000.0) -> pd.DataFrame:
-    """A row an arm that has any: its runs, those whose search or whose training diverged, and those with an error that is a larger `factor` of
+def failures(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row an arm that has any: its runs, those whose search or whose training diverged, and those with an error that is a larger factor than `EXPLODED` of
     that of the mean."""
     errors = runs[["one_shot", "retrained"]].astype(float)
-    found = pd.DataFrame({"diverged": runs["one_shot_failed"] | runs["retrained_failed"], "exploded": errors.gt(factor * runs["mean"], axis=0).any(axis=1)})
+    found = pd.DataFrame({"diverged": runs["one_shot_failed"] | runs["retrained_failed"], "exploded": errors.gt(EXPLODED * runs["mean"], axis=0).any(axis=1)})
     found = found[~found.index.get_level_values("arm").isin(CLOSED_FORMS)].groupby("arm").sum().assign(runs=runs.groupby("arm").size())
     return found[found.diverged + found.exploded > 0][["runs", "diverged", "exploded"]].rename(index=NAMES)
 
 
-def weights_kept(runs: pd.DataFrame, arm: str = "kept_2") -> Interval:
+def weights_kept(runs: pd.DataFrame) -> Interval:
     """The effect of keeping a cell's weights against training the same cell from scratch, over tasks; without trainings that diverged."""
-    own = runs.xs(arm, level="arm")
-    own = own[~own["retrained_failed"]]
+    own = runs[~runs["retrained_failed"]].xs("kept_2", level="arm")
     return contrast((100 * np.log(own["retrained"].astype(float) / own["from_scratch"].astype(float))).unstack("task")).over
 
 

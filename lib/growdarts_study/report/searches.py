@@ -65,7 +65,7 @@ def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
                 "flops": row.get("search_flops", 0.0) + retrained.get("flops", np.nan),
                 "cell": operations_of(cell) if cell else None, "parameters": retrained.get("parameters", np.nan),
                 "nodes": sum(name != "carry" for name in operations_of(cell)) if cell else np.nan})
-    return pd.DataFrame(rows).set_index(["task", "seed", "arm"]).sort_index()
+    return pd.DataFrame(rows, columns=None if rows else ["task", "seed", "arm"]).set_index(["task", "seed", "arm"]).sort_index()
 
 
 def _error(row: Mapping[str, Any], of: str, mean: float) -> float:
@@ -152,17 +152,16 @@ def target_table(runs: pd.DataFrame, pilots: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def arms_table(runs: pd.DataFrame, rival: str = "lstm") -> pd.DataFrame:
+def arms_table(runs: pd.DataFrame) -> pd.DataFrame:
     """A row an arm: errors against LSTM over tasks with their intervals, that of the searched network and that of the cell trained from scratch;
     share of the way, cost against `grow_1`, nodes, weights. An arm with fewer runs than others says how many it has."""
-    tasks, rows = judged(runs), []
-    most = runs[runs.index.isin(tasks, level="task")].groupby("arm").size().max()
+    runs, rows = runs.loc[judged(runs)], []
+    most = runs.groupby("arm").size().max()
     cost, as_searched = runs["flops"].astype(float), runs.assign(one_shot=runs["one_shot"].fillna(runs["retrained"]))
     for arm in searched(runs):
         of_arm = runs.xs(arm, level="arm")
-        of_arm = of_arm[[task in tasks for task in of_arm.index.get_level_values("task")]]
-        ratio = np.exp((np.log(cost.xs(arm, level="arm")) - np.log(cost.xs("grow_1", level="arm"))).filter(of_arm.index, axis=0).mean())
-        errors = {of: "-" if arm == rival or of_arm[of].isna().all() else contrast(effects(as_searched, arm, rival, of, tasks)).over.percent().text("+.0f")
+        ratio = np.exp((np.log(cost.xs(arm, level="arm")) - np.log(cost.xs("grow_1", level="arm"))).mean())
+        errors = {of: "-" if arm == "lstm" or of_arm[of].isna().all() else contrast(effects(as_searched, arm, "lstm", of)).over.percent().text("+.0f")
                   for of in ("one_shot", "retrained")}
         seeds = of_arm.groupby("task").size()
         rows.append({"": NAMES[arm] + (f" ({len(seeds)} series, {seeds.min()} seeds)" if len(of_arm) < most else ""), "as searched": errors["one_shot"], "retrained": errors["retrained"],
@@ -172,13 +171,13 @@ def arms_table(runs: pd.DataFrame, rival: str = "lstm") -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("")
 
 
-def closed_table(runs: pd.DataFrame, arms: Sequence[str] = ("grow_1", "random", "lstm")) -> pd.DataFrame:
+def closed_table(runs: pd.DataFrame) -> pd.DataFrame:
     """A row a series: its forecast with a closed form that has the least validation error, and the errors of `arms` over that forecast's with
     their outcomes, see `task_table`; not corrected for the number of series."""
     validation, rows = np.log(runs["validation"].astype(float)).unstack("arm").drop(columns=NAMES, errors="ignore"), {}
     for task in judged(runs):
         best = str(validation.loc[task].mean().idxmin())
-        found = {NAMES[arm]: task_table(runs.loc[[task]], arm, best).loc[task] for arm in arms}
+        found = {NAMES[arm]: task_table(runs.loc[[task]], arm, best).loc[task] for arm in ("grow_1", "random", "lstm")}
         rows[task] = {"closed form": CLOSED_FORMS[best], **{name: f"{one['error']}, {one['outcome']}" for name, one in found.items()}}
     return pd.DataFrame(rows).T.rename_axis("series")
 
@@ -226,18 +225,16 @@ def _copied_weight(nodes: Sequence[Mapping[str, float]]) -> float:
 def gap(runs: pd.DataFrame, arm: str) -> Interval:
     """100 times the log ratio of the error of the derived cell, retrained, to that of the searched network as it stood, over those tasks that the arm
     has run on and that are no controls."""
-    of_arm = runs.xs(arm, level="arm")
-    of_arm = of_arm[of_arm.index.get_level_values("task").isin(judged(runs))]
+    of_arm = runs.loc[judged(runs)].xs(arm, level="arm")
     ratios = 100 * np.log(of_arm["retrained"].astype(float) / of_arm["one_shot"].astype(float))
     return contrast(ratios.unstack("task")).over
 
 
 def growth_table(runs: pd.DataFrame) -> pd.DataFrame:
     """A row a search: how many ever grew, ended with one effective node; epochs of the first stage; what deriving costs."""
-    tasks, rows = judged(runs), []
+    runs, rows = runs.loc[judged(runs)], []
     for arm in searched(runs):
         of_arm = runs.xs(arm, level="arm")
-        of_arm = of_arm[[task in tasks for task in of_arm.index.get_level_values("task")]]
         if of_arm["one_shot"].isna().all():
             continue
         of_arm = of_arm[of_arm["epochs"].notna()]  # not of a search that diverged
@@ -267,22 +264,22 @@ def task_table(runs: pd.DataFrame, arm: str, rival: str) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("series")
 
 
-def picture(runs: pd.DataFrame, arms: Sequence[str], rival: str = "lstm") -> Figure:
-    """A panel an arm, a row a task: the error over that of `rival` with its interval over seeds; the mean over tasks below."""
+def picture(runs: pd.DataFrame, arms: Sequence[str]) -> Figure:
+    """A panel an arm, a row a task: the error over that of LSTM with its interval over seeds; the mean over tasks below."""
     tasks, lines = judged(runs), -(-len(arms) // 2)
     figure, axes = plt.subplots(lines, min(2, len(arms)), figsize=(WIDTH, lines * (1.3 + 0.24 * len(tasks))), sharex=True, sharey=True, squeeze=False)
     for ax, arm in zip(axes.flat, arms, strict=False):
-        table = effects(runs, arm, rival, tasks=tasks)
+        table = effects(runs, arm, "lstm", tasks=tasks)
         bars = [(tasks.index(task), interval(column.dropna())) for task, column in table.items()]
         for row, one in [*bars, (len(tasks) + 0.3, contrast(table).over)]:
-            interval_bar(ax, row, *np.exp(np.array([one.mean, one.low, one.high]) / 100), *SIGNS[one.sign()][:2])
+            interval_bar(ax, row, *np.exp(np.array([one.mean, one.low, one.high]) / 100), *SIGNS[one.sign()])
         ax.axvline(1, color=COLOURS[7], ls="--", lw=1, zorder=0)
         ax.axvspan(*np.exp([-OVER_TASKS / 100, OVER_TASKS / 100]), color=COLOURS[7], alpha=0.15, lw=0, zorder=0)
         ax.set(xscale="log", xlim=(0.25, 4), title=NAMES[arm].replace(", ", ",\n").replace(" from", "\nfrom"))
         ax.set_xticks([0.3, 1, 3], ["0.3", "1", "3"])
         ax.minorticks_off()
     for ax in axes[-1]:
-        ax.set_xlabel(f"error, {NAMES[rival]} = 1")
+        ax.set_xlabel("error, LSTM = 1")
     axes[0, 0].set_yticks([*range(len(tasks)), len(tasks) + 0.3], [*tasks, "over series"])
     axes[0, 0].invert_yaxis()
     figure.draw_without_rendering()

@@ -5,7 +5,7 @@ unit is a seed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from growdarts_study.experiments.streams import KEPT
 from growdarts_study.report.comparison import Interval, holm
-from growdarts_study.report.contrasts import WITHIN_TASK, Contrast, block_interval, contrast
-from growdarts_study.report.figures import COLOURS, DASHES
+from growdarts_study.report.contrasts import WITHIN_TASK, Contrast, Verdict, block_interval, contrast
+from growdarts_study.report.figures import COLOURS, DASHES, WIDTH
 from growdarts_study.report.tables import p_text
 
 NAMES = {"grow": "growing", "grow_fresh": "growing, fresh weights", "fixed_1": "fixed, 1 node", "fixed_4": "fixed, 4 nodes",
@@ -24,7 +24,6 @@ NAMES = {"grow": "growing", "grow_fresh": "growing, fresh weights", "fixed_1": "
 STREAMS = {"abrupt": "abrupt", "gradual": "gradual", "recurring": "recurring", "no_change": "no change", "log_range": "log range"}
 JUDGED = ("abrupt", "gradual", "recurring")  # a change, and a law that is known
 RIVALS = ("fixed_1", "fixed_4")
-SEEDS = 12  # of the protocol
 CHEAP = 0.5  # most operations of growing while the stream runs, over those of refitting
 RECOVERED, SPAN = 0.75, 50  # share of the way to the best possible error that counts as recovered, days of a mean
 CRISIS = ("2020-02-20", "2020-04-30")
@@ -46,44 +45,36 @@ def effects(runs: pd.DataFrame, arm: str, rival: str, of: str = "error", streams
     return 100 * (ours - theirs).filter(streams)
 
 
-def over_seeds(runs: pd.DataFrame, arm: str, rival: str, of: str = "error", streams: Sequence[str] = JUDGED) -> Contrast:
+def over_seeds(runs: pd.DataFrame, arm: str, rival: str, streams: Sequence[str] = JUDGED) -> Contrast:
     """The contrast over seeds that have all of the streams: Student's t over their means, and a bootstrap of seeds and
     of streams within them."""
-    return contrast(effects(runs, arm, rival, of, streams).dropna().T, WITHIN_TASK)
+    return contrast(effects(runs, arm, rival, streams=streams).dropna().T, WITHIN_TASK)
 
 
-class Judged(NamedTuple):
-    """A verdict by the rules of E7; the estimate is the least favourable against a fixed cell, over `n` seeds."""
-
-    verdict: str
-    estimate: Interval
-    interval: tuple[float, float]  # its 95 % interval in percent
-    n: int
-    cost: float  # operations of growing while the stream runs, over those of the monthly refit
-    what: str
-    complete: bool  # whether all seeds and streams are there
+def cost(runs: pd.DataFrame) -> float:
+    """Operations of growing while the stream runs over those of the monthly refit, geometric mean."""
+    return float(np.exp(effects(runs, "grow", "refit", "flops").mean().mean() / 100))
 
 
-def c9(runs: pd.DataFrame) -> Judged:
+def c9(runs: pd.DataFrame) -> Verdict:
     """Supported: better than both fixed cells, and by the 90 % interval at most 2 % worse than refitting, for at most
-    half of its operations. Contradicted: worse than one of them. A real series that contradicts leaves it undecided."""
+    half of its operations. Contradicted: worse than a fixed cell or than refitting. A real series that contradicts leaves it undecided."""
     rivals = [over_seeds(runs, "grow", rival) for rival in RIVALS]
-    refit, cost = over_seeds(runs, "grow", "refit"), np.exp(effects(runs, "grow", "refit", "flops").mean().mean() / 100)
+    refit, operations = over_seeds(runs, "grow", "refit"), cost(runs)
     said = [one.outcome(float(p)) for one, p in zip(rivals, holm([one.p_value for one in rivals]), strict=True)]
     as_well = refit.over.n > 1 and refit.over.at_90().high < WITHIN_TASK
     name, shown = max(zip(RIVALS, rivals, strict=True), key=lambda pair: pair[1].over.mean)
-    percent = shown.over.percent()
     verdict = "undecided"
     if "worse" in [*said, refit.outcome()]:
         verdict = "contradicted"
-    elif set(said) == {"better"} and as_well and cost <= CHEAP:
+    elif set(said) == {"better"} and as_well and operations <= CHEAP:
         verdict = "undecided" if real_says(runs) == "worse" else "supported"
     elif not set(said) & {"better", "undecided"}:
         verdict = "no difference worth having"
     what = (f"prequential error, growing against {NAMES[name]}, the less favourable of two; against the monthly refit "
-            f"{refit.over.percent().text('+.0f')} for {cost:.0%} of its operations")
-    complete = shown.over.n >= SEEDS and set(JUDGED) <= set(runs.index.get_level_values("stream"))
-    return Judged(verdict, shown.over, (percent.low, percent.high), shown.over.n, float(cost), what, complete)
+            f"{refit.over.percent().text('+.0f')} for {operations:.0%} of its operations")
+    complete = set(JUDGED) <= set(runs.index.get_level_values("stream"))
+    return Verdict("C9", what, verdict, shown.over, WITHIN_TASK, shown.over.n, complete, f"seeds of {len(JUDGED)} streams")
 
 
 def contrast_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -148,30 +139,24 @@ def recovery_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def _pairs(blocks: pd.Series) -> np.ndarray:
-    """Means of two successive blocks, (seeds, blocks)."""
-    values = np.array(blocks.tolist(), dtype=float)
-    return values[:, : values.shape[1] // 2 * 2].reshape(len(values), -1, 2).mean(axis=2)
-
-
-def real_says(runs: pd.DataFrame, rivals: Sequence[str] = RIVALS) -> str:
-    """"worse" if on the log range growing is worse than one of the rivals by seeds and blocks of days, else ""."""
+def real_says(runs: pd.DataFrame) -> str:
+    """"worse" if on the log range growing is worse than one of the `RIVALS` by seeds and blocks of days, else ""."""
     if "log_range" not in runs.index.get_level_values("stream"):
         return ""
     real = runs.loc["log_range"]
-    lows = [block_interval(*(_pairs(real.xs(name, level="arm")["blocks"]) for name in ("grow", rival)))[0] for rival in rivals]
+    lows = [block_interval(*(_means(real.xs(name, level="arm")["blocks"]) for name in ("grow", rival)))[0] for rival in RIVALS]
     return "worse" if max(lows) > 0 else ""
 
 
-def real_table(runs: pd.DataFrame, base: str = "frozen") -> pd.DataFrame:
-    """A row an arm: change of its error on the log range against `base`, over all days and in the blocks of days that reach into
+def real_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row an arm: change of its error on the log range against that of `frozen`, over all days and in the blocks of days that reach into
     the spring of 2020."""
     real, rows = runs.loc["log_range"], {}
     days = np.array(real["labels"].iloc[0])
     crisis = np.flatnonzero((days <= CRISIS[1]) & (np.append(days[1:], days[-1]) >= CRISIS[0]))  # blocks that hold a day of it
-    for arm in [name for name in NAMES if name in real.index.get_level_values("arm") and name != base]:
-        ours, theirs = (real.xs(name, level="arm")["blocks"] for name in (arm, base))
-        low, high = block_interval(_pairs(ours), _pairs(theirs))
+    for arm in [name for name in NAMES if name in real.index.get_level_values("arm") and name != "frozen"]:
+        ours, theirs = (real.xs(name, level="arm")["blocks"] for name in (arm, "frozen"))
+        low, high = block_interval(_means(ours), _means(theirs))
         ratios = {name: 100 * np.mean([np.log(np.mean(np.array(a)[index]) / np.mean(np.array(b)[index]))
                                        for a, b in zip(ours, theirs, strict=True)])
                   for name, index in (("all", slice(None)), ("crisis", crisis))}
@@ -184,16 +169,15 @@ def picture(runs: pd.DataFrame, arms: Sequence[str] = ("grow", "fixed_1", "fixed
     """A panel a stream: errors over time, over the floor or over those of the frozen network; changes, growths and
     detected drifts of growing."""
     there = [name for name in STREAMS if name in runs.index.get_level_values("stream")]
-    figure, axes = plt.subplots(len(there), 1, figsize=(4.6, 0.7 + 1.75 * len(there)), squeeze=False)
+    figure, axes = plt.subplots(len(there), 1, figsize=(WIDTH, 0.7 + 1.75 * len(there)), squeeze=False)
     width = 100 // KEPT
     for stream, ax in zip(there, axes[:, 0], strict=True):
         of_stream = runs.loc[stream]
         first, floor = int(of_stream["first"].iloc[0]), of_stream["floor"].iloc[0]
-        frozen = np.array(of_stream.xs("frozen", level="arm")["blocks"].tolist())
         for position, arm in enumerate(arms):
             own = of_stream.xs(arm, level="arm")
-            best = _means(frozen, width) if pd.isna(floor) else own["floor"].to_numpy(float)[:, None]
-            means = np.exp(np.log(_means(np.array(own["blocks"].tolist()), width) / best).mean(axis=0))
+            best = _means(of_stream.xs("frozen", level="arm")["blocks"], width) if pd.isna(floor) else own["floor"].to_numpy(float)[:, None]
+            means = np.exp(np.log(_means(own["blocks"], width) / best).mean(axis=0))
             days = first + KEPT * (width / 2 + width * np.arange(len(means)))
             ax.plot(days, means, color=COLOURS[position], ls=DASHES[position], lw=2.4 if arm == "grow" else 1.5, label=NAMES[arm])
         for change in of_stream["changes"].iloc[0]:
@@ -216,9 +200,10 @@ def picture(runs: pd.DataFrame, arms: Sequence[str] = ("grow", "fixed_1", "fixed
     return figure
 
 
-def _means(blocks: np.ndarray, width: int) -> np.ndarray:
+def _means(blocks: pd.Series, width: int = 2) -> np.ndarray:
     """Means of `width` successive blocks, (seeds, means)."""
-    return blocks[:, : blocks.shape[1] // width * width].reshape(len(blocks), -1, width).mean(axis=2)
+    values = np.array(blocks.tolist(), dtype=float)
+    return values[:, : values.shape[1] // width * width].reshape(len(values), -1, width).mean(axis=2)
 
 
 def _years(ax: plt.Axes, labels: Sequence[str], first: int) -> None:

@@ -153,7 +153,7 @@ def provenance(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
         "cores, threads a run": f"{values('provenance', 'hardware', 'cores')}, "
                                 f"{values('provenance', 'hardware', 'threads')}"}
     if "cost" in records[0]:  # of runs
-        rows |= {"hours of computing": str(total_hours(records)),
+        rows |= {"hours of computing, trials aside": str(total_hours(records)),
                  "peak memory of a process, MiB": str(round(max(r["cost"]["peak_memory_mib"] for r in records))),
                  "data files": f"{len(first['data_sha256'])}, SHA-256 in every record"}
     elif "minutes" in first:  # of benchmarks
@@ -170,7 +170,7 @@ def cost_in_words(records: Iterable[dict[str, Any]]) -> str:
 
 
 def total_hours(records: Iterable[dict[str, Any]]) -> float:
-    """Hours of searching and training, all runs added up."""
+    """Hours of searching, of the last training and of testing, all runs added up; records do not have the seconds of trials."""
     cost = [record["cost"] for record in records]
     return round(sum(c["search_seconds"] + c["train_seconds"] + c["test_seconds"] for c in cost) / 3600, 1)
 

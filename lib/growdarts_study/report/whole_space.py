@@ -1,23 +1,23 @@
 """Every cell of a space -> what it holds: its best cells, what a second node brings, what a random draw is worth."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from growdarts_study.config import Generated
-from growdarts_study.report.comparison import Interval, holm, interval, outcome
+from growdarts_study.data.processes import PROCESSES
+from growdarts_study.report.comparison import Interval, interval, outcome
+from growdarts_study.report.contrasts import OVER_TASKS, by_task
 from growdarts_study.report.figures import COLOURS, LABELS, WIDTH
 from growdarts_study.report.tables import p_text
 
-NO_SIGNAL, CONTROLS = ("garch", "g7_brics"), ("garch", "g7_brics", "linear_var")  # of the protocol
+NO_SIGNAL = ("garch", "g7_brics")  # of the protocol
+CONTROLS = (*NO_SIGNAL, "linear_var")
 TRAINED = ("lstm", "gru")
-MARGIN = 2.0  # percent within a task
-MARGIN_OVER_TASKS = 3.0
 PRODUCTS = ("mul_", "hadamard")
 
 
@@ -57,7 +57,7 @@ class TaskSpace:
 
     def one_draw(self) -> bool:
         """Whether all seeds share one series, so that their interval says nothing of other data."""
-        return self.name not in get_args(Generated)
+        return self.name not in PROCESSES
 
 
 def geometric(errors: pd.DataFrame) -> pd.Series:
@@ -100,47 +100,30 @@ def _task(name: str, group: Sequence[Mapping[str, Any]]) -> TaskSpace:
                      "known" if first["floor"] else closed)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A cell against a rival or another cell, 100 times the log ratio over the seeds; `p_value` after Holm."""
-
-    task: TaskSpace
-    cell: str
-    rival: str
-    effect: Interval
-    p_value: float
-
-    def outcome(self) -> str:
-        """By the rules of the protocol within a task."""
-        told = self.effect.sign() if self.p_value < 0.05 else 0
-        return outcome([self.effect], MARGIN, told)
+def compare(tasks: Sequence[TaskSpace], pair: Callable[[TaskSpace], tuple[str, str]]) -> pd.DataFrame:
+    """A row a task: its space, the cell and the rival that `pair(task)` names, and `by_task` of the effect."""
+    cells, rivals = zip(*map(pair, tasks), strict=True)
+    effects = {task.name: task.effect(*names) for task, *names in zip(tasks, cells, rivals, strict=True)}
+    return by_task(pd.DataFrame(effects)).assign(task=tasks, cell=cells, rival=rivals)
 
 
-def compare(tasks: Sequence[TaskSpace], pair) -> list[Comparison]:
-    """`pair(task)` names a cell and what it is compared with; the p-values of all tasks are corrected together [Holm 1979]."""
-    pairs = [pair(task) for task in tasks]
-    effects = [interval(task.effect(*names)) for task, names in zip(tasks, pairs, strict=True)]
-    return [Comparison(task, cell, rival, effect, float(p)) for task, (cell, rival), effect, p in zip(
-        tasks, pairs, effects, holm(effect.p_value() for effect in effects), strict=True)]
-
-
-def over_tasks(found: Sequence[Comparison]) -> tuple[Interval, str]:
+def over_tasks(found: pd.DataFrame) -> tuple[Interval, str]:
     """The mean effect over tasks, a task being one value, and its outcome."""
-    over = interval([one.effect.mean for one in found])
-    return over, outcome([over], MARGIN_OVER_TASKS)
+    over = interval(found["mean"])
+    return over, outcome([over], OVER_TASKS)
 
 
-def against_lstm(tasks: Sequence[TaskSpace]) -> list[Comparison]:
+def against_lstm(tasks: Sequence[TaskSpace]) -> pd.DataFrame:
     """The chosen cell of the whole space against LSTM."""
     return compare(tasks, lambda task: (task.chosen(), "lstm"))
 
 
-def second_node(tasks: Sequence[TaskSpace]) -> list[Comparison]:
+def second_node(tasks: Sequence[TaskSpace]) -> pd.DataFrame:
     """The chosen cell of two nodes against the chosen one of one."""
     return compare(tasks, lambda task: (task.chosen(2), task.chosen(1)))
 
 
-def third_node(records: Sequence[Mapping[str, Any]]) -> list[Comparison]:
+def third_node(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The chosen cell of three nodes against the chosen one of one or two nodes of the same operations, on series that have all cells of three."""
     operations = {record["config"]["dataset"]: set(record["config"]["operations"]) for record in records if record["config"]["nodes"] == 3}
     tasks = read((record for record in records if record["config"]["dataset"] in operations), most=3)
@@ -149,7 +132,7 @@ def third_node(records: Sequence[Mapping[str, Any]]) -> list[Comparison]:
         smaller = [cell for cell in task.cells(1) + task.cells(2) if set(cell.split("+")) <= operations[task.name]]
         return task.chosen(3), task.validation.loc[smaller].mean(axis=1).idxmin()
 
-    return compare(tasks, pair) if tasks else []
+    return compare(tasks, pair) if tasks else pd.DataFrame()
 
 
 def products_in_best(task: TaskSpace, part: float = 0.1) -> tuple[float, float]:
@@ -199,7 +182,7 @@ def picture(tasks: Sequence[TaskSpace], found: Mapping[str, pd.Series] = {}) -> 
         ax.plot(np.clip(np.exp(ratios[[tasks[row].name for row in rows]]), 0.2, 5), rows, marker, mfc=colour, mec="black", mew=1,
                 ms=15 if marker == "*" else 11, ls="", label=name)
     ax.axvline(1, color=COLOURS[7], ls="--", zorder=0)
-    ax.set(xscale="log", xlim=(0.19, 5.7), ylim=(len(tasks) - 0.4, -0.6), yticks=range(len(tasks)),
+    ax.set(xscale="log", xlim=(0.12, 5.7), ylim=(len(tasks) - 0.4, -0.6), yticks=range(len(tasks)),
            yticklabels=[task.name for task in tasks], xlabel="test error, LSTM = 1")
     ax.set_xticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "\u2265 5"])
     ax.minorticks_off()
@@ -216,16 +199,16 @@ def ranking(task: TaskSpace, rows: int = 8) -> pd.DataFrame:
                          "share": [f"{task.share(name):.2f}" for name in names]}).set_index("")
 
 
-def comparison_table(found: Sequence[Comparison]) -> pd.DataFrame:
+def comparison_table(found: pd.DataFrame) -> pd.DataFrame:
     """A row a series: the cell, what it is compared with, shares of both, the difference with its interval, the outcome."""
     def share(task: TaskSpace, name: str) -> str:
         return "-" if task.name in NO_SIGNAL else f"{task.share(name):.2f}"
 
-    rows = [{"series": one.task.name + "*" * one.task.one_draw(), "cell": one.cell.replace("+", ", "),
-             "compared with": LABELS.get(one.rival, one.rival.replace("+", ", ")),
-             "shares": f"{share(one.task, one.cell)}, {share(one.task, one.rival)}",
-             "error": one.effect.percent().text(), "p": p_text(one.p_value),
-             "outcome": one.outcome()} for one in found]
+    rows = [{"series": name + "*" * one["task"].one_draw(), "cell": one["cell"].replace("+", ", "),
+             "compared with": LABELS.get(one["rival"], one["rival"].replace("+", ", ")),
+             "shares": f"{share(one['task'], one['cell'])}, {share(one['task'], one['rival'])}",
+             "error": Interval(*one[["mean", "low", "high", "seeds"]]).percent().text(), "p": p_text(one["p"]),
+             "outcome": one["outcome"]} for name, one in found.iterrows()]
     return pd.DataFrame(rows).set_index("series")
 
 
