@@ -65,7 +65,8 @@ def test_daily_errors_are_those_of_the_records():
     days = all_runs.daily_errors()
     for name, own in days.groupby("record"):
         found = json.loads((RESULTS / name).read_text())["result"]
-        assert own.day.tolist() == list(range(found["days"][2])) and own[["first", "last"]].drop_duplicates().values.tolist() == [found["days"][:2]]
+        assert own.day.tolist() == list(range(found["days"][2])) and own.date.iloc[[0, -1]].tolist() == found["days"][:2]
+        assert own.date.is_monotonic_increasing and own.date.is_unique
         assert own[found["features"]].mean().tolist() == pytest.approx(found["feature_errors"], rel=5e-3)  # three digits are kept
     assert days.record.nunique() == len(list((RESULTS / "time_series").rglob("*.json")))
 

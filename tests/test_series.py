@@ -16,6 +16,7 @@ from growdarts.settings import DataError
 from growdarts_study.data.processes import PROCESSES, VAR_FACTOR, VAR_MATRIX
 from growdarts_study.data.series import G7_BRICS, SERIES, load_closes, load_series
 from growdarts_study.experiments.baselines import HeterogeneousAutoregression
+from growdarts_study.records import RESULTS
 from growdarts.tasks.series import series_from_returns
 
 PARTS = ("train", "validation", "test")
@@ -101,12 +102,15 @@ def test_largest_daily_returns(real_data):
 
 
 def test_rolling_origins_of_the_last_five_years(real_data):
+    dates = []
     for origin in range(2017, 2022):
         loaded = load_series("g7_brics", 20, origin)
         assert {d[:4] for d in loaded.test.dates} == {str(origin)}
         assert {d[:4] for d in loaded.validation.dates} == {str(origin - 1)}
         assert loaded.train.dates[-1] < f"{origin - 1}"
         assert loaded.train.x.shape[0::2] == (20, 12)
+        dates += loaded.test.dates
+    assert pd.read_csv(RESULTS / "time_series" / "test_days.csv")["date"].tolist() == dates  # of the table of daily errors
 
 
 def test_days_without_a_range(real_data):

@@ -99,15 +99,17 @@ def _rows(file: Path, place: Path) -> Iterator[dict[str, Any]]:
 
 
 def daily_errors(folder: Path = RESULTS) -> pd.DataFrame:
-    """Squared errors of standardised returns: a row a test day (`day`, of `days` from the date `first` to the date `last`) of every record
-    that has them, a column an index of the series."""
-    tables = []
+    """Squared errors of standardised returns: a row a test day of every record that has them, with its number (`day`) and its date, a column
+    an index of the series. `test_days.csv` has the dates of daily returns; days of other series have none."""
+    tables, calendar = [], pd.read_csv(RESULTS / "time_series" / "test_days.csv")["date"]
     for file in sorted((folder / "time_series").rglob("*.json")):
         record = records.load(file, ("config", "result"))
         first, last, days = record["result"]["days"]
         rows = pd.DataFrame(record["result"]["daily_errors"], columns=record["result"]["features"], dtype=np.float32)
         rows.insert(0, "day", np.arange(days))
-        tables.append(rows.assign(record=file.relative_to(folder).as_posix(), first=first, last=last))
+        dates = calendar[calendar.between(first, last)]
+        rows.insert(1, "date", dates.to_list() if len(dates) == days else None)
+        tables.append(rows.assign(record=file.relative_to(folder).as_posix()))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
