@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from growdarts_study import experiments, grids, records
+from growdarts import drawing
 from growdarts.checkpoints import Checkpoint
 from growdarts_study.config import ImageRun, LanguageRun
 from growdarts.spaces.darts.genotypes import ConvolutionalGenotype
@@ -15,6 +16,7 @@ from growdarts_study.experiments.phases import largest_width
 from growdarts.spaces.two_input.genotype import Genotype
 from growdarts.settings import ConfigError, DataError
 from growdarts.training import DivergenceError, Fit
+from growdarts_study.report import grown, player, tables
 
 
 def smoke(experiment, **changes):
@@ -92,10 +94,20 @@ def test_a_stage_without_an_error_is_recorded(monkeypatch):
         def _stage_error(self):
             return math.nan if self.state.stage_errors else super()._stage_error()
 
+        def validation_error(self):  # not finite right after the growth
+            first = self.network.n_nodes() > 1 and not vars(self).get("blind")
+            self.blind = self.network.n_nodes() > 1
+            return math.nan if first else super().validation_error()
+
     monkeypatch.setattr(phases, "ControlledSearch", Blind)
     record = experiments.run(smoke("language", methods=["grow"], search_epochs=4, stage_epochs=1, max_nodes=2))
     assert [error is None for error in record["search"]["stage_errors"]] == [False, True]
-    json.dumps(record, allow_nan=False)
+    record = json.loads(json.dumps(record, allow_nan=False))
+    assert tables.events(record)["validation before, after"].str.endswith("not finite").any()
+    assert "not finite" in player.search(record, "nats")
+    record["search"]["events"][-1]["validation_after"] = None  # as after a pruning at the end
+    assert record["search"]["events"][-1]["kind"] == "stage" and "not finite" in drawing.growth(record)
+    assert grown.growth_jumps([record], "grow") == []
 
 
 def test_a_search_that_diverges_is_made_again_with_half_the_step(monkeypatch):

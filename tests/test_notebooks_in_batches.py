@@ -1,4 +1,4 @@
-"""A notebook as a job of a batch runs it: it makes records of its tier, and leaves out what a page reads from those of others."""
+"""A page in another tier than its own, as in a job of a batch: it runs, and leaves out what it reads from records."""
 
 from pathlib import Path
 

@@ -66,8 +66,8 @@ class SearchSettings(Settings):
                            "hold, at mixture weight epsilon")
     tune_epochs: int = Field(ge=0, description="theta-only epochs after a pruning")
     grow_operations: Literal["off", "morphism", "splitting", "splitting_all"] = Field(
-        default="off", description="which operations are duplicated. morphism: that of the largest weight; splitting: that of which a split lowers "
-        "the loss in most units; splitting_all: all of which it does in any unit")
+        default="off", description="which operations are duplicated. morphism: the one of the largest weight; splitting: the one whose split lowers "
+        "the loss in most units; splitting_all: every one whose split lowers the loss in at least one unit")
     duplicate_above: float = Field(default=0.5, gt=0, lt=1, description="mixture weight above which an operation is "
                                    "duplicated by morphism")
     max_copies: int = Field(default=2, ge=2, le=8, description="most copies of an operation in one mixture")

@@ -33,8 +33,8 @@ class ControlledSettings(SearchSettings, StudySettings):
     judge_epochs: int = Field(default=0, ge=0, description="theta-only epochs of the network with the derived operation of every "
                               "mixture alone, by whose error a stage is then judged; 0: by that of the mixtures, as in the paper")
     grow_operations: Literal["off", "morphism", "splitting", "splitting_all", "random"] = Field(
-        default="off", description="which operations are duplicated. morphism: that of the largest weight; splitting: that of which a split lowers "
-        "the loss in most units; splitting_all: all of which it does in any unit; random: one drawn at random")
+        default="off", description="which operations are duplicated. morphism: the one of the largest weight; splitting: the one whose split lowers "
+        "the loss in most units; splitting_all: every one whose split lowers the loss in at least one unit; random: one drawn at random")
     duplicate_epochs: int | None = Field(default=None, ge=1, description="epochs between duplications, whether they help or "
                                          "not, in a single stage of all search_epochs; None: weights and errors decide")
 

@@ -34,7 +34,8 @@ def growth(record: dict[str, Any]) -> str:
     best = max(number for number, event in enumerate(stages) if event["what"] == ["gain"] or number == 0)
     rows = []
     for number, event in enumerate(stages):
-        title = f"stage {number + 1}, epoch {event['epoch']}: validation error {event['validation_after']:.4f}"
+        error = event["validation_after"]
+        title = f"stage {number + 1}, epoch {event['epoch']}: validation error {'not finite' if error is None else f'{error:.4f}'}"
         before = stages[max(0, number - 1)]["weights"]
         drawn = chart.draw(event["weights"], before, derived_keys(data, event["weights"]) if number == best else ())
         rows.append((title, [drawn], chart.height))

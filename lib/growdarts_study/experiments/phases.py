@@ -175,6 +175,7 @@ def record(config: ControlledSettings, hashes: dict[str, str], searched: Searche
         "result": result,
         "training": {width: records.significant(f.errors, 5) for width, f in fits.items()},
         "search": None if found is None else {
-            "validation_error": found.validation_error, "test_error": searched.test_error,
-            "diverged": searched.diverged, **records.significant({"stage_errors": found.stage_errors, "events": found.events}, 17),
+            "diverged": searched.diverged, **records.significant({
+                "validation_error": found.validation_error, "test_error": searched.test_error, "stage_errors": found.stage_errors,
+                "events": found.events}, 17),
             "history": records.significant(found.history, 4)}}

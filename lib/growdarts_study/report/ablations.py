@@ -73,7 +73,7 @@ def table(changes: list[tuple[Part, Contrast]]) -> pd.DataFrame:
 
 def figure(changes: list[tuple[Part, Contrast]]) -> Figure:
     """A row a part: the change of its error on every series (dots), their mean and its interval (bar)."""
-    (drawn, ax), (low, high) = plt.subplots(figsize=(WIDTH, 1 + 0.32 * len(changes))), (-112, 122)  # beyond these an arrow stands
+    (drawn, ax), (low, high) = plt.subplots(figsize=(WIDTH, 1 + 0.32 * len(changes))), (-142, 122)  # beyond these an arrow stands
     for row, (_, one) in enumerate(changes):
         means = one.effects.mean()
         for shown, marker in ((means, "o"), (means[means < low].clip(low), "<"), (means[means > high].clip(upper=high), ">")):
@@ -83,7 +83,7 @@ def figure(changes: list[tuple[Part, Contrast]]) -> Figure:
     ax.set_yticks(range(len(changes)), [part.change for part, _ in changes])
     ticks = [-50, 0, 100]
     ax.set_xticks(100 * np.log1p(np.array(ticks) / 100), [f"{tick:+d}" if tick else "0" for tick in ticks])
-    ax.set(ylim=(len(changes) - 0.5, -0.5), xlim=(-115, 125))
+    ax.set(ylim=(len(changes) - 0.5, -0.5), xlim=(-150, 127))
     ax.set_xlabel("change of the test error, %", x=0.3)
     return drawn
 

@@ -22,7 +22,8 @@ MARGIN = 1.0  # percent of the error: no smaller difference is of interest on th
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % confidence interval over `n` values: Student's t, or a bootstrap, which then says what else it found."""
+    """A mean with its 95 % confidence interval over `n` values, by Student's t or by a bootstrap. One by a bootstrap keeps its own 90 % interval,
+    and Student's interval, which the t test needs."""
 
     mean: float
     low: float
@@ -56,7 +57,7 @@ class Interval:
         return -margin < found.low and found.high < margin
 
     def percent(self) -> "Interval":
-        """Of 100 times the logarithm of a ratio: the same as a change in percent."""
+        """Of 100 times the logarithm of a ratio: the same as a change in percent, for reading only."""
         return Interval(*(float(100 * np.expm1(value / 100)) for value in (self.mean, self.low, self.high)), self.n)
 
     def p_value(self) -> float:

@@ -19,7 +19,8 @@ def kept_nodes(records: Records, method: str) -> tuple[int, int, int]:
 
 
 def growth_jumps(records: Records, method: str) -> list[float]:
-    """Change of the validation error in percent by every node that was added."""
+    """Change of the validation error in percent by every node that was added, where both errors are finite."""
     return [100 * (event["validation_after"] / event["validation_before"] - 1)
             for record in records if record["config"]["method"] == method
-            for event in record["search"]["events"] if event["kind"] == "grow_node"]
+            for event in record["search"]["events"]
+            if event["kind"] == "grow_node" and None not in (event["validation_before"], event["validation_after"])]

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from growdarts.drawing import derived_keys
 from growdarts.drawing.charts import LEGEND, Chart, Weights, key_label, place, through
 from growdarts.drawing.text import PALE, document, text
+from growdarts_study.report.tables import error_text
 
 HERE = Path(__file__).parent
 CHART, LEFT, RIGHT = 308, 44, 8  # width of a panel of curves, of its margins
@@ -54,20 +55,21 @@ def steps(record: dict[str, Any]) -> list[dict[str, Any]]:
     for row in history:
         found.append({"epoch": row["epoch"], "at": row["epoch"], "kind": "epoch", "weights": row["weights"],
                       "validation": row["validation_error"],
-                      "say": f"Training error {row['train_loss']:.4f}, validation error {row['validation_error']:.4f}. "
+                      "say": f"Training error {row['train_loss']:.4f}, validation error {error_text(row['validation_error'])}. "
                              f"{row['nodes']} node{'s' * (row['nodes'] > 1)}. {_strongest(row['weights'])}."})
         for event in events:
             if event["epoch"] == row["epoch"] and event["what"] and event["kind"] != "stage":
                 found.append({"epoch": row["epoch"], "at": row["epoch"] + 0.5, "kind": event["kind"],
-                              "weights": event["weights"], "validation": event["validation_after"],
-                              "say": f"{_what(event)}. The validation error was {event['validation_before']:.5f} and is now "
-                                     f"{event['validation_after']:.5f}."})
+                              "weights": event["weights"],
+                              "validation": row["validation_error"] if event["validation_after"] is None else event["validation_after"],
+                              "say": f"{_what(event)}. The validation error was {error_text(event['validation_before'], 5)} and is now "
+                                     f"{error_text(event['validation_after'], 5)}."})
     stages = [event for event in events if event["kind"] == "stage"]
     kept = max(number for number, event in enumerate(stages) if event["what"] == ["gain"] or not number)
     found.append({"epoch": stages[kept]["epoch"], "at": stages[kept]["epoch"], "kind": "end", "weights": stages[kept]["weights"],
                   "validation": stages[kept]["validation_after"],
                   "say": f"The search is over. Stage {kept + 1} of {len(stages)} is kept, with a validation error of "
-                         f"{stages[kept]['validation_after']:.4f}. The framed operations make up the derived cell."})
+                         f"{error_text(stages[kept]['validation_after'])}. The framed operations make up the derived cell."})
     return found
 
 

@@ -93,7 +93,7 @@ def run_twice(runs: pd.DataFrame) -> tuple[int, int, float]:
 
 
 def without_exploded(table: pd.DataFrame) -> tuple[int, int, Interval]:
-    """Effects of a table that are a larger factor of the error than `EXPLODED`, all that there are, and the mean over tasks without them."""
+    """How many effects of a table are beyond a factor of `EXPLODED`, how many there are, and the mean over tasks without those."""
     exploded = table.abs() > 100 * np.log(EXPLODED)
     return int(exploded.sum().sum()), int(table.count().sum()), contrast(table.mask(exploded)).over
 
@@ -104,8 +104,8 @@ def without_diverged(runs: pd.DataFrame, arm: str, rival: str, of: str = "retrai
 
 
 def failures(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row an arm that has any: its runs, those whose search or whose training diverged, and those with an error that is a larger factor than `EXPLODED` of
-    that of the mean."""
+    """A row an arm that has any: its runs, those whose search or training diverged, and those with an error of more than `EXPLODED` times that
+    of the mean."""
     errors = runs[["one_shot", "retrained"]].astype(float)
     found = pd.DataFrame({"diverged": runs["one_shot_failed"] | runs["retrained_failed"], "exploded": errors.gt(EXPLODED * runs["mean"], axis=0).any(axis=1)})
     found = found[~found.index.get_level_values("arm").isin(CLOSED_FORMS)].groupby("arm").sum().assign(runs=runs.groupby("arm").size())

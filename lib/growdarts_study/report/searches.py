@@ -172,7 +172,7 @@ def arms_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def closed_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a series: its forecast with a closed form that has the least validation error, and the errors of `arms` over that forecast's with
+    """A row a series: its forecast with a closed form that has the least validation error, and the errors of growing, random cells and LSTM over that forecast's with
     their outcomes, see `task_table`; not corrected for the number of series."""
     validation, rows = np.log(runs["validation"].astype(float)).unstack("arm").drop(columns=NAMES, errors="ignore"), {}
     for task in judged(runs):

@@ -153,7 +153,7 @@ def real_table(runs: pd.DataFrame) -> pd.DataFrame:
     the spring of 2020."""
     real, rows = runs.loc["log_range"], {}
     days = np.array(real["labels"].iloc[0])
-    crisis = np.flatnonzero((days <= CRISIS[1]) & (np.append(days[1:], days[-1]) >= CRISIS[0]))  # blocks that hold a day of it
+    crisis = np.flatnonzero((days <= CRISIS[1]) & (np.append(days[1:], days[-1]) > CRISIS[0]))  # blocks that hold a day of it
     for arm in [name for name in NAMES if name in real.index.get_level_values("arm") and name != "frozen"]:
         ours, theirs = (real.xs(name, level="arm")["blocks"] for name in (arm, "frozen"))
         low, high = block_interval(_means(ours), _means(theirs))

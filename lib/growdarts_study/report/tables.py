@@ -121,12 +121,17 @@ def _size_and_cost(record: dict[str, Any]) -> dict[str, str]:
                                          + f"{cost['train_seconds']:.0f}, {cost['test_seconds']:.2g}"}
 
 
+def error_text(error: float | None, digits: int = 4) -> str:
+    """An error of a record for reading; None is one that was not finite."""
+    return "not finite" if error is None else f"{error:.{digits}f}"
+
+
 def events(record: dict[str, Any]) -> pd.DataFrame:
     """Every growth, pruning, tuning and end of a stage of one search."""
     return pd.DataFrame([{
         "after epoch": event["epoch"], "event": event["kind"].replace("_", " "),
         "what": ", ".join(event["what"]) or "nothing",
-        "validation before, after": f"{event['validation_before']:.4f}, {event['validation_after']:.4f}",
+        "validation before, after": ", ".join(error_text(event[f"validation_{when}"]) for when in ("before", "after")),
         "nodes": event["nodes"], "weights": event["parameters"], "GFLOP spent": round(event["flops_spent"] / 1e9, 2),
     } for event in record["search"]["events"]]).set_index("after epoch")
 
