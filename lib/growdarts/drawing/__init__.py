@@ -5,7 +5,7 @@ from typing import Any
 
 from growdarts.drawing.charts import BLUE, LEGEND, WIDTH, Chart, Weights, _arrow, key_label
 from growdarts.drawing.graphs import arranged, derived_cells, derived_edges
-from growdarts.drawing.text import LETTER, text, width
+from growdarts.drawing.text import LETTER, error_text, text, width
 from growdarts.mixture import operation_keys, operation_name
 from growdarts.spaces.genotype import genotype_from_dict
 
@@ -34,8 +34,7 @@ def growth(record: dict[str, Any]) -> str:
     best = max(number for number, event in enumerate(stages) if event["what"] == ["gain"] or number == 0)
     rows = []
     for number, event in enumerate(stages):
-        error = event["validation_after"]
-        title = f"stage {number + 1}, epoch {event['epoch']}: validation error {'not finite' if error is None else f'{error:.4f}'}"
+        title = f"stage {number + 1}, epoch {event['epoch']}: validation error {error_text(event['validation_after'])}"
         before = stages[max(0, number - 1)]["weights"]
         drawn = chart.draw(event["weights"], before, derived_keys(data, event["weights"]) if number == best else ())
         rows.append((title, [drawn], chart.height))

@@ -22,6 +22,11 @@ def width(text: str, size: float = LETTER) -> float:
     return total
 
 
+def error_text(error: float | None, digits: int = 4) -> str:
+    """An error of a record for reading; None is one that was not finite."""
+    return "not finite" if error is None else f"{error:.{digits}f}"
+
+
 def text(x: float, y: float, words: str, anchor: str = "start", size: int = SMALL, fill: str = INK, bold: bool = False) -> str:
     """SVG of a text whose baseline begins, lies around or ends at (x, y); `_{t}` is a subscript."""
     inner = words.replace("&", "&amp;").replace("<", "&lt;")

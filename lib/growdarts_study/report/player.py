@@ -11,8 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from growdarts.drawing import derived_keys
 from growdarts.drawing.charts import LEGEND, Chart, Weights, key_label, place, through
-from growdarts.drawing.text import PALE, document, text
-from growdarts_study.report.tables import error_text
+from growdarts.drawing.text import PALE, document, error_text, text
 
 HERE = Path(__file__).parent
 CHART, LEFT, RIGHT = 308, 44, 8  # width of a panel of curves, of its margins

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML, Markdown
 
+from growdarts.drawing.text import error_text
 from growdarts.spaces.genotype import genotype_from_dict
 from growdarts_study.records import table
 from growdarts_study.report.comparison import Difference, detectable, relative_difference
@@ -119,11 +120,6 @@ def _size_and_cost(record: dict[str, Any]) -> dict[str, str]:
             "search, TFLOP": f"{cost['search_flops'] / 1e12:.3g}" if searched else "-",
             "search, training, test, s": (f"{cost['search_seconds']:.0f}, " if searched else "-, ")
                                          + f"{cost['train_seconds']:.0f}, {cost['test_seconds']:.2g}"}
-
-
-def error_text(error: float | None, digits: int = 4) -> str:
-    """An error of a record for reading; None is one that was not finite."""
-    return "not finite" if error is None else f"{error:.{digits}f}"
 
 
 def events(record: dict[str, Any]) -> pd.DataFrame:

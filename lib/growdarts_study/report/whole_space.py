@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from growdarts_study.data.processes import PROCESSES
-from growdarts_study.report.comparison import Interval, interval, outcome
-from growdarts_study.report.contrasts import OVER_TASKS, by_task
+from growdarts_study.report.comparison import Interval, outcome
+from growdarts_study.report.contrasts import OVER_TASKS, by_task, contrast
 from growdarts_study.report.figures import COLOURS, LABELS, WIDTH
 from growdarts_study.report.tables import p_text
 
@@ -108,8 +108,9 @@ def compare(tasks: Sequence[TaskSpace], pair: Callable[[TaskSpace], tuple[str, s
 
 
 def over_tasks(found: pd.DataFrame) -> tuple[Interval, str]:
-    """The mean effect over tasks, a task being one value, and its outcome."""
-    over = interval(found["mean"])
+    """The mean effect over tasks, a task being one value, and its outcome by its interval."""
+    effects = {name: one["task"].effect(one["cell"], one["rival"]) for name, one in found.iterrows()}
+    over = contrast(pd.DataFrame(effects)).over
     return over, outcome([over], OVER_TASKS)
 
 
