@@ -54,8 +54,9 @@ def compare(stored: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
 
 
 def drawn(experiment: str, tier: str, seed: int, number: int) -> list[tuple[Path, Any]]:
-    """`number` of the records of an experiment that are there, with their configurations, drawn at random."""
-    runs = {file: run for job in grids.jobs(experiment, tier) for file, run in job.runs().items() if file.exists()}
+    """`number` of the records of an experiment that are there, with their configurations, drawn at random; none of a run that diverged."""
+    runs = {file: run for job in grids.jobs(experiment, tier) for file, run in job.runs().items()
+            if file.exists() and "diverged" not in records.load(file, ())}
     return [(file, runs[file]) for file in random.Random(f"{seed}/{experiment}").sample(sorted(runs), min(number, len(runs)))]
 
 

@@ -3,13 +3,16 @@
 import hashlib
 import json
 import resource
+from functools import partial
 
 import pytest
 import yaml
 
 from growdarts import checkpoints
+from growdarts.training import DivergenceError
 from growdarts_study import experiments, grids, records
 from growdarts_study.config import LanguageConfig, TimeSeriesConfig, TimeSeriesRun, TimeSeriesSettings
+from growdarts_study.report import all_runs
 from growdarts.spaces.genotype import GenotypeError
 from growdarts.spaces.two_input.genotype import Genotype
 
@@ -69,6 +72,33 @@ def test_one_failed_run_does_not_stop_the_others(notebook_config, tmp_path, monk
     with pytest.raises(experiments.RunsFailed, match="1 of 2 runs failed:\nmean-seed3-last-fifth: ArithmeticError: no mean today"):
         experiments.run_all(notebook_config)
     assert [file.name.split("-")[0] for file in tmp_path.rglob("*.json")] == ["grow"]
+
+
+def test_a_run_that_diverges_for_good_leaves_a_record_that_says_so(notebook_config, tmp_path, monkeypatch, capsys):
+    grid = {"time_series": {"smoke": {"seeds": [3], "methods": ["grow", "mean"], "parameters": {}}}}
+    (tmp_path / "grid.yml").write_text(yaml.safe_dump(grid))
+    grow, mean = grids.jobs("time_series", "smoke", tmp_path / "grid.yml")
+    def diverge(*_, **__):
+        raise DivergenceError(3, float("nan"), checkpoints.Checkpoint(None, ""))
+
+    with monkeypatch.context() as patch:
+        patch.setitem(experiments.RUNNERS, TimeSeriesRun, diverge)
+        assert experiments.run_all(grow.config) == [] and grow.is_done()
+    said = "grow-seed3-last-fifth: training diverged in epoch 3: loss = nan"
+    assert said in capsys.readouterr().out
+    assert experiments.run_all(grow.config) == [] and said in capsys.readouterr().out  # read, not made again
+    experiments.run_all(mean.config)
+    load = partial(grids.load_records, "time_series", "smoke", tmp_path / "grid.yml")
+    assert [record["config"]["method"] for record in load()] == ["mean"]
+    (diverged,) = load(diverged=True)
+    assert diverged["diverged"] == "training diverged in epoch 3: loss = nan" and diverged["config"]["method"] == "grow"
+    rows = all_runs.table(tmp_path / "results").set_index("method")
+    assert rows["test_error"].isna().to_dict() == {"grow": True, "mean": False}
+    assert set(all_runs.daily_errors(tmp_path / "results").get("record", [])) <= set(rows.loc[["mean"], "record"])
+    (file,) = grow.runs()
+    file.write_text(json.dumps({key: value for key, value in diverged.items() if key != "provenance"}))
+    with pytest.raises(records.RecordError, match="lacks provenance.data_sha256; delete it"):
+        load()
 
 
 def test_a_tier_is_complete_and_holds_nothing_else(notebook_config, tmp_path):

@@ -142,8 +142,10 @@ def _known(overrides: dict[str, Any], allowed: dict[str, Any], where: str) -> No
                           f"allowed are {', '.join(sorted(allowed))}")
 
 
-def load_records(experiment: str, tier: str, grids: Path = GRIDS, *, partial: bool = False, dataset: str | None = None) -> list[dict[str, Any]]:
+def load_records(experiment: str, tier: str, grids: Path = GRIDS, *, partial: bool = False, dataset: str | None = None,
+                 diverged: bool = False) -> list[dict[str, Any]]:
     """The records of a tier (on `dataset`), in the order of its jobs: all of them, or if `partial` those that there are, and no others.
+    Runs that diverged for good are left out, or if `diverged` all others.
 
     Raises
     ------
@@ -162,4 +164,5 @@ def load_records(experiment: str, tier: str, grids: Path = GRIDS, *, partial: bo
     if extra:
         raise records.RecordError(f"{len(extra)} records are not of the present grid, the first is {extra[0]}; "
                                   "delete them, they were made with another configuration or by hand")
-    return [records.load_run(file, run) for file, run in there.items()]
+    found = [records.load_run(file, run) for file, run in there.items()]
+    return [record for record in found if ("diverged" in record) == diverged]

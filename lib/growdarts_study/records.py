@@ -28,6 +28,7 @@ CHECKPOINTS = ROOT / "_build" / "checkpoints"
 PACKAGES = ("torch", "numpy", "pandas", "pydantic", "papermill", "growdarts")
 TIMINGS = ("seconds", "seconds_spent")  # what may differ between two runs of one configuration
 # What every record of a run holds; what stands behind a dot is an entry of an entry.
+DIVERGED = ("config.method", "config.seed", "config_hash", "provenance.data_sha256", "diverged")  # all of one that diverged for good
 ENTRIES = ("config.method", "config.seed", "config_hash", "provenance.data_sha256", "cost.search_seconds",
            "cost.search_flops", "cost.search_epochs", "cost.train_seconds", "result.test_error",
            "result.validation_error", "result.parameters", "result.hidden", "result.genotype", "training", "search")
@@ -63,7 +64,8 @@ def _checksum(record: dict[str, Any]) -> str:
 
 
 def load(file: Path, entries: Iterable[str] = ENTRIES, remedy: str = AGAIN) -> dict[str, Any]:
-    """Read one record; raises `RecordError` if the file is missing, is not one or lacks one of the `entries`."""
+    """Read one record; raises `RecordError` if the file is missing, is not one or lacks one of the `entries` (of a run that diverged for
+    good, of `DIVERGED`)."""
     try:
         record = json.loads(Path(file).read_text(encoding="utf-8-sig"), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
@@ -71,7 +73,7 @@ def load(file: Path, entries: Iterable[str] = ENTRIES, remedy: str = AGAIN) -> d
     stored = record.pop("sha256", None) if isinstance(record, dict) else None
     if stored is not None and stored != _checksum(record):  # older ones have none
         raise RecordError(f"{file} is damaged: its checksum is that of another content; {remedy}")
-    missing = [entry for entry in entries if _lacks(record, entry)]
+    missing = [entry for entry in (entries if _lacks(record, "diverged") else DIVERGED) if _lacks(record, entry)]
     if missing:
         raise RecordError(f"{file} lacks {', '.join(missing)}; {remedy}")
     return record

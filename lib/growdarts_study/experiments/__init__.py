@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from growdarts.devices import Device, find_device
+from growdarts.training import DivergenceError
 from growdarts_study import records
 from growdarts_study.arms import SearchesRun
 from growdarts_study.config import Grid, ImageRun, LanguageRun, TimeSeriesRun
@@ -45,7 +46,8 @@ def run(config: Run, *, checkpoints: Path | None = None, progress: bool = False,
 
 
 def run_all(config: Grid) -> list[dict[str, Any]]:
-    """Make all runs of a notebook's parameters; records there already are read, not made again.
+    """Make all runs of a notebook's parameters; records there already are read, not made again. Left out, with a line that says so, are
+    runs whose record says that they diverged.
 
     Raises
     ------
@@ -60,8 +62,11 @@ def run_all(config: Grid) -> list[dict[str, Any]]:
         for run_config in bar:
             bar.set_postfix(run=run_config.label())
             try:
-                made.append(_recorded(run_config, config) if config.keep_records
-                            else run(run_config, progress=config.progress, device=config.device))
+                record = _recorded(run_config, config) if config.keep_records else run(run_config, progress=config.progress, device=config.device)
+                if "diverged" in record:
+                    bar.write(f"{run_config.label()}: {record['diverged']}")
+                else:
+                    made.append(record)
             except Exception as error:  # one diverged run must not cost the others
                 failed[run_config.label()] = error
     if failed:
@@ -75,13 +80,18 @@ class RunsFailed(RuntimeError):
 
 
 def _recorded(config: Run, grid: Grid) -> dict[str, Any]:
-    """The stored record of a run, made first if it is missing; resumes from checkpoints if it was killed."""
+    """The stored record of a run, made first if it is missing; resumes from checkpoints if it was killed. Of a run that diverged for good
+    it says that and how (`diverged`), and no more."""
     file = records.path(config, grid.tier, grid.experiment)
     if file.exists():
         return records.load_run(file, config, HASHES[type(config)](config))
     checkpoints = records.CHECKPOINTS / config.hash()
-    record = {"tier": grid.tier, **run(config, checkpoints=checkpoints, progress=grid.progress,
-                                        device=grid.device)}
+    try:
+        made = run(config, checkpoints=checkpoints, progress=grid.progress, device=grid.device)
+    except DivergenceError as error:
+        made = {"config": config.model_dump(), "config_hash": config.hash(), "provenance": records.provenance(
+            HASHES[type(config)](config), find_device(grid.device)), "diverged": str(error).split(";")[0]}
+    record = {"tier": grid.tier, **made}
     records.write(record, file)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return record

@@ -65,6 +65,9 @@ def _rows(file: Path, place: Path) -> Iterator[dict[str, Any]]:
     config, made = record["config"], record["provenance"]
     common = {"experiment": place.parts[0], "tier": record.get("tier", place.parts[1]), "data": config["dataset"],
               "year": config.get("origin"), "made": made["made"], "commit": made["commit"], "record": place.as_posix(), "config": []}
+    if "diverged" in record:
+        yield common | {"method": config["method"], "seed": config["seed"]}
+        return
     if "changes" in record:  # of streams: the prequential error, the operations of the first part's search and of the stream
         for arm, row in record["rows"].items():
             yield common | {"method": arm, "seed": config["seed"], "test_error": row["error"], "floor": record["floor"],
@@ -104,6 +107,8 @@ def daily_errors(folder: Path = RESULTS) -> pd.DataFrame:
     tables, calendar = [], pd.read_csv(RESULTS / "time_series" / "test_days.csv")["date"]
     for file in sorted((folder / "time_series").rglob("*.json")):
         record = records.load(file, ("config", "result"))
+        if "diverged" in record:
+            continue
         first, last, days = record["result"]["days"]
         rows = pd.DataFrame(record["result"]["daily_errors"], columns=record["result"]["features"], dtype=np.float32)
         rows.insert(0, "day", np.arange(days))
