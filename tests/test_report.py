@@ -115,8 +115,9 @@ def test_a_method_stands_beside_its_number_and_leads_to_its_record():
 
 def test_an_accuracy_has_wilsons_interval():
     """The example of Wilson's interval for 81 of 263 in Newcombe (1998): 0.2553 to 0.3662."""
-    record = {"result": {"test_images": 263, "mistakes": list(range(263 - 81))}}
-    assert tables.accuracy(record) == pytest.approx((100 * 81 / 263, 25.53, 36.62), abs=0.006)
+    record = {"config": {"method": "lstm"}, "search": None, "cost": {"train_seconds": 1.0, "test_seconds": 0.1},
+              "result": {"test_images": 263, "mistakes": list(range(263 - 81)), "parameters": 9, "genotype": None}}
+    assert tables.accuracies([record]).loc["LSTM"].tolist() == ["30.8 (25.5 to 36.6)", "9", "-", "-", "-, 1, 0.1"]
 
 
 def test_the_picture_of_the_first_page_is_that_of_the_records():

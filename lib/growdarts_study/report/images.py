@@ -4,17 +4,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from growdarts_study.report import figures
 from growdarts_study.report.comparison import interval
 from growdarts_study.report.figures import LABELS
-
-DATASET = "cifar10_held_out"
 
 
 def accuracies(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Test accuracy in percent, seeds by methods. Every seed reads images of its own."""
     rows = [{"seed": record["config"]["seed"], "method": record["config"]["method"], "right": 100 * (1 - record["result"]["test_error"])}
-            for record in records if record["config"]["dataset"] == DATASET]
+            for record in records]
     return pd.DataFrame(rows, columns=["seed", "method", "right"]).pivot(index="seed", columns="method", values="right")
 
 
@@ -29,3 +29,10 @@ def table(records: Iterable[Mapping[str, Any]], method: str = "grow") -> pd.Data
             more: "-" if name == method else f"{gain.mean:+.1f} ({gain.ends('+.1f')})",
             "detectable": "-" if name == method or gain.n < 2 else f"{gain.detectable():.1f}", "seeds": str(mean.n)}
     return pd.DataFrame(rows).T
+
+
+def picture(records: Iterable[Mapping[str, Any]]) -> Figure:
+    """A row a method: mean accuracy with its interval over seeds, the best first."""
+    means = {name: interval(right.dropna()) for name, right in accuracies(records).items()}
+    rows = [(name, mean.mean, mean.low, mean.high) for name, mean in sorted(means.items(), key=lambda item: -item[1].mean)]
+    return figures.ranked(rows, "test accuracy, %")

@@ -88,29 +88,17 @@ def rate_trials(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def accuracies(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Test accuracy of image classifiers with Wilson's 95 % interval, McNemar's test against DARTS V2, sizes and costs."""
-    from statsmodels.stats.contingency_tables import mcnemar  # slow to import
-
-    rows = {}
-    wrong = {record["config"]["method"]: set(record["result"]["mistakes"]) for record in records}
-    for record in records:
-        method, (right, low, high) = record["config"]["method"], accuracy(record)
-        row = {"test accuracy, % (interval)": f"{right:.1f} ({low:.1f} to {high:.1f})"}
-        if "darts_v2" in wrong:
-            ours, theirs = (len(wrong[a] - wrong[b]) for a, b in ((method, "darts_v2"), ("darts_v2", method)))
-            row["p"] = p_text(None if method == "darts_v2" else mcnemar([[0, ours], [theirs, 0]], exact=True).pvalue)
-        rows[LABELS[method]] = row | _size_and_cost(record)
-    return pd.DataFrame(rows).T
-
-
-def accuracy(record: dict[str, Any]) -> tuple[float, float, float]:
-    """Test accuracy of an image classifier in percent, and the ends of Wilson's 95 % interval."""
+def accuracies(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Test accuracy of image classifiers in percent with Wilson's 95 % interval, sizes and costs."""
     from statsmodels.stats.proportion import proportion_confint  # slow to import
 
-    n, mistakes = record["result"]["test_images"], len(record["result"]["mistakes"])
-    low, high = proportion_confint(n - mistakes, n, method="wilson")
-    return 100 * (1 - mistakes / n), 100 * low, 100 * high
+    rows = {}
+    for record in records:
+        n, mistakes = record["result"]["test_images"], len(record["result"]["mistakes"])
+        low, high = proportion_confint(n - mistakes, n, method="wilson")
+        rows[LABELS[record["config"]["method"]]] = {
+            "test accuracy, % (interval)": f"{100 * (1 - mistakes / n):.1f} ({100 * low:.1f} to {100 * high:.1f})"} | _size_and_cost(record)
+    return pd.DataFrame(rows).T
 
 
 def _size_and_cost(record: dict[str, Any]) -> dict[str, str]:
