@@ -199,6 +199,14 @@ def test_divergence_without_validation(settings, tmp_path):
     assert stored(tmp_path / "fit.pt")["epoch"] == 2
 
 
+def test_divergence_names_the_error_that_is_not_finite(settings):
+    """The loss of the training may still be finite when the validation error no longer is."""
+    task = Line()
+    task.evaluate = lambda *_: math.inf
+    with pytest.raises(DivergenceError, match="epoch 1: loss = inf; no checkpoint was kept"):
+        run(TimeSeriesRun.of(settings), task)
+
+
 def test_on_epoch_comes_before_each_epoch(settings):
     calls, task = [], Line()
     batches, evaluate = task.train_batches, task.evaluate

@@ -172,7 +172,7 @@ def fit(network: nn.Module, parameters: list[nn.Parameter], task: Task, settings
             kept = network if averaged is None else averaged.module
             error = task.evaluate(kept, "validation") if validate else 0.0
             if not math.isfinite(loss + error):
-                raise DivergenceError(epoch + 1, loss, checkpoint)
+                raise DivergenceError(epoch + 1, error if math.isfinite(loss) else loss, checkpoint)
             if not validate or error < min(errors, default=math.inf):
                 best = copy.deepcopy(kept.state_dict())
             if validate:

@@ -25,7 +25,7 @@ COLUMNS = {
     "changed": "parameters in which the run differs from most of its experiment on these data",
     "seed": "of all random draws; in whole_space of the generated series as well",
     "year": "test year; empty: the last part of the data",
-    "test_error": "mean squared error of standardised values, of streams that of all forecasts after the first part; language: nats a word, or a character; images: share of images that are wrong",
+    "test_error": "mean squared error of standardised values, of streams that of all forecasts after the first part; language: nats a word, or a character; images: share of images that are wrong; empty: the run diverged",
     "validation_error": "the same on the validation part, by which sizes and stages were chosen",
     "floor": "lowest possible test error, where it is known",
     "weights": "of the tested network",
@@ -65,9 +65,6 @@ def _rows(file: Path, place: Path) -> Iterator[dict[str, Any]]:
     config, made = record["config"], record["provenance"]
     common = {"experiment": place.parts[0], "tier": record.get("tier", place.parts[1]), "data": config["dataset"],
               "year": config.get("origin"), "made": made["made"], "commit": made["commit"], "record": place.as_posix(), "config": []}
-    if "diverged" in record:
-        yield common | {"method": config["method"], "seed": config["seed"]}
-        return
     if "changes" in record:  # of streams: the prequential error, the operations of the first part's search and of the stream
         for arm, row in record["rows"].items():
             yield common | {"method": arm, "seed": config["seed"], "test_error": row["error"], "floor": record["floor"],
@@ -86,10 +83,11 @@ def _rows(file: Path, place: Path) -> Iterator[dict[str, Any]]:
                     "nodes": genotype_from_dict(row["cell"]).n_nodes if "cell" in row else None}
         return
     if "cells" not in record:
-        (run,) = records.table([record | {"config": {"origin": None} | config}]).rename(columns={
-            "validation": "validation_error", "test": "test_error", "parameters": "weights"}).to_dict("records")
+        (run,) = [{"method": config["method"], "seed": config["seed"]}] if "diverged" in record else records.table(
+            [record | {"config": {"origin": None} | config}]).rename(columns={
+                "validation": "validation_error", "test": "test_error", "parameters": "weights"}).to_dict("records")
         settings = [(name, str(value)) for name, value in config.items() if name not in ("seed", "origin", "method", "dataset")]
-        yield run | common | {"floor": record["result"].get("floor"), "config": settings}
+        yield run | common | {"floor": record.get("result", {}).get("floor"), "config": settings}
         return
     tested = dict(zip(record["cells"], zip(record["validation"], record["test"], strict=True), strict=True))
     if config["nodes"] == 1:  # the same in the files of larger cells
