@@ -22,7 +22,7 @@ def test_a_notebook_runs_in_a_tier_without_records(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["02_time_series", "03_penn_treebank", "04_cifar10"])
 def test_a_job_whose_run_diverged_has_a_page(name):
-    """Its record says so, and `run_all` gives none that can be shown. Runs of other experiments have entries for arms that diverged."""
+    """Its record says so, and `run_all` gives none that can be shown. Records of runs with several arms have entries for those that diverged."""
     cells = [cell for cell in json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())["cells"] if cell["cell_type"] == "code"]
     sources = ["".join(cell["source"]).replace("run_all(config)", "[]") for cell in cells]
     assert sum("results = []" in source for source in sources) == 1

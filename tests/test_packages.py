@@ -16,7 +16,7 @@ ALLOWED = {"growdarts": {"growdarts"}, "growdarts_fast": {"growdarts", "growdart
 LOOKS_FOR_THE_FAST_PACKAGE = "growdarts.forms"
 # Most lines of a folder with all below it, and of the engine, the files directly in lib/growdarts: what they had when this was
 # written, rounded up. A change that needs more says why; one that deletes lowers them.
-LINES = {"growdarts": 5150, "growdarts/*.py": 1800, "growdarts_fast": 2200, "growdarts_study": 7369}
+LINES = {"growdarts": 5150, "growdarts/*.py": 1800, "growdarts_fast": 2200, "growdarts_study": 7373}
 LINES_OF_A_MODULE = 300
 ENGINE = {path.stem for path in (LIB / "growdarts").glob("*.py")} - {"__init__"}
 

@@ -13,6 +13,7 @@ from growdarts.training import DivergenceError
 from growdarts_study import experiments, grids, records
 from growdarts_study.config import LanguageConfig, TimeSeriesConfig, TimeSeriesRun, TimeSeriesSettings
 from growdarts_study.report import all_runs
+from growdarts_study.stream_settings import StreamRun, StreamsConfig
 from growdarts.spaces.genotype import GenotypeError
 from growdarts.spaces.two_input.genotype import Genotype
 
@@ -101,6 +102,18 @@ def test_a_run_that_diverges_for_good_leaves_a_record_that_says_so(notebook_conf
         load()
 
 
+def test_a_run_of_several_arms_that_diverges_has_failed(notebook_config, tmp_path, monkeypatch):
+    """Its record has an entry for an arm that diverges; what ends the whole run is no result."""
+    def diverge(*_, **__):
+        raise DivergenceError(3, float("nan"), checkpoints.Checkpoint(None, ""))
+
+    monkeypatch.setitem(experiments.RUNNERS, StreamRun, diverge)
+    config = StreamsConfig.of(grids.defaults("streams") | {"keep_records": True})
+    with pytest.raises(experiments.RunsFailed, match="DivergenceError: training diverged in epoch 3"):
+        experiments.run_all(config)
+    assert not list(tmp_path.rglob("*.json"))
+
+
 def test_a_tier_is_complete_and_holds_nothing_else(notebook_config, tmp_path):
     grid = {"time_series": {"smoke": {"seeds": [3], "methods": ["mean"], "deterministic": ["mean"], "parameters": {}}}}
     (tmp_path / "grid.yml").write_text(yaml.safe_dump(grid))
@@ -136,7 +149,7 @@ def test_a_changed_configuration_is_another_file(settings):
     assert records.path(one, "smoke", "time_series").name.startswith("grow-seed3-last-fifth-")
 
 
-STORED = records.load(next((records.RESULTS / "language").rglob("grow-*.json")))
+STORED = records.load(next((records.RESULTS / "language" / "reduced" / "penn_treebank").rglob("grow-*.json")))
 
 
 @pytest.mark.parametrize("content, problem", [

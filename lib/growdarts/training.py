@@ -28,7 +28,7 @@ NON_MONOTONE = 5  # epochs whose validation errors nt_asgd disregards, as in AWD
 
 
 class DivergenceError(RuntimeError):
-    """A loss is not finite. The checkpoint of the epoch before, if kept, is untouched."""
+    """A loss, or an error on validation data, is not finite. The checkpoint of the epoch before, if kept, is untouched."""
 
     def __init__(self, epoch: int, value: float, checkpoint: Checkpoint) -> None:
         kept = f"the last good checkpoint is {checkpoint.path}" if checkpoint.path else "no checkpoint was kept"

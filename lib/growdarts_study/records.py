@@ -27,11 +27,11 @@ RESULTS = ROOT / "data" / "results"
 CHECKPOINTS = ROOT / "_build" / "checkpoints"
 PACKAGES = ("torch", "numpy", "pandas", "pydantic", "papermill", "growdarts")
 TIMINGS = ("seconds", "seconds_spent")  # what may differ between two runs of one configuration
-# What every record of a run holds; what stands behind a dot is an entry of an entry.
-DIVERGED = ("config.method", "config.seed", "config_hash", "provenance.data_sha256", "diverged")  # all of one that diverged for good
+# What every record of a run holds that did not diverge for good, and that of one that did; what stands behind a dot is an entry of an entry.
 ENTRIES = ("config.method", "config.seed", "config_hash", "provenance.data_sha256", "cost.search_seconds",
            "cost.search_flops", "cost.search_epochs", "cost.train_seconds", "result.test_error",
            "result.validation_error", "result.parameters", "result.hidden", "result.genotype", "training", "search")
+DIVERGED = ("config.method", "config.seed", "config_hash", "provenance.data_sha256", "diverged")
 AGAIN = "delete it to have it made again"
 
 

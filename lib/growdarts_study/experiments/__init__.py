@@ -67,7 +67,7 @@ def run_all(config: Grid) -> list[dict[str, Any]]:
                     bar.write(f"{run_config.label()}: {record['diverged']}")
                 else:
                     made.append(record)
-            except Exception as error:  # one diverged run must not cost the others
+            except Exception as error:  # one failed run must not cost the others
                 failed[run_config.label()] = error
     if failed:
         lines = "\n".join(f"{name}: {type(error).__name__}: {error}" for name, error in failed.items())
@@ -81,7 +81,7 @@ class RunsFailed(RuntimeError):
 
 def _recorded(config: Run, grid: Grid) -> dict[str, Any]:
     """The stored record of a run, made first if it is missing; resumes from checkpoints if it was killed. Of a run that diverged for good
-    it says that and how (`diverged`), and no more."""
+    it says that, and in which epoch of its search or training (`diverged`), and no more."""
     file = records.path(config, grid.tier, grid.experiment)
     if file.exists():
         return records.load_run(file, config, HASHES[type(config)](config))
@@ -89,6 +89,8 @@ def _recorded(config: Run, grid: Grid) -> dict[str, Any]:
     try:
         made = run(config, checkpoints=checkpoints, progress=grid.progress, device=grid.device)
     except DivergenceError as error:
+        if hasattr(config, "record_entries"):  # a run of several arms, whose record has another form
+            raise
         made = {"config": config.model_dump(), "config_hash": config.hash(), "provenance": records.provenance(
             HASHES[type(config)](config), find_device(grid.device)), "diverged": str(error).split(";")[0]}
     record = {"tier": grid.tier, **made}

@@ -10,6 +10,8 @@ from growdarts_study.report import figures
 from growdarts_study.report.comparison import interval
 from growdarts_study.report.figures import LABELS
 
+RIVALS = ("fixed", "random", "darts_v2")
+
 
 def accuracies(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Test accuracy in percent, seeds by methods. Every seed reads images of its own."""
@@ -21,7 +23,7 @@ def accuracies(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def table(records: Iterable[Mapping[str, Any]], method: str = "grow") -> pd.DataFrame:
     """A row a method: accuracy, what `method` has more than it, both with 95 % intervals over seeds; the difference that 80 % power
     would have found."""
-    right, rows, more = accuracies(records), {}, f"{LABELS[method]} has more, points"
+    right, rows, more = accuracies(records), {}, f"{LABELS[method]} better by, points"
     for name in right:
         mean, gain = interval(right[name].dropna()), interval((right[method] - right[name]).dropna())
         rows[LABELS[name]] = {
