@@ -75,13 +75,14 @@ def test_one_failed_run_does_not_stop_the_others(notebook_config, tmp_path, monk
     assert [file.name.split("-")[0] for file in tmp_path.rglob("*.json")] == ["grow"]
 
 
+def diverge(*_, **__):
+    raise DivergenceError(3, float("nan"), checkpoints.Checkpoint(None, ""))
+
+
 def test_a_run_that_diverges_for_good_leaves_a_record_that_says_so(notebook_config, tmp_path, monkeypatch, capsys):
     grid = {"time_series": {"smoke": {"seeds": [3], "methods": ["grow", "mean"], "parameters": {}}}}
     (tmp_path / "grid.yml").write_text(yaml.safe_dump(grid))
     grow, mean = grids.jobs("time_series", "smoke", tmp_path / "grid.yml")
-    def diverge(*_, **__):
-        raise DivergenceError(3, float("nan"), checkpoints.Checkpoint(None, ""))
-
     with monkeypatch.context() as patch:
         patch.setitem(experiments.RUNNERS, TimeSeriesRun, diverge)
         assert experiments.run_all(grow.config) == [] and grow.is_done()
@@ -95,7 +96,7 @@ def test_a_run_that_diverges_for_good_leaves_a_record_that_says_so(notebook_conf
     assert diverged["diverged"] == "training diverged in epoch 3: loss = nan" and diverged["config"]["method"] == "grow"
     rows = all_runs.table(tmp_path / "results").set_index("method")
     assert rows["test_error"].isna().to_dict() == {"grow": True, "mean": False}
-    assert set(all_runs.daily_errors(tmp_path / "results").get("record", [])) <= set(rows.loc[["mean"], "record"])
+    assert set(all_runs.daily_errors(tmp_path / "results")["record"]) == set(rows.loc[["mean"], "record"])
     (file,) = grow.runs()
     file.write_text(json.dumps({key: value for key, value in diverged.items() if key != "provenance"}))
     with pytest.raises(records.RecordError, match="lacks provenance.data_sha256; delete it"):
@@ -104,9 +105,6 @@ def test_a_run_that_diverges_for_good_leaves_a_record_that_says_so(notebook_conf
 
 def test_a_run_of_several_arms_that_diverges_has_failed(notebook_config, tmp_path, monkeypatch):
     """Its record has an entry for an arm that diverges; what ends the whole run is no result."""
-    def diverge(*_, **__):
-        raise DivergenceError(3, float("nan"), checkpoints.Checkpoint(None, ""))
-
     monkeypatch.setitem(experiments.RUNNERS, StreamRun, diverge)
     config = StreamsConfig.of(grids.defaults("streams") | {"keep_records": True})
     with pytest.raises(experiments.RunsFailed, match="DivergenceError: training diverged in epoch 3"):

@@ -164,5 +164,4 @@ def load_records(experiment: str, tier: str, grids: Path = GRIDS, *, partial: bo
     if extra:
         raise records.RecordError(f"{len(extra)} records are not of the present grid, the first is {extra[0]}; "
                                   "delete them, they were made with another configuration or by hand")
-    found = [records.load_run(file, run) for file, run in there.items()]
-    return [record for record in found if ("diverged" in record) == diverged]
+    return [record for file, run in there.items() if ("diverged" in (record := records.load_run(file, run))) == diverged]

@@ -27,7 +27,7 @@ RESULTS = ROOT / "data" / "results"
 CHECKPOINTS = ROOT / "_build" / "checkpoints"
 PACKAGES = ("torch", "numpy", "pandas", "pydantic", "papermill", "growdarts")
 TIMINGS = ("seconds", "seconds_spent")  # what may differ between two runs of one configuration
-# What every record of a run holds that did not diverge for good, and that of one that did; what stands behind a dot is an entry of an entry.
+# What every record of a run holds, and what that of a run that diverged for good holds; what stands behind a dot is an entry of an entry.
 ENTRIES = ("config.method", "config.seed", "config_hash", "provenance.data_sha256", "cost.search_seconds",
            "cost.search_flops", "cost.search_epochs", "cost.train_seconds", "result.test_error",
            "result.validation_error", "result.parameters", "result.hidden", "result.genotype", "training", "search")
@@ -64,8 +64,7 @@ def _checksum(record: dict[str, Any]) -> str:
 
 
 def load(file: Path, entries: Iterable[str] = ENTRIES, remedy: str = AGAIN) -> dict[str, Any]:
-    """Read one record; raises `RecordError` if the file is missing, is not one or lacks one of the `entries` (of a run that diverged for
-    good, of `DIVERGED`)."""
+    """Read one record; raises `RecordError` if the file is missing, is not one or lacks one of its `entries` (`DIVERGED`, if the run diverged)."""
     try:
         record = json.loads(Path(file).read_text(encoding="utf-8-sig"), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:

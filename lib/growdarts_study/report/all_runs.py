@@ -104,8 +104,7 @@ def daily_errors(folder: Path = RESULTS) -> pd.DataFrame:
     an index of the series. `test_days.csv` has the dates of daily returns; days of other series have none."""
     tables, calendar = [], pd.read_csv(RESULTS / "time_series" / "test_days.csv")["date"]
     for file in sorted((folder / "time_series").rglob("*.json")):
-        record = records.load(file, ("config", "result"))
-        if "diverged" in record:
+        if "diverged" in (record := records.load(file, ("config", "result"))):
             continue
         first, last, days = record["result"]["days"]
         rows = pd.DataFrame(record["result"]["daily_errors"], columns=record["result"]["features"], dtype=np.float32)

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from growdarts_study.report import figures
 from growdarts_study.report.comparison import interval
-from growdarts_study.report.figures import LABELS
 
 RIVALS = ("fixed", "random", "darts_v2")
 
@@ -23,10 +22,10 @@ def accuracies(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def table(records: Iterable[Mapping[str, Any]], method: str = "grow") -> pd.DataFrame:
     """A row a method: accuracy, what `method` has more than it, both with 95 % intervals over seeds; the difference that 80 % power
     would have found."""
-    right, rows, more = accuracies(records), {}, f"{LABELS[method]} better by, points"
+    right, rows, more = accuracies(records), {}, f"{figures.LABELS[method]} better by, points"
     for name in right:
         mean, gain = interval(right[name].dropna()), interval((right[method] - right[name]).dropna())
-        rows[LABELS[name]] = {
+        rows[figures.LABELS[name]] = {
             "test accuracy, %": f"{mean.mean:.1f} ({mean.ends('.1f')})",
             more: "-" if name == method else f"{gain.mean:+.1f} ({gain.ends('+.1f')})",
             "detectable": "-" if name == method or gain.n < 2 else f"{gain.detectable():.1f}", "seeds": str(mean.n)}
@@ -35,6 +34,5 @@ def table(records: Iterable[Mapping[str, Any]], method: str = "grow") -> pd.Data
 
 def picture(records: Iterable[Mapping[str, Any]]) -> Figure:
     """A row a method: mean accuracy with its interval over seeds, the best first."""
-    means = {name: interval(right.dropna()) for name, right in accuracies(records).items()}
-    rows = [(name, mean.mean, mean.low, mean.high) for name, mean in sorted(means.items(), key=lambda item: -item[1].mean)]
-    return figures.ranked(rows, "test accuracy, %")
+    rows = [(name, (mean := interval(right.dropna())).mean, mean.low, mean.high) for name, right in accuracies(records).items()]
+    return figures.ranked(sorted(rows, key=lambda row: -row[1]), "test accuracy, %")

@@ -36,12 +36,17 @@ def read(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         if config["dataset"] == DATASET:
             cell = result["genotype"]
             rows.append({
-                "seed": config["seed"], "arm": "graph_" * (config["space"] == "darts_recurrent") + config["method"],
+                "seed": config["seed"], "arm": arm_of(record),
                 "bits": result["test_error"] / np.log(2), "word": result["test_error"] * result["tokens"]["test"] / WORDS,
                 "flops": record["cost"]["search_flops"] + result.get("train_flops", 0.0), "weights": result.get("cell_parameters"),
                 "hidden": result["hidden"], "genotype": result["genotype"],
                 "nodes": np.nan if cell is None else working_nodes(record) if "layers" in cell else len(cell["recurrent"])})
     return pd.DataFrame(rows).set_index(["seed", "arm"]).sort_index() if rows else pd.DataFrame()
+
+
+def arm_of(record: Mapping[str, Any]) -> str:
+    """The arm of the protocol, one of `NAMES`, that a run belongs to."""
+    return "graph_" * (record["config"]["space"] == "darts_recurrent") + record["config"]["method"]
 
 
 def effects(runs: pd.DataFrame, arm: str, rival: str) -> pd.Series:
